@@ -1,0 +1,1 @@
+"""The ground floor: the contract, the data, the model store and the errors that every room shares."""

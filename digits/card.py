@@ -1,0 +1,89 @@
+"""The card: what is known about a stored model, as plain data. It is the metadata of the BentoML model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from digits.contract import Backend, Framework
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training images."""
+
+    loss: float  # mean over the epoch, while the weights change
+    accuracy: float  # the same, in [0, 1]
+    held_out_accuracy: float  # at the epoch's end, on images never trained on, in [0, 1]
+    seconds: float  # of training, without the held-out accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How many of the test images a stored file gets right."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.correct / self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is stored beside a model's files."""
+
+    recipe: dict[str, Any]  # every field of the recipe as it was trained
+    framework: Framework
+    seed: int
+    device: str
+    parameters: int
+    history: tuple[Epoch, ...]
+    held_out: str  # which images history's held_out_accuracy is of
+    scores: dict[Backend, Score]  # of the stored file, through the runtime that serves it
+    largest_difference: dict[Backend, float]  # in probability, from the trained model itself, over all test images
+    bytes: dict[Backend, int]  # size of what each backend opens
+    files: dict[str, str]  # path in the model's folder -> sha256
+    data: dict[str, str]  # MNIST file -> sha256 of its contents
+    versions: dict[str, str]  # package -> version
+    machine: str
+    threads: int
+    trained_at: str  # ISO 8601, UTC
+    train_seconds: float  # the epochs alone
+    export_seconds: float
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that have a file to open."""
+        return tuple(self.scores)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the backends, in [0, 1]: they hold the same weights, and differ by rounding at most."""
+        return sum(score.accuracy for score in self.scores.values()) / len(self.scores)
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers."""
+        data = dataclasses.asdict(self)
+        data["history"] = list(data["history"])
+        data["recipe"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.recipe.items()
+            if value is not None  # which BentoML refuses as metadata
+        }
+        return data
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Card:
+        """The inverse of `to_data`.
+
+        Raises:
+            TypeError: a field is missing, or unknown.
+        """
+        fields = dict(data)
+        fields["history"] = tuple(Epoch(**epoch) for epoch in data["history"])
+        fields["scores"] = {backend: Score(**score) for backend, score in data["scores"].items()}
+        return cls(**fields)

@@ -1,0 +1,75 @@
+"""Every error that Samedigit raises on purpose. Each message says what was expected, what came, and what to do.
+
+    SamedigitError
+    ├── DataError          the MNIST files cannot be had, or are not MNIST
+    ├── UnknownRecipe      no recipe of that name
+    ├── ModelNotFound      nothing of that name and version is stored
+    ├── ModelDamaged       a stored file is missing or is not the one that was stored
+    ├── StoreError         the model store cannot be written
+    ├── NotInstalled       a framework or backend whose package is missing
+    ├── DeviceError        a device that is not there
+    ├── ExportError        an exported file does not answer as the model it came from
+    ├── SettingError       an environment variable that makes no sense
+    ├── LoadTestError      the server under test did not start, or did not answer
+    └── RequestError       a request the service refuses, with its HTTP status
+"""
+
+from __future__ import annotations
+
+
+class SamedigitError(Exception):
+    """Base of all errors below: its text is meant for a person, without a traceback."""
+
+
+class DataError(SamedigitError):
+    pass
+
+
+class UnknownRecipe(SamedigitError):
+    pass
+
+
+class ModelNotFound(SamedigitError):
+    pass
+
+
+class ModelDamaged(SamedigitError):
+    pass
+
+
+class StoreError(SamedigitError):
+    pass
+
+
+class NotInstalled(SamedigitError):
+    pass
+
+
+class DeviceError(SamedigitError):
+    pass
+
+
+class ExportError(SamedigitError):
+    pass
+
+
+class SettingError(SamedigitError):
+    pass
+
+
+class LoadTestError(SamedigitError):
+    pass
+
+
+class RequestError(SamedigitError):
+    """A request that the service refuses.
+
+    Attributes:
+        status: the HTTP status of the answer.
+        headers: further headers of the answer.
+    """
+
+    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers

@@ -1,0 +1,22 @@
+"""How a weight starts. Each draws from the generator it is given: no hidden randomness."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def glorot_uniform(
+    generator: np.random.Generator, *, fan_in: int, fan_out: int, dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[np.floating]:
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)), `[fan_in, fan_out]`: Glorot and Bengio 2010, eq. 16."""
+    limit = np.sqrt(6.0 / (fan_in + fan_out))
+    return generator.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)
+
+
+def fan_in_uniform(
+    generator: np.random.Generator, *, fan_in: int, fan_out: int, dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[np.floating]:
+    """Uniform in ±1 / sqrt(fan_in), `[fan_in, fan_out]`: LeCun et al. 1998, and what torch.nn.Linear starts with."""
+    limit = 1.0 / np.sqrt(fan_in)
+    return generator.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)

@@ -1,0 +1,1 @@
+"""One module per backend, each with `open_model(path, *, device) -> Runtime`; imported only when it is asked for."""

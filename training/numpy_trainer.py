@@ -1,0 +1,158 @@
+"""The NumPy trainer: forward, gradient, backward, step, with `scratch` as its framework."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+from threadpoolctl import threadpool_limits
+
+from digits.card import Epoch
+from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
+from scratch import initialisers
+from scratch.layers import Dense, Layer, Relu, Sigmoid, softmax
+from scratch.losses import softmax_cross_entropy
+from scratch.network import Network
+from scratch.optimizers import Adam
+from serving.device import Device
+from training.onnx_file import write_onnx
+from training.recipes import Recipe
+from training.trainers import OnEpoch, Split, Weights
+
+ACTIVATIONS = {"relu": Relu, "sigmoid": Sigmoid}
+DRAWS = {"glorot_uniform": initialisers.glorot_uniform, "fan_in_uniform": initialisers.fan_in_uniform}
+
+
+def build(recipe: Recipe) -> Network:
+    layers: list[Layer] = []
+    for fan_in, fan_out in recipe.layer_sizes:
+        layers += [Dense(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
+    return Network(layers[:-1])  # no activation after the logits
+
+
+def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -> None:
+    for layer in dense_layers(model):
+        layer.weight[:] = DRAWS[recipe.weight_draw](generator, fan_in=layer.fan_in, fan_out=layer.fan_out)
+        if recipe.bias_draw == "fan_in_uniform":
+            layer.bias[:] = initialisers.fan_in_uniform(generator, fan_in=layer.fan_in, fan_out=layer.fan_out)[0]
+
+
+def make_optimizer(model: Network, recipe: Recipe) -> Adam:
+    return Adam(
+        model.parameters,
+        learning_rate=recipe.learning_rate,
+        beta_1=recipe.beta_1,
+        beta_2=recipe.beta_2,
+        epsilon=recipe.epsilon,
+    )
+
+
+def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> Network:
+    generator = np.random.default_rng(recipe.seed)
+    model = build(recipe)
+    initialise(model, recipe, generator)
+    optimizer = make_optimizer(model, recipe)
+    pixels, labels = scaled(recipe, split.train.images), split.train.labels  # [60000, 784], [60000]
+
+    with threadpool_limits(1):
+        for _ in range(recipe.epochs):
+            started = time.perf_counter()
+            loss, correct = train_epoch(model, optimizer, pixels, labels, recipe.batch_size, generator)
+            seconds = time.perf_counter() - started
+            on_epoch(
+                Epoch(
+                    loss=loss,
+                    accuracy=correct / len(labels),
+                    held_out_accuracy=accuracy(model, recipe, split.held_out.images, split.held_out.labels),
+                    seconds=seconds,
+                )
+            )
+    return model
+
+
+def train_epoch(
+    model: Network,
+    optimizer: Adam,
+    pixels: npt.NDArray[np.float32],
+    labels: Labels,
+    batch_size: int,
+    generator: np.random.Generator,
+) -> tuple[float, int]:
+    """One pass in a new random order: the mean loss, and how many answers were right on the way."""
+    total_loss, correct = 0.0, 0
+    order = generator.permutation(len(pixels))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        batch_labels = labels[batch]
+        logits = model.forward(pixels[batch])  # [B, 10]
+        loss, gradient = softmax_cross_entropy(logits, batch_labels)
+        model.backward(gradient)
+        optimizer.step(model.gradients)
+        total_loss += loss * len(batch)
+        correct += int((logits.argmax(axis=1) == batch_labels).sum())
+    return total_loss / len(pixels), correct
+
+
+def accuracy(model: Network, recipe: Recipe, images: Images, labels: Labels) -> float:
+    return float((predict(model, recipe, images).argmax(axis=1) == labels).mean())
+
+
+def predict(model: Network, recipe: Recipe, images: Images) -> Probabilities:
+    return softmax(model.forward(scaled(recipe, images)))
+
+
+def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:
+    return images.reshape(-1, PIXELS) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)  # [N, 784]
+
+
+def dense_layers(model: Network) -> list[Dense]:
+    return [layer for layer in model.layers if isinstance(layer, Dense)]
+
+
+def get_weights(model: Network) -> Weights:
+    return [(layer.weight.copy(), layer.bias.copy()) for layer in dense_layers(model)]
+
+
+def with_weights(recipe: Recipe, weights: Weights) -> Network:
+    model = build(recipe)
+    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
+        layer.weight[:], layer.bias[:] = weight, bias
+    return model
+
+
+def export_native(model: Network, recipe: Recipe, path: Path) -> None:
+    arrays = {
+        "pixel_step": np.float32(recipe.pixel_step),
+        "pixel_low": np.float32(recipe.pixel_low),
+        "activation": np.array(recipe.activation),
+    }
+    for i, (weight, bias) in enumerate(get_weights(model)):
+        arrays |= {f"weight_{i}": weight, f"bias_{i}": bias}
+    np.savez(path, **arrays)
+
+
+def export_onnx(model: Network, recipe: Recipe, path: Path) -> None:
+    constants = [
+        numpy_helper.from_array(np.array([recipe.pixel_step], np.float32), "pixel_step"),
+        numpy_helper.from_array(np.array([recipe.pixel_low], np.float32), "pixel_low"),
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"], axis=1),  # [N, 784]
+        helper.make_node("Cast", ["flat"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "pixel_step"], ["stretched"]),
+        helper.make_node("Add", ["stretched", "pixel_low"], ["activation_0"]),
+    ]
+    weights = get_weights(model)
+    for i, (weight, bias) in enumerate(weights):
+        constants += [numpy_helper.from_array(weight, f"weight_{i}"), numpy_helper.from_array(bias, f"bias_{i}")]
+        nodes.append(helper.make_node("Gemm", [f"activation_{i}", f"weight_{i}", f"bias_{i}"], [f"outputs_{i}"]))
+        if i < len(weights) - 1:
+            nodes.append(helper.make_node(recipe.activation.title(), [f"outputs_{i}"], [f"activation_{i + 1}"]))
+    nodes.append(helper.make_node("Softmax", [f"outputs_{len(weights) - 1}"], ["probabilities"], axis=1))
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE])
+    probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", CLASSES])
+    graph = helper.make_graph(nodes, recipe.name, [images], [probabilities], constants)
+    write_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

@@ -1,0 +1,187 @@
+"""The torch trainer: an explicit loop over batches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from digits.card import Epoch
+from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
+from serving.device import Device
+from training.onnx_file import write_onnx
+from training.recipes import Recipe
+from training.trainers import OnEpoch, Split, Weights
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+def build(recipe: Recipe) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in recipe.layer_sizes:
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
+    return nn.Sequential(*layers[:-1])  # no activation after the logits
+
+
+def initialise(model: nn.Sequential, recipe: Recipe, generator: torch.Generator) -> None:
+    for layer in dense_layers(model):
+        fan_in_limit = layer.in_features**-0.5
+        if recipe.weight_draw == "glorot_uniform":
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        else:
+            nn.init.uniform_(layer.weight, -fan_in_limit, fan_in_limit, generator=generator)
+        if recipe.bias_draw == "zeros":
+            nn.init.zeros_(layer.bias)
+        else:
+            nn.init.uniform_(layer.bias, -fan_in_limit, fan_in_limit, generator=generator)
+
+
+def make_optimizer(model: nn.Sequential, recipe: Recipe) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(recipe.beta_1, recipe.beta_2),
+        eps=recipe.epsilon,
+        fused=True,  # one kernel for the whole update, on the CPU too
+    )
+
+
+def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = build(recipe)
+    initialise(model, recipe, generator)
+    model.to(str(device))
+    optimizer = make_optimizer(model, recipe)
+    pixels = scaled(recipe, split.train.images).to(str(device))  # [60000, 784]
+    labels = torch.tensor(split.train.labels, dtype=torch.long, device=str(device))  # [60000]
+
+    with reproducibly():
+        for _ in range(recipe.epochs):
+            started = time.perf_counter()
+            loss, correct = train_epoch(model, optimizer, pixels, labels, recipe.batch_size, generator)
+            seconds = time.perf_counter() - started
+            on_epoch(
+                Epoch(
+                    loss=loss,
+                    accuracy=correct / len(labels),
+                    held_out_accuracy=accuracy(model, recipe, split.held_out.images, split.held_out.labels),
+                    seconds=seconds,
+                )
+            )
+    return model.cpu()
+
+
+def train_epoch(
+    model: nn.Sequential,
+    optimizer: torch.optim.Adam,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+) -> tuple[float, int]:
+    """One pass in a new random order: the mean loss, and how many answers were right on the way."""
+    total_loss = torch.zeros((), device=pixels.device)  # summed where the model is: reading a number waits for the GPU
+    correct = torch.zeros((), dtype=torch.long, device=pixels.device)
+    order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
+    for batch in order.split(batch_size):
+        batch_labels = labels[batch]
+        logits = model(pixels[batch])  # [B, 10]
+        loss = nn.functional.cross_entropy(logits, batch_labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.detach() * len(batch)
+        correct += (logits.detach().argmax(dim=1) == batch_labels).sum()
+    return total_loss.item() / len(pixels), int(correct.item())
+
+
+def accuracy(model: nn.Sequential, recipe: Recipe, images: Images, labels: Labels) -> float:
+    return float((predict(model, recipe, images).argmax(axis=1) == labels).mean())
+
+
+@torch.inference_mode()
+def predict(model: nn.Sequential, recipe: Recipe, images: Images) -> Probabilities:
+    device = next(model.parameters()).device
+    probabilities: Probabilities = model(scaled(recipe, images).to(device)).softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
+def scaled(recipe: Recipe, images: Images) -> torch.Tensor:
+    return torch.tensor(images).reshape(-1, PIXELS).float() * recipe.pixel_step + recipe.pixel_low  # [N, 784]
+
+
+def dense_layers(model: nn.Sequential) -> list[nn.Linear]:
+    return [layer for layer in model if isinstance(layer, nn.Linear)]
+
+
+def get_weights(model: nn.Sequential) -> Weights:
+    return [  # torch keeps [out, in]
+        (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy()) for layer in dense_layers(model)
+    ]
+
+
+@torch.no_grad()
+def with_weights(recipe: Recipe, weights: Weights) -> nn.Sequential:
+    model = build(recipe)
+    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
+        layer.weight.copy_(torch.tensor(weight.T))
+        layer.bias.copy_(torch.tensor(bias))
+    return model
+
+
+class Served(nn.Module):
+    """The whole contract: images in, probabilities out."""
+
+    def __init__(self, model: nn.Sequential, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.step = recipe.pixel_step
+        self.low = recipe.pixel_low
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(start_dim=1).float() * self.step + self.low  # [N, 784]
+        return torch.softmax(self.model(pixels), dim=1)
+
+
+EXAMPLE = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)  # two images: torch.export takes a size of 1 for a constant
+ANY_NUMBER = {"images": {0: torch.export.Dim("N", min=1)}}
+
+
+def export_native(model: nn.Sequential, recipe: Recipe, path: Path) -> None:
+    program = torch.export.export(Served(model, recipe).eval(), (EXAMPLE,), dynamic_shapes=ANY_NUMBER)
+    program.example_inputs = None  # the one part of the file that would be a pickle
+    torch.export.save(program, path)
+
+
+def export_onnx(model: nn.Sequential, recipe: Recipe, path: Path) -> None:
+    # The exporter warns about torchvision's operators, which no model here uses.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    exported = torch.onnx.export(
+        Served(model, recipe).eval(),
+        (EXAMPLE,),
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=ANY_NUMBER,
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None
+    write_onnx(exported.model_proto, path)
+
+
+@contextlib.contextmanager
+def reproducibly() -> Iterator[None]:
+    """One thread, and only algorithms that add in a fixed order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)

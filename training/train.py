@@ -1,0 +1,107 @@
+"""From a recipe to a stored model: train, export in every format, hold each file against the model, store."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from digits import mnist, store
+from digits.card import Card, Epoch
+from digits.contract import EXPORTED
+from digits.errors import DeviceError
+from digits.store import StoredModel
+from serving.device import CPU, Device, choose_device
+from training import trainers
+from training.export import export_all
+from training.recipes import Recipe
+from training.trainers import OnEpoch, Split
+
+PACKAGES: Final = ("samedigit", "numpy", "torch", "tensorflow", "keras", "onnx", "onnxruntime", "bentoml")
+
+OnStage = Callable[[str], None]
+
+
+def train_and_store(
+    recipe: Recipe, *, device: str, on_epoch: OnEpoch, on_stage: OnStage = lambda stage: None
+) -> StoredModel:
+    """Trains `recipe` and stores the model with its card, or stores nothing.
+
+    Each exported file is opened by the runtime that will serve it: what the card says of accuracy holds for the file.
+
+    Args:
+        recipe: what to train.
+        device: auto, cpu, cuda or cuda:INDEX.
+        on_epoch: called after each epoch.
+        on_stage: called with what begins: importing, training, exporting.
+
+    Raises:
+        SamedigitError: data, framework, device or store is missing; or an export does not answer as the model does.
+    """
+    place = _training_device(recipe, device)
+    on_stage("importing")
+    trainer = trainers.load_trainer(recipe.framework)
+    train_images, test_images = mnist.train_images(), mnist.test_images()
+    # No recipe here holds out training images, so the curve is of the test images. Nothing is chosen by it.
+    split = Split(train=train_images, held_out=test_images)
+    history: list[Epoch] = []
+
+    def record(epoch: Epoch) -> None:
+        history.append(epoch)
+        on_epoch(epoch)
+
+    on_stage("training")
+    model = trainer.train(recipe, split, device=place, on_epoch=record)
+
+    def fill(folder: Path) -> Card:
+        on_stage("exporting")
+        started = time.perf_counter()
+        scores, differences = export_all(model, trainer, recipe, folder, test_images)
+        export_seconds = time.perf_counter() - started
+        return Card(
+            recipe=dataclasses.asdict(recipe),
+            framework=recipe.framework,
+            seed=recipe.seed,
+            device=str(place),
+            parameters=sum(weight.size + bias.size for weight, bias in trainer.get_weights(model)),
+            history=tuple(history),
+            held_out="test images",
+            scores=scores,
+            largest_difference=differences,
+            bytes={backend: store.size(folder / EXPORTED[backend]) for backend in scores},
+            files=store.hashes(folder),
+            data=dict(mnist.SHA256),
+            versions=_versions(),
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            threads=1,
+            trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+            train_seconds=sum(epoch.seconds for epoch in history),
+            export_seconds=export_seconds,
+        )
+
+    return store.save(recipe.name, fill=fill)
+
+
+def _training_device(recipe: Recipe, wish: str) -> Device:
+    device = choose_device(wish)
+    if recipe.framework != "numpy" or device.kind == "cpu":
+        return device
+    if wish == "auto":
+        return CPU
+    raise DeviceError(f"{recipe.name} trains with NumPy, on the CPU; it cannot use {device}. Use auto or cpu.")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
