@@ -38,26 +38,23 @@ class ServedModels:
         self.settings = settings
         self._opened: dict[Backend, dict[str, Opened]] = {}
 
+    def check(self) -> None:
+        """Finds what the settings name, without importing a framework.
+
+        Raises:
+            SamedigitError: nothing to serve; a model, backend or device that is named but missing; or a damaged file.
+        """
+        for model, backend, _ in self._plan():
+            model.verify(backend)
+
     def open(self) -> None:
         """Opens and warms what the settings name.
 
         Raises:
-            SamedigitError: nothing to serve, a model or backend that is named but missing, or a device that is.
+            SamedigitError: as `check`, and where a backend cannot use the device.
         """
-        device = choose_device(self.settings.device)
-        models = self._models()
-        for backend in self._backends(device):
-            # numpy has no GPU: beside an automatic one it serves from the CPU, and `describe` says so.
-            place = device if backend in HAS_GPU else CPU
-            for model in models:
-                if backend in model.card.backends:
-                    self._opened.setdefault(backend, {})[model.tag] = self._open(model, backend, place)
-        if not self._opened:
-            stored = sorted({backend for model in models for backend in model.card.backends})
-            raise NotInstalled(
-                f"No served model has a file for a served backend: the models {', '.join(model.tag for model in models)} "
-                f"have files for {', '.join(stored)}."
-            )
+        for model, backend, device in self._plan():
+            self._opened.setdefault(backend, {})[model.tag] = self._open(model, backend, device)
         # The models live as long as the process: out of the garbage collector's sight they cost no more pauses.
         gc.collect()
         gc.freeze()
@@ -103,6 +100,24 @@ class ServedModels:
                     "accuracy": score.accuracy,
                 }
         return {"models": list(models.values())}
+
+    def _plan(self) -> list[tuple[StoredModel, Backend, Device]]:
+        device = choose_device(self.settings.device)
+        backends, models = self._backends(device), self._models()
+        plan = [
+            # numpy has no GPU: beside an automatic one it serves from the CPU, and `describe` says so.
+            (model, backend, device if backend in HAS_GPU else CPU)
+            for backend in backends
+            for model in models
+            if backend in model.card.backends
+        ]
+        if not plan:
+            stored = sorted({backend for model in models for backend in model.card.backends})
+            raise NotInstalled(
+                f"There is nothing to serve: {', '.join(model.tag for model in models)} can be opened by "
+                f"{', '.join(stored)}, and the served backends are {', '.join(backends)}."
+            )
+        return plan
 
     def _models(self) -> list[StoredModel]:
         if self.settings.models is not None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 import bentoml
+import click
 
+from digits.errors import SamedigitError
 from serving.door import Door
 from serving.served import ServedModels
 from serving.settings import read_settings
 
-served = ServedModels(read_settings())
+try:
+    served = ServedModels(read_settings())
+    # `bentoml serve` imports this module before it starts the worker that opens the models. What can be told now stops it
+    # with a message; from the worker, BentoML would print tracebacks and start another one, every ten seconds.
+    command = click.get_current_context(silent=True)
+    if command is not None and command.info_name == "serve":
+        served.check()
+except SamedigitError as error:
+    raise click.ClickException(str(error)) from error
 
 
 @bentoml.service(
@@ -24,7 +36,11 @@ class Samedigit:
     """One handwritten-digit classifier, trained in NumPy, PyTorch and Keras, through four runtimes."""
 
     def __init__(self) -> None:
-        served.open()  # before BentoML says it is ready
+        try:
+            served.open()  # before BentoML says it is ready
+        except SamedigitError as error:
+            logging.getLogger("bentoml.serve").critical("%s", error)
+            os._exit(1)  # an exception would be printed with three tracebacks
 
 
 def _openapi() -> dict[str, Any]:
