@@ -1,0 +1,1 @@
+"""A fair load: what each backend costs over HTTP, every answer checked."""

@@ -1,0 +1,219 @@
+"""A fair run: one fresh server per model and backend, the same load on each, server and client on cores of their own.
+
+Each server is measured twice, in a closed loop: with one caller, which gives the latency that a caller sees, and with
+many, which gives the highest rate. (With many callers in a closed loop the latency is callers / rate: mostly waiting.)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+
+from digits.contract import Backend
+from digits.errors import LoadTestError
+from digits.store import StoredModel
+from loadtests.server import ROOT, Server, fresh_server
+
+RESULTS_FILE: Final = "loadtest.json"
+WARM_UP_SECONDS: Final = 1
+USER_CLASSES: Final = {
+    "numpy": "NumpyUser",
+    "torch": "TorchUser",
+    "tensorflow": "TensorflowUser",
+    "onnx": "OnnxUser",
+    "echo": "EchoUser",
+}
+
+OnStep = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One model through one backend under one load."""
+
+    model: str  # recipe:version
+    recipe: str
+    framework: str
+    backend: str  # or "echo": the door without a model
+    users: int
+    requests: int  # answered or failed, after the warm-up
+    failures: int
+    first_failure: str | None
+    correct: int
+    seconds: float
+    requests_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    start_to_ready_seconds: float
+    server_memory_mb: float  # resident, of the worker
+    latencies: str  # CSV with sent_s, latency_ms, outcome of each request; relative to the results
+
+
+def run_load_test(
+    pairs: Sequence[tuple[StoredModel, Backend]],
+    *,
+    users: int,
+    duration: int,
+    results: Path,
+    on_step: OnStep = lambda step: None,
+) -> list[Run]:
+    """Measures each pair, and the door without a model, and writes `results/loadtest.json` with the latencies beside it.
+
+    Args:
+        pairs: what to measure, at least one.
+        users: callers of the second measurement; 1 leaves it out.
+        duration: seconds of each measurement, after a warm-up.
+        results: a folder; what an earlier load test left there is replaced once this one is done.
+        on_step: called with what begins, `steps(...)` times.
+
+    Raises:
+        LoadTestError: a server did not start, or Locust failed.
+    """
+    server_core, client_core = _cores()
+    loads = [1] if users == 1 else [1, users]
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".loadtest-", dir=results))
+    except OSError as error:
+        raise LoadTestError(f"The results cannot be written to {results}: {error.strerror}.") from error
+    try:
+        (staging / "latencies").mkdir()
+        runs = []
+        for i, (model, backend) in enumerate(pairs):
+            settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
+            on_step(f"{model.recipe} through {backend}: starting")
+            with fresh_server(settings, core=server_core) as server:
+                targets: list[str] = [backend, "echo"] if i == 0 else [backend]
+                for target in targets:
+                    for load in loads:
+                        on_step(f"{model.recipe} through {target}: {load} caller{'s' if load > 1 else ''}")
+                        runs.append(_measure(server, model, target, load, duration, client_core, staging))
+        document = {
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+            "cores": os.cpu_count(),
+            "pinning": "none"
+            if client_core is None
+            else f"server on core {server_core}, client on core {client_core}",
+            "duration_seconds": duration,
+            "versions": {package: version(package) for package in ("bentoml", "locust", "uvicorn", "numpy")},
+            "runs": [asdict(run) for run in runs],
+        }
+        (staging / RESULTS_FILE).write_text(json.dumps(document, indent=1))
+        shutil.rmtree(results / "latencies", ignore_errors=True)
+        os.rename(staging / "latencies", results / "latencies")
+        os.replace(staging / RESULTS_FILE, results / RESULTS_FILE)
+    except OSError as error:
+        raise LoadTestError(f"The results could not be written to {results}: {error}.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return runs
+
+
+def steps(pairs: int, users: int) -> int:
+    """How often `run_load_test` calls `on_step`."""
+    loads = 1 if users == 1 else 2
+    return pairs * (1 + loads) + loads
+
+
+def _measure(
+    server: Server, model: StoredModel, target: str, users: int, duration: int, core: int | None, staging: Path
+) -> Run:
+    latencies = f"latencies/{model.recipe}.{target}.{users}-user{'s' if users > 1 else ''}.csv"
+    first_failure = _locust(server, target, users, duration, core, staging / latencies)
+    with open(staging / latencies, newline="") as file:
+        every = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
+    # Locust runs a second longer than asked: its own start takes part of its time.
+    rows = [row for row in every if row[0] < duration]
+    if not rows:
+        raise LoadTestError(f"{model.tag} through {target}: not one request in {duration} s. Try a longer --duration.")
+    latency_ms = np.array([latency for _, latency, _ in rows])
+    outcomes = [outcome for _, _, outcome in rows]
+    seconds = max(sent + latency / 1000 for sent, latency, _ in rows)
+    p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
+    return Run(
+        model=model.tag,
+        recipe=model.recipe,
+        framework=model.card.framework,
+        backend=target,
+        users=users,
+        requests=len(rows),
+        failures=outcomes.count("failed"),
+        first_failure=first_failure,
+        correct=outcomes.count("right"),
+        seconds=seconds,
+        requests_per_second=len(rows) / seconds,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        start_to_ready_seconds=server.ready_seconds,
+        server_memory_mb=server.resident_bytes() / 1e6,
+        latencies=latencies,
+    )
+
+
+def _locust(server: Server, target: str, users: int, duration: int, core: int | None, latencies: Path) -> str | None:
+    """Runs Locust in a process of its own (it patches the whole process it is in); returns the first failure, if any."""
+    locustfile = "echofile.py" if target == "echo" else "locustfile.py"
+    with tempfile.TemporaryDirectory() as folder:
+        client = subprocess.Popen(
+            [
+                sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / locustfile), USER_CLASSES[target],
+                "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
+                "--host", server.url, "--users", str(users), "--spawn-rate", str(users),
+                "--run-time", f"{WARM_UP_SECONDS + duration + 1}s", "--csv", f"{folder}/locust",
+            ],
+            env={
+                **os.environ,
+                "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
+                "SAMEDIGIT_WARM_UP_SECONDS": str(WARM_UP_SECONDS),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        if core is not None:
+            psutil.Process(client.pid).cpu_affinity([core])
+        try:
+            output, _ = client.communicate(timeout=60 + 2 * duration)
+        except subprocess.TimeoutExpired:
+            output = "it did not end in time"
+        finally:
+            client.kill()
+        if client.returncode != 0 or not latencies.exists():
+            raise LoadTestError(f"Locust failed (exit {client.returncode}). It printed:\n{output[-2000:]}")
+        with open(f"{folder}/locust_failures.csv", newline="") as file:
+            first = next(csv.DictReader(file), None)
+        return first["Error"] if first else None
+
+
+def _cores() -> tuple[int | None, int | None]:
+    """One core for the server and another for the client, where the machine has them and lets us choose."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")

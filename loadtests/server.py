@@ -1,0 +1,108 @@
+"""A fresh server in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+import serving
+from digits.errors import LoadTestError
+
+ROOT: Final = Path(serving.__file__).parent.parent  # where the rooms are
+READY_TIMEOUT_SECONDS: Final = 120
+STOP_TIMEOUT_SECONDS: Final = 15
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    ready_seconds: float  # from start to the first successful /readyz
+    process: psutil.Process
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the worker, which holds the models; bentoml's parent process is not counted."""
+        return max(child.memory_info().rss for child in self.process.children(recursive=True))
+
+
+def serve_command(*, host: str, port: int) -> list[str]:
+    """The command line of `bentoml serve` with the settings that do not belong to the service itself."""
+    return [
+        sys.executable, "-m", "bentoml", "serve", "serving.service:Samedigit", "--working-dir", str(ROOT),
+        "--host", host, "--port", str(port),
+        "--timeout-graceful-shutdown", "10",  # bentoml's default is a day
+    ]  # fmt: skip
+
+
+def serve_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, with `settings` and without bentoml's reports of usage."""
+    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **settings}
+
+
+@contextlib.contextmanager
+def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[Server]:
+    """A server with these `SAMEDIGIT_*` settings, ready, on a free port; pinned to `core` if there is one. Stopped after.
+
+    Raises:
+        LoadTestError: it did not become ready; the message ends with what it printed.
+    """
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        server = subprocess.Popen(
+            serve_command(host="127.0.0.1", port=port),
+            env=serve_environment(settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
+        )
+        process = psutil.Process(server.pid)
+        if core is not None:
+            process.cpu_affinity([core])  # inherited by the worker
+        try:
+            while not _is_ready(url):
+                if server.poll() is not None or time.perf_counter() - started > READY_TIMEOUT_SECONDS:
+                    output.seek(0)
+                    raise LoadTestError(f"The server did not become ready. It printed:\n{output.read()[-2000:]}")
+                time.sleep(0.02)
+            yield Server(url=url, ready_seconds=time.perf_counter() - started, process=process)
+        finally:
+            _stop(process)
+
+
+def _stop(process: psutil.Process) -> None:
+    """Stops the server and whatever it started; killed if it takes too long."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
+        for one in alive:
+            one.kill()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=1) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,3 @@
+from samedigit.cli import main
+
+main()

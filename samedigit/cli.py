@@ -1,0 +1,159 @@
+"""The `samedigit` command.
+
+Exit codes: 0 it did what was asked; 1 the answer is no (an accuracy that is not the stored one, requests that failed);
+2 the command line is wrong; 3 something it needs is missing or broken; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from digits.errors import SamedigitError, SettingError, UnknownRecipe
+from samedigit import commands
+
+NO: Final = 1
+WRONG_COMMAND_LINE: Final = 2
+MISSING: Final = 3
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One handwritten-digit classifier, trained in NumPy, PyTorch and Keras, served through one door and compared.",
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Results = Annotated[Path, typer.Option(help="Folder of the load test's results.")]
+
+
+@app.command()
+def train(
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Which to train.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Train every recipe.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's own.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's own.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train recipes on MNIST, export each model to every format, check each file, and store them.
+
+    \b
+    samedigit train --all                      with the published settings
+    samedigit train torch-relu --epochs 1      a quick look
+    """
+    if bool(recipes) == every:
+        raise typer.BadParameter("name one or more recipes, or give --all", param_hint="RECIPE")
+    models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
+    if as_json:
+        print_json([commands.model_facts(model) for model in models])
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the stored models with their accuracy and its 95 % interval."""
+    from digits import store
+
+    stored = store.stored_models()
+    if as_json:
+        print_json([commands.model_facts(model) for model in stored])
+    else:
+        commands.show_models(stored)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="recipe or recipe:version")],
+    backend: Annotated[str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict all test images with a model's stored files; exit 1 if the accuracy is not the stored one."""
+    checks = commands.evaluate(model, backend)
+    if as_json:
+        print_json(checks)
+    else:
+        commands.show_evaluation(checks)
+    if not all(check["as_stored"] for check in checks):
+        raise typer.Exit(NO)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+) -> None:
+    """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
+
+    \b
+    SAMEDIGIT_BACKENDS=onnx,numpy       which backends; all that are installed without this
+    SAMEDIGIT_MODELS=torch-relu         which models; the newest of every recipe without this
+    SAMEDIGIT_DEVICE=cuda:0             auto, cpu, cuda or cuda:INDEX
+    SAMEDIGIT_MAX_IMAGES=1024           in one request
+    SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
+    """
+    from loadtests.server import serve_command, serve_environment
+
+    command = serve_command(host=host, port=port)
+    os.execve(command[0], command, serve_environment({}))  # signals reach bentoml itself
+
+
+@app.command()
+def loadtest(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All stored ones without this.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
+    users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
+    duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed."""
+    runs = commands.loadtest(models or [], backend or [], users=users, duration=duration, results=results)
+    if as_json:
+        print_json(runs)
+    else:
+        commands.show_summary(results)
+    if any(run["failures"] for run in runs):
+        raise typer.Exit(NO)
+
+
+@app.command()
+def report(results: Results = Path("results"), as_json: Json = False) -> None:
+    """Join the load test's results with the stored models in an HTML report."""
+    path, rows = commands.report(results)
+    if as_json:
+        print_json({"report": str(path), "rows": rows})
+    else:
+        commands.show_summary(results)
+        print(f"Report: {path}")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def main() -> None:
+    """Runs the command line; what goes wrong on purpose becomes a message and an exit code."""
+    try:
+        app()
+    except (UnknownRecipe, SettingError) as error:
+        errors.print(f"[red]Error:[/] {_plain(error)}")
+        sys.exit(WRONG_COMMAND_LINE)
+    except SamedigitError as error:
+        errors.print(f"[red]Error:[/] {_plain(error)}")
+        sys.exit(MISSING)
+    except KeyboardInterrupt:
+        errors.print("Interrupted; what was not finished is not stored.")
+        sys.exit(INTERRUPTED)
+
+
+def _plain(error: Exception) -> str:
+    return str(error).replace("[", r"\[")  # not Rich's markup

@@ -1,0 +1,211 @@
+"""What the commands do and print. Rooms are imported where they are used: `samedigit --help` should not wait for bentoml."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from digits.contract import BACKENDS, FRAMEWORKS, Backend
+from digits.errors import ModelNotFound, NotInstalled, SettingError
+
+if TYPE_CHECKING:
+    from digits.card import Epoch
+    from digits.store import StoredModel
+
+console = Console()
+progress_console = Console(stderr=True)  # so that --json has standard output to itself
+
+
+def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device: str) -> list[StoredModel]:
+    """Trains and stores the named recipes, or all of them, one after the other."""
+    from training.recipes import RECIPES, find_recipe
+    from training.train import train_and_store
+    from training.trainers import load_trainer
+
+    changes = {key: value for key, value in (("seed", seed), ("epochs", epochs)) if value is not None}
+    recipes = [dataclasses.replace(find_recipe(name), **changes) for name in names or RECIPES]
+    # By framework: torch must be imported before TensorFlow, whose LLVM otherwise makes torch's abort.
+    recipes.sort(key=lambda recipe: FRAMEWORKS.index(recipe.framework))
+    for recipe in recipes:
+        load_trainer(recipe.framework)  # a missing framework is told before the first is trained
+    trained = []
+    with _progress(TextColumn("{task.fields[note]}")) as progress:
+        for recipe in recipes:
+            task = progress.add_task(recipe.name, total=recipe.epochs + 1, note="")
+
+            def on_epoch(epoch: Epoch, task: Any = task) -> None:
+                note = f"loss {epoch.loss:.3f}, {100 * epoch.held_out_accuracy:.2f} % of the test images"
+                progress.update(task, advance=1, note=note)
+
+            def on_stage(stage: str, task: Any = task) -> None:
+                progress.update(task, note=stage)
+
+            model = train_and_store(recipe, device=device, on_epoch=on_epoch, on_stage=on_stage)
+            card = model.card
+            note = f"{100 * card.accuracy:.2f} %, {card.train_seconds:.0f} s, stored as {model.tag}"
+            progress.update(task, advance=1, note=note)
+            if not progress_console.is_terminal:
+                progress_console.print(f"{recipe.name}: {note}", highlight=False)
+            trained.append(model)
+    return trained
+
+
+def model_facts(model: StoredModel) -> dict[str, Any]:
+    """What `samedigit models` says of one model."""
+    from comparison.statistics import wilson
+
+    card = model.card
+    score = next(iter(card.scores.values()))
+    low, high = wilson(score.correct, score.total)
+    return {
+        "model": model.recipe,
+        "version": model.version,
+        "framework": card.framework,
+        "formats": list(card.backends),
+        "correct": {backend: score.correct for backend, score in card.scores.items()},
+        "total": score.total,
+        "accuracy": score.accuracy,
+        "accuracy_95": [low, high],
+        "parameters": card.parameters,
+        "bytes": card.bytes,
+        "seed": card.seed,
+        "epochs": len(card.history),
+        "trained_at": card.trained_at,
+        "train_seconds": card.train_seconds,
+        "folder": str(model.folder),
+    }
+
+
+def show_models(models: Sequence[StoredModel]) -> None:
+    if not models:
+        console.print("No model is stored. Train them: samedigit train --all")
+        return
+    table = Table(title="Stored models")
+    for column in ("model", "version", "framework", "formats"):
+        table.add_column(column)
+    for column in ("accuracy, % (95 %)", "parameters", "KB", "trained, UTC", "s"):
+        table.add_column(column, justify="right")
+    for model in models:
+        facts = model_facts(model)
+        low, high = facts["accuracy_95"]
+        correct = set(facts["correct"].values())
+        accuracy = f"{100 * facts['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+        table.add_row(
+            model.recipe,
+            model.version,
+            facts["framework"],
+            " ".join(facts["formats"]),
+            accuracy if len(correct) == 1 else f"{accuracy}, differs by backend",
+            f"{facts['parameters']:,}",
+            f"{sum(facts['bytes'].values()) / 1000:,.0f}",
+            facts["trained_at"][:16].replace("T", " "),
+            f"{facts['train_seconds']:.0f}",
+        )
+    console.print(table)
+
+
+def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
+    """Predicts every test image with each stored file of a model, or with one, and compares with the card."""
+    from digits import mnist, store
+    from serving.backends import is_installed, open_runtime, predict_all
+    from serving.device import CPU
+    from training.export import score
+
+    model = store.find_model(name)
+    backends = [_backend(backend)] if backend else [one for one in model.card.backends if is_installed(one)]
+    for one in backends:
+        model.verify(one)
+    test_images = mnist.test_images()
+    checks = []
+    with _progress() as progress:
+        task = progress.add_task(model.recipe, total=len(backends))
+        for one in sorted(backends, key=BACKENDS.index):
+            progress.update(task, description=f"{model.recipe} through {one}")
+            probabilities = predict_all(open_runtime(one, model.path(one), device=CPU), test_images.images)
+            found, stored = score(probabilities, test_images), model.card.scores[one]
+            checks.append(
+                {
+                    "model": model.tag,
+                    "backend": one,
+                    "correct": found.correct,
+                    "stored_correct": stored.correct,
+                    "total": found.total,
+                    "as_stored": found == stored,
+                }
+            )
+            progress.update(task, advance=1)
+    return checks
+
+
+def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=checks[0]["model"])
+    table.add_column("backend")
+    for column in ("correct", "stored", "of", ""):
+        table.add_column(column, justify="right")
+    for check in checks:
+        verdict = "as stored" if check["as_stored"] else "[red]NOT as stored[/]"
+        table.add_row(
+            check["backend"], str(check["correct"]), str(check["stored_correct"]), str(check["total"]), verdict
+        )
+    console.print(table)
+
+
+def loadtest(
+    names: Sequence[str], backends: Sequence[str], *, users: int, duration: int, results: Path
+) -> list[dict[str, Any]]:
+    """Measures the named models, or the newest of every recipe, through the named backends, or all they have."""
+    from digits import store
+    from loadtests.load_test import run_load_test, steps
+    from serving.backends import how_to_install, is_installed
+
+    wanted = [_backend(backend) for backend in backends]
+    models = [store.find_model(name) for name in names] if names else store.newest_models()
+    if not models:
+        raise ModelNotFound("There is nothing to load: no model is stored. Train them: samedigit train --all")
+    for backend in wanted:
+        if not is_installed(backend):
+            raise NotInstalled(f"The {backend} backend is not installed: {how_to_install(backend)}")
+    pairs = [
+        (model, backend)
+        for model in models
+        for backend in (wanted or [one for one in model.card.backends if is_installed(one)])
+    ]
+    for model, backend in pairs:
+        model.path(backend)  # a model without that file is told before the first is measured
+    with _progress() as progress:
+        task = progress.add_task("", total=steps(len(pairs), users))
+        started = False
+
+        def on_step(step: str) -> None:
+            nonlocal started
+            progress.update(task, description=step, advance=int(started))
+            started = True
+            if not progress_console.is_terminal:
+                progress_console.print(step, highlight=False)
+
+        runs = run_load_test(pairs, users=users, duration=duration, results=results, on_step=on_step)
+        progress.update(task, description="measured", advance=1)
+    return [dataclasses.asdict(run) for run in runs]
+
+
+def _backend(name: str) -> Backend:
+    if name not in BACKENDS:
+        raise SettingError(f"There is no backend {name!r}; there are {', '.join(BACKENDS)}.")
+    return cast(Backend, name)
+
+
+def _progress(*columns: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *columns,
+        console=progress_console,
+    )
