@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from digits.contract import Backend, Framework
+from digits.contract import Backend, Framework, Labels, Probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,11 @@ class Score:
 
     correct: int
     total: int
+
+    @classmethod
+    def of(cls, probabilities: Probabilities, labels: Labels) -> Score:
+        """Right is an image whose label is its most probable digit."""
+        return cls(correct=int((probabilities.argmax(axis=1) == labels).sum()), total=len(labels))
 
     @property
     def accuracy(self) -> float:

@@ -1,17 +1,19 @@
 """Every error that Samedigit raises on purpose. Each message says what was expected, what came, and what to do.
 
-    SamedigitError
-    ├── DataError          the MNIST files cannot be had, or are not MNIST
-    ├── UnknownRecipe      no recipe of that name
-    ├── ModelNotFound      nothing of that name and version is stored
-    ├── ModelDamaged       a stored file is missing or is not the one that was stored
-    ├── StoreError         the model store cannot be written
-    ├── NotInstalled       a framework or backend whose package is missing
-    ├── DeviceError        a device that is not there
-    ├── ExportError        an exported file does not answer as the model it came from
-    ├── SettingError       an environment variable that makes no sense
-    ├── LoadTestError      the server under test did not start, or did not answer
-    └── RequestError       a request the service refuses, with its HTTP status
+SamedigitError
+├── DataError          the MNIST files cannot be had, or are not MNIST
+├── UnknownRecipe      no recipe of that name
+├── ModelNotFound      nothing of that name and version is stored
+├── ModelDamaged       a stored file is missing or is not the one that was stored
+├── StoreError         the model store cannot be written
+├── NotInstalled       a framework or backend whose package is missing
+├── DeviceError        a device that is not there
+├── ExportError        an exported file does not answer as the model it came from
+├── SettingError       an environment variable that makes no sense
+├── LoadTestError      the server under test did not start, or did not answer
+├── ResultsMissing     no load-test results, or none that can be read
+├── ReportError        the report cannot be written
+└── RequestError       a request the service refuses, with its HTTP status
 """
 
 from __future__ import annotations
@@ -58,6 +60,14 @@ class SettingError(SamedigitError):
 
 
 class LoadTestError(SamedigitError):
+    pass
+
+
+class ResultsMissing(SamedigitError):
+    pass
+
+
+class ReportError(SamedigitError):
     pass
 
 

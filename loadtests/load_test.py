@@ -27,7 +27,7 @@ import psutil
 from digits.contract import Backend
 from digits.errors import LoadTestError
 from digits.store import StoredModel
-from loadtests.server import ROOT, Server, fresh_server
+from loadtests.server import Server, fresh_server
 
 RESULTS_FILE: Final = "loadtest.json"
 WARM_UP_SECONDS: Final = 1
@@ -108,9 +108,7 @@ def run_load_test(
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
             "cores": os.cpu_count(),
-            "pinning": "none"
-            if client_core is None
-            else f"server on core {server_core}, client on core {client_core}",
+            "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "duration_seconds": duration,
             "versions": {package: version(package) for package in ("bentoml", "locust", "uvicorn", "numpy")},
             "runs": [asdict(run) for run in runs],
@@ -174,7 +172,7 @@ def _locust(server: Server, target: str, users: int, duration: int, core: int | 
     with tempfile.TemporaryDirectory() as folder:
         client = subprocess.Popen(
             [
-                sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / locustfile), USER_CLASSES[target],
+                sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), USER_CLASSES[target],
                 "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
                 "--host", server.url, "--users", str(users), "--spawn-rate", str(users),
                 "--run-time", f"{WARM_UP_SECONDS + duration + 1}s", "--csv", f"{folder}/locust",
@@ -216,4 +214,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
+    )

@@ -86,7 +86,8 @@ _started = 0.0  # seconds since the epoch
 def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> None:
     """Sends the next test digit to `path` and checks the answer; `expected` has the right digit of each test image."""
     image = next(_next_image)
-    with user.client.post(path, data=BODIES[image], headers=HEADERS, catch_response=True) as response:
+    body: Any = BODIES[image]  # Locust sends bytes too, though it does not say so
+    with user.client.post(path, data=body, headers=HEADERS, catch_response=True) as response:
         fault = "no answer" if response.status_code == 0 else check_answer(response.status_code, response.content)
         if fault is None:
             digit = orjson.loads(response.content)["predictions"][0]["digit"]
@@ -111,7 +112,7 @@ def check_answer(status: int, content: bytes) -> str | None:
     return None
 
 
-@events.test_start.add_listener
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
 def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
     global _started
     served = _served(environment)
@@ -126,7 +127,7 @@ def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
     _started = time.time()
 
 
-@events.request.add_listener
+@events.request.add_listener  # type: ignore[untyped-decorator]
 def record(name: str, response_time: float, start_time: float, context: dict[str, Any], **_: Any) -> None:
     sent = start_time - _started - WARM_UP_SECONDS
     if sent < 0:
@@ -137,7 +138,7 @@ def record(name: str, response_time: float, start_time: float, context: dict[str
         _latencies.append((sent, response_time, outcome))
 
 
-@events.test_stop.add_listener
+@events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def report_accuracy(environment: Environment, **_: Any) -> None:
     served = _served(environment) or {}
     for path, outcomes in _outcomes.items():

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import psutil
 
-import serving
 from digits.errors import LoadTestError
+from serving.start import serve_command, serve_environment
 
-ROOT: Final = Path(serving.__file__).parent.parent  # where the rooms are
 READY_TIMEOUT_SECONDS: Final = 120
 STOP_TIMEOUT_SECONDS: Final = 15
 
@@ -34,21 +30,7 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Resident memory of the worker, which holds the models; bentoml's parent process is not counted."""
-        return max(child.memory_info().rss for child in self.process.children(recursive=True))
-
-
-def serve_command(*, host: str, port: int) -> list[str]:
-    """The command line of `bentoml serve` with the settings that do not belong to the service itself."""
-    return [
-        sys.executable, "-m", "bentoml", "serve", "serving.service:Samedigit", "--working-dir", str(ROOT),
-        "--host", host, "--port", str(port),
-        "--timeout-graceful-shutdown", "10",  # bentoml's default is a day
-    ]  # fmt: skip
-
-
-def serve_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, with `settings` and without bentoml's reports of usage."""
-    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **settings}
+        return max(int(child.memory_info().rss) for child in self.process.children(recursive=True))
 
 
 @contextlib.contextmanager

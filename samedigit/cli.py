@@ -38,7 +38,7 @@ Results = Annotated[Path, typer.Option(help="Folder of the load test's results."
 
 @app.command()
 def train(
-    recipes: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Which to train.")] = None,
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Which to train.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every recipe.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's own.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's own.")] = None,
@@ -73,7 +73,9 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="recipe or recipe:version")],
-    backend: Annotated[str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict all test images with a model's stored files; exit 1 if the accuracy is not the stored one."""
@@ -100,7 +102,7 @@ def serve(
     SAMEDIGIT_MAX_IMAGES=1024           in one request
     SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
     """
-    from loadtests.server import serve_command, serve_environment
+    from serving.start import serve_command, serve_environment
 
     command = serve_command(host=host, port=port)
     os.execve(command[0], command, serve_environment({}))  # signals reach bentoml itself
@@ -108,7 +110,9 @@ def serve(
 
 @app.command()
 def loadtest(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="All stored ones without this.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="All stored ones without this.")
+    ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
     users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
     duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
@@ -149,6 +153,12 @@ def main() -> None:
         sys.exit(WRONG_COMMAND_LINE)
     except SamedigitError as error:
         errors.print(f"[red]Error:[/] {_plain(error)}")
+        sys.exit(MISSING)
+    except ModuleNotFoundError as error:
+        errors.print(
+            f"[red]Error:[/] {error.name} is not installed; this command needs the extras train and compare: ", end=""
+        )
+        errors.print("pip install '.\\[train,compare]' in Samedigit's folder")
         sys.exit(MISSING)
     except KeyboardInterrupt:
         errors.print("Interrupted; what was not finished is not stored.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,7 +28,7 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
     from training.train import train_and_store
     from training.trainers import load_trainer
 
-    changes = {key: value for key, value in (("seed", seed), ("epochs", epochs)) if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in (("seed", seed), ("epochs", epochs)) if value is not None}
     recipes = [dataclasses.replace(find_recipe(name), **changes) for name in names or RECIPES]
     # By framework: torch must be imported before TensorFlow, whose LLVM otherwise makes torch's abort.
     recipes.sort(key=lambda recipe: FRAMEWORKS.index(recipe.framework))
@@ -113,9 +113,9 @@ def show_models(models: Sequence[StoredModel]) -> None:
 def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
     """Predicts every test image with each stored file of a model, or with one, and compares with the card."""
     from digits import mnist, store
+    from digits.card import Score
     from serving.backends import is_installed, open_runtime, predict_all
     from serving.device import CPU
-    from training.export import score
 
     model = store.find_model(name)
     backends = [_backend(backend)] if backend else [one for one in model.card.backends if is_installed(one)]
@@ -128,7 +128,7 @@ def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
         for one in sorted(backends, key=BACKENDS.index):
             progress.update(task, description=f"{model.recipe} through {one}")
             probabilities = predict_all(open_runtime(one, model.path(one), device=CPU), test_images.images)
-            found, stored = score(probabilities, test_images), model.card.scores[one]
+            found, stored = Score.of(probabilities, test_images.labels), model.card.scores[one]
             checks.append(
                 {
                     "model": model.tag,
@@ -197,7 +197,7 @@ def loadtest(
 def _backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise SettingError(f"There is no backend {name!r}; there are {', '.join(BACKENDS)}.")
-    return cast(Backend, name)
+    return name
 
 
 def _progress(*columns: TextColumn) -> Progress:

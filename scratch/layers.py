@@ -113,7 +113,7 @@ def relu(inputs: Array, *, out: Array | None = None) -> Array:
 
 def softmax(logits: Array) -> Array:
     """Probabilities of each row, `[N, C]`; the row's largest logit is subtracted first, so that exp cannot overflow."""
-    probabilities = logits - logits.max(axis=1, keepdims=True)
+    probabilities: Array = logits - logits.max(axis=1, keepdims=True)
     np.exp(probabilities, out=probabilities)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return probabilities

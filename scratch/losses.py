@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scratch.layers import Array, softmax
+from scratch.layers import Array
 
 
 def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tuple[float, Array]:
@@ -22,10 +22,12 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
         The loss in nats, and the gradient `[N, C]`.
     """
     rows = np.arange(len(labels))
-    probabilities = softmax(logits)  # [N, C]
-    tiny = np.finfo(probabilities.dtype).tiny  # log(0) would make the epoch's mean infinite
-    loss = -float(np.log(np.maximum(probabilities[rows, labels], tiny)).mean())
-    gradient = probabilities
+    shifted = logits - logits.max(axis=1, keepdims=True)  # [N, C], at most 0, so that exp cannot overflow
+    of_labels = shifted[rows, labels]
+    exponentials = np.exp(shifted, out=shifted)
+    sums = exponentials.sum(axis=1, keepdims=True)  # at least 1, so that log cannot overflow
+    loss = float((np.log(sums[:, 0]) - of_labels).mean())
+    gradient = np.divide(exponentials, sums, out=exponentials)
     gradient[rows, labels] -= 1
     gradient /= len(labels)
     return loss, gradient

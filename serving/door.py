@@ -45,7 +45,8 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         path: str = scope["path"]
         status, headers = 200, [JSON]
         try:
@@ -62,7 +63,8 @@ class Door:
                 _require_method(scope, "GET")
                 answer = orjson.dumps(add_paths(self._openapi()))
             else:
-                return await self._app(scope, receive, send)
+                await self._app(scope, receive, send)
+                return
         except RequestError as error:
             status, headers = error.status, [JSON, *error.headers]
             answer = orjson.dumps({"error": str(error)})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from digits import store
+from digits.card import Score
 from digits.contract import BACKENDS, SIDE, Backend
 from digits.errors import DeviceError, ModelNotFound, NotInstalled, RequestError
 from digits.store import StoredModel
@@ -29,6 +30,7 @@ class Opened:
     model: StoredModel
     runtime: Runtime
     device: Device
+    score: Score  # the stored one, of this backend's file
 
 
 class ServedModels:
@@ -67,7 +69,7 @@ class ServedModels:
         """
         opened = self._through(backend)
         if name is None:
-            return max(opened.values(), key=lambda candidate: candidate.model.card.scores[backend].correct)
+            return max(opened.values(), key=lambda candidate: candidate.score.accuracy)
         exact = opened.get(name)
         if exact is not None:
             return exact
@@ -91,13 +93,12 @@ class ServedModels:
         for backend, opened in self._opened.items():
             for tag, one in opened.items():
                 entry = models.setdefault(tag, {"model": tag, "backends": {}, "card": one.model.card.to_data()})
-                score = one.model.card.scores[backend]
                 entry["backends"][backend] = {
                     "path": f"/predict/{backend}",
                     "device": str(one.device),
-                    "correct": score.correct,
-                    "total": score.total,
-                    "accuracy": score.accuracy,
+                    "correct": one.score.correct,
+                    "total": one.score.total,
+                    "accuracy": one.score.accuracy,
                 }
         return {"models": list(models.values())}
 
@@ -153,4 +154,4 @@ class ServedModels:
             for _ in range(WARM_UP_CALLS):
                 runtime.predict(np.zeros((size, SIDE, SIDE), np.uint8))
         log.info("%s opened with %s on %s in %.1f s", model.tag, backend, device, time.perf_counter() - started)
-        return Opened(model, runtime, device)
+        return Opened(model, runtime, device, model.card.scores[backend])

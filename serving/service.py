@@ -43,9 +43,12 @@ class Samedigit:
             os._exit(1)  # an exception would be printed with three tracebacks
 
 
+service: Any = Samedigit  # what the decorator made of the class; bentoml has no types for it
+
+
 def _openapi() -> dict[str, Any]:
-    document: dict[str, Any] = Samedigit.openapi_spec.asdict()
+    document: dict[str, Any] = service.openapi_spec.asdict()
     return document
 
 
-Samedigit.add_asgi_middleware(Door, served=served, openapi=_openapi)
+service.add_asgi_middleware(Door, served=served, openapi=_openapi)

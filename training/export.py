@@ -62,19 +62,16 @@ def export_all(
             answers[NATIVE[framework]] = _elsewhere(framework, recipe, folder)
 
     expected = trainer.predict(model, recipe, test_images.images)  # [10000, 10]
-    differences = {backend: float(np.abs(answers[backend] - expected).max()) for backend in EXPORTED if backend in answers}
+    differences = {
+        backend: float(np.abs(answers[backend] - expected).max()) for backend in EXPORTED if backend in answers
+    }
     for backend, difference in differences.items():
         if not difference <= TOLERANCE:  # also when it is NaN
             raise ExportError(
                 f"{recipe.name} exported for {backend} differs from the trained model by {difference:.1e} in "
                 f"probability; at most {TOLERANCE:.0e} is rounding. Nothing was stored."
             )
-    return {backend: score(answers[backend], test_images) for backend in differences}, differences
-
-
-def score(probabilities: Probabilities, images: LabelledImages) -> Score:
-    """How many of the images have their label as the most probable digit."""
-    return Score(correct=int((probabilities.argmax(axis=1) == images.labels).sum()), total=len(images.labels))
+    return {backend: Score.of(answers[backend], test_images.labels) for backend in differences}, differences
 
 
 def _answers(backend: Backend, folder: Path, images: Images) -> Probabilities:

@@ -8,10 +8,9 @@ import time
 import warnings
 from pathlib import Path
 
-
 os.environ["KERAS_BACKEND"] = "tensorflow"  # read when keras is imported; a SavedModel needs it
 
-import serving.runtimes.tensorflow_runtime  # isort: skip  # first: it sets TensorFlow's threads
+import serving.runtimes.tensorflow_runtime  # noqa: F401  # isort: skip  # first: it sets TensorFlow's threads
 import keras
 import numpy as np
 import numpy.typing as npt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights
 
-ACTIVATIONS = {"relu": Relu, "sigmoid": Sigmoid}
+ACTIVATIONS: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
 DRAWS = {"glorot_uniform": initialisers.glorot_uniform, "fan_in_uniform": initialisers.fan_in_uniform}
 
 
@@ -124,14 +125,14 @@ def with_weights(recipe: Recipe, weights: Weights) -> Network:
 
 
 def export_native(model: Network, recipe: Recipe, path: Path) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "pixel_step": np.float32(recipe.pixel_step),
         "pixel_low": np.float32(recipe.pixel_low),
         "activation": np.array(recipe.activation),
     }
     for i, (weight, bias) in enumerate(get_weights(model)):
         arrays |= {f"weight_{i}": weight, f"bias_{i}": bias}
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def export_onnx(model: Network, recipe: Recipe, path: Path) -> None:

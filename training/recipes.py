@@ -7,6 +7,7 @@ named in `source`.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -46,7 +47,7 @@ class Recipe:
     def layer_sizes(self) -> list[tuple[int, int]]:
         """(fan_in, fan_out) of each dense layer."""
         units = [784, *self.hidden, 10]
-        return list(zip(units[:-1], units[1:], strict=True))
+        return list(itertools.pairwise(units))
 
     @property
     def pixel_step(self) -> float:

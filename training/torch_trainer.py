@@ -88,12 +88,12 @@ def train_epoch(
     total_loss = torch.zeros((), device=pixels.device)  # summed where the model is: reading a number waits for the GPU
     correct = torch.zeros((), dtype=torch.long, device=pixels.device)
     order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
-    for batch in order.split(batch_size):
+    for batch in torch.split(order, batch_size):
         batch_labels = labels[batch]
         logits = model(pixels[batch])  # [B, 10]
         loss = nn.functional.cross_entropy(logits, batch_labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimizer.step()
         total_loss += loss.detach() * len(batch)
         correct += (logits.detach().argmax(dim=1) == batch_labels).sum()

@@ -1,0 +1,44 @@
+# make demo    train, serve, load and compare: ends with a table and a report
+# make test    the whole test suite
+.PHONY: demo test check image lock clean
+
+# The first Python that is new enough, and not too new for the frameworks.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+
+demo: $(READY)
+	$(BIN)/samedigit train numpy-sigmoid torch-relu keras-sequential
+	$(BIN)/samedigit loadtest --duration 3
+	$(BIN)/samedigit report
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+image:
+	docker/build-image
+
+# pip brings uv, and uv the rest: every package by its hash, in half a minute. Compiled now, since imports of several
+# seconds would otherwise be paid by whoever comes first.
+$(READY): requirements/uv.txt requirements/all.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Error: Samedigit needs Python 3.11, 3.12 or 3.13, and finds none. Set PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes --compile-bytecode requirements/all.txt requirements/uv.txt
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+lock:
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra dev -o requirements/all.txt
+	$(LOCK) pyproject.toml --extra onnx -o requirements/onnx.txt
+	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
+
+clean:
+	rm -rf .venv results build *.egg-info

@@ -1,0 +1,1 @@
+"""Statistics, tables and plots over stored models and load-test results; the HTML report."""

@@ -1,0 +1,245 @@
+"""What a load test left in its folder, and which stored model each of its runs is of."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from comparison.statistics import wilson
+from digits.card import Score
+from digits.contract import BACKENDS, Backend, Framework
+from digits.errors import ResultsMissing
+from digits.store import StoredModel
+from loadtests.load_test import RESULTS_FILE, Run
+
+COLUMNS: Final = ["sent_s", "latency_ms", "outcome"]  # of each run's CSV file
+ECHO: Final = "echo"  # the backend of a run against the door without a model
+
+Latencies = npt.NDArray[np.float64]  # [requests], ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    folder: Path
+    made_at: str  # ISO 8601, UTC
+    machine: str
+    cores: int
+    pinning: str
+    duration_seconds: float  # of each run, as asked for
+    versions: dict[str, str]  # package -> version
+    runs: tuple[Run, ...]
+
+    def latencies(self, run: Run) -> Latencies:
+        """The latency of every request of `run`, failed ones too, in ms, in ascending order.
+
+        Raises:
+            ResultsMissing: the file is missing, or does not hold the requests of this run.
+        """
+        path = self.folder / run.latencies
+        try:
+            with path.open(newline="") as file:
+                rows = csv.reader(file)
+                header = next(rows, None)
+                if header != COLUMNS:
+                    raise ValueError(f"expected the header {','.join(COLUMNS)}, got {header}")
+                latencies = np.sort(np.array([float(latency_ms) for _, latency_ms, _ in rows], np.float64))
+        except OSError as error:
+            raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
+        except ValueError as error:
+            raise ResultsMissing(f"{path} is not a list of latencies: {error}. {_AGAIN}") from error
+        if len(latencies) != run.requests:
+            raise ResultsMissing(
+                f"{path} has {len(latencies)} requests, but {RESULTS_FILE} says {run.requests}: they are not of one load test. "
+                f"{_AGAIN}"
+            )
+        return latencies
+
+
+_AGAIN: Final = "Run the load test again: samedigit loadtest"
+
+
+def read_results(folder: Path) -> Results:
+    """The results that a load test wrote into `folder`.
+
+    Raises:
+        ResultsMissing: there are none, or they cannot be read.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ResultsMissing(
+            f"There are no load-test results in {folder}: expected {RESULTS_FILE} there. Run first: samedigit loadtest"
+        ) from error
+    except OSError as error:
+        raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
+    except ValueError as error:
+        raise ResultsMissing(f"{path} is not valid JSON: {error}. {_AGAIN}") from error
+    try:
+        runs = tuple(Run(**{field.name: run[field.name] for field in fields(Run)}) for run in data["runs"])
+        top: dict[str, Any] = {field.name: data[field.name] for field in fields(Results) if field.name not in _NOT_TOP}
+    except (KeyError, TypeError) as error:
+        raise ResultsMissing(
+            f"{path} lacks {error}: it was written by another version of Samedigit. {_AGAIN}"
+        ) from error
+    if not runs:
+        raise ResultsMissing(f"{path} holds no runs. {_AGAIN}")
+    return Results(folder=folder, runs=runs, **top)
+
+
+_NOT_TOP: Final = ("folder", "runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The runs against one server: with one caller, and with as many as the load test had at most."""
+
+    one: Run | None
+    many: Run | None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for run in (self.one, self.many) if run is not None)
+
+    @property
+    def failures(self) -> int:
+        return sum(run.failures for run in self.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Measured):
+    """A stored model through one backend."""
+
+    model: StoredModel
+    backend: Backend
+
+    @property
+    def score(self) -> Score:
+        """The stored one, of this backend's file."""
+        return self.model.card.scores[self.backend]
+
+    @property
+    def accuracy_over_requests(self) -> float | None:
+        """In [0, 1], of the answers of both runs; None where every request failed."""
+        answers = sum(run.requests - run.failures for run in self.runs)
+        return sum(run.correct for run in self.runs) / answers if answers else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Load-test results joined with the models they are of."""
+
+    results: Results
+    models: tuple[StoredModel, ...]
+    served: tuple[Served, ...]  # by model, in the order of `models`, then by backend
+    echo: Measured | None  # the door without a model
+    skipped: tuple[str, ...]  # models in the results that are not among `models`: recipe:version
+
+    @property
+    def users(self) -> int | None:
+        """How many callers the busier runs had; None if no run had more than one."""
+        return next((served.many.users for served in self.served if served.many is not None), None)
+
+    @property
+    def tested(self) -> tuple[StoredModel, ...]:
+        """The models that the load test ran."""
+        return tuple(model for model in self.models if self.of_model(model))
+
+    def of_model(self, model: StoredModel) -> tuple[Served, ...]:
+        return tuple(served for served in self.served if served.model.tag == model.tag)
+
+
+def compare(results: Results, models: Sequence[StoredModel]) -> Comparison:
+    """Joins runs and models by `recipe:version`.
+
+    Raises:
+        ResultsMissing: not one of the runs is of one of `models`.
+    """
+    served = []
+    for model in models:
+        for backend in BACKENDS:
+            runs = [run for run in results.runs if run.model == model.tag and run.backend == backend]
+            if runs:
+                served.append(Served(model=model, backend=backend, one=_one(runs), many=_many(runs)))
+    tested = dict.fromkeys(run.model for run in results.runs if run.backend != ECHO)
+    if not served:
+        there = ", ".join(model.tag for model in models) or "no model"
+        raise ResultsMissing(
+            f"The load test in {results.folder} is of {', '.join(tested) or 'no model'}, but stored now is {there}: its "
+            f"models were deleted, or trained again since. {_AGAIN}"
+        )
+    echo = [run for run in results.runs if run.backend == ECHO]
+    return Comparison(
+        results=results,
+        models=tuple(models),
+        served=tuple(served),
+        echo=Measured(one=_one(echo), many=_many(echo)) if echo else None,
+        skipped=tuple(tag for tag in tested if tag not in {model.tag for model in models}),
+    )
+
+
+def _one(runs: Sequence[Run]) -> Run | None:
+    return next((run for run in runs if run.users == 1), None)
+
+
+def _many(runs: Sequence[Run]) -> Run | None:
+    return max((run for run in runs if run.users > 1), key=lambda run: run.users, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One model through one backend. Accuracies are in [0, 1]; None stands for what was not measured."""
+
+    model: str  # recipe:version
+    recipe: str
+    framework: Framework
+    backend: Backend
+    accuracy: float  # stored, of this backend's file
+    low: float  # of the 95 % interval of `accuracy`
+    high: float
+    accuracy_over_requests: float | None
+    p50_ms: float | None  # one caller
+    p95_ms: float | None
+    p99_ms: float | None
+    users: int | None
+    requests_per_second: float | None  # with that many callers
+    failures: int
+    size_bytes: int
+
+
+def summary_table(results: Path, models: Sequence[StoredModel]) -> list[SummaryRow]:
+    """One row per model and backend of the load test in the folder `results`.
+
+    Raises:
+        ResultsMissing: no results, or none of these models.
+    """
+    return [_row(served) for served in compare(read_results(results), models).served]
+
+
+def _row(served: Served) -> SummaryRow:
+    model, one, many, score = served.model, served.one, served.many, served.score
+    low, high = wilson(score.correct, score.total)
+    return SummaryRow(
+        model=model.tag,
+        recipe=model.recipe,
+        framework=model.card.framework,
+        backend=served.backend,
+        accuracy=score.accuracy,
+        low=low,
+        high=high,
+        accuracy_over_requests=served.accuracy_over_requests,
+        p50_ms=one.p50_ms if one else None,
+        p95_ms=one.p95_ms if one else None,
+        p99_ms=one.p99_ms if one else None,
+        users=many.users if many else None,
+        requests_per_second=many.requests_per_second if many else None,
+        failures=served.failures,
+        size_bytes=model.card.bytes[served.backend],
+    )

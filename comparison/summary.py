@@ -1,0 +1,175 @@
+"""What the numbers say, in a few sentences. A sentence whose numbers were not measured is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import Final
+
+from comparison.results import Comparison, Served
+from comparison.statistics import card_interval, overlap
+from digits.store import StoredModel
+
+Ranking = list[tuple[str, float]]  # of one model: its backends with what was measured of each, the smallest first
+MOST_PAIRS: Final = 3  # named in a sentence
+
+
+def summarise(comparison: Comparison) -> list[str]:
+    """At most five findings, each of a few plain sentences."""
+    findings = [
+        _latency(comparison),
+        _throughput(comparison),
+        _door(comparison),
+        _accuracy(comparison.models),
+        _answers(comparison),
+    ]
+    return [finding for finding in findings if finding]
+
+
+def format_ms(milliseconds: float) -> str:
+    """At least three digits that count, never an exponent."""
+    decimals = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:,.{decimals}f}"
+
+
+def format_percent(fraction: float) -> str:
+    """In percent, without the sign. Two decimals: one image in 10,000."""
+    return f"{100 * fraction:.2f}"
+
+
+def join(words: Iterable[str], last: str = "and") -> str:
+    """a; a and b; a, b and c. Each word once."""
+    *first, final = dict.fromkeys(words)
+    return f"{', '.join(first)} {last} {final}" if first else final
+
+
+def _latency(comparison: Comparison) -> str:
+    rankings = _rankings(comparison, lambda served: served.one.p50_ms if served.one else None)
+    if not rankings:
+        return ""
+    first, second, last = _places(rankings)
+    median = f"a median of {_range((ranking[0][1] for ranking in rankings), format_ms)} ms"
+    if len(first) == 1:
+        finding = f"One caller is answered fastest through {first[0]}{_every(rankings)}, with {median}."
+    else:
+        finding = f"One caller is answered fastest through {join(first, 'or')}, depending on the model, with {median}."
+    if second:
+        ratio = _times(ranking[1][1] / ranking[0][1] for ranking in rankings)
+        finding += f" Through the next, {join(second, 'or')}, it takes {ratio} as long, and"
+    else:
+        finding += " It takes"
+    ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
+    finding += f" {ratio} as long through {'the slowest, ' if second else ''}{join(last, 'or')}."
+    return f"{finding} Each was measured in one run, so a small difference may not repeat."
+
+
+def _throughput(comparison: Comparison) -> str:
+    rankings = _rankings(comparison, lambda served: served.many.requests_per_second if served.many else None)
+    if not rankings:
+        return ""
+    last, _, first = _places(rankings)  # the smallest comes first in a ranking
+    highest = _range((ranking[-1][1] for ranking in rankings), "{:,.0f}".format)
+    ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
+    every = _every(rankings) if len(first) == 1 else ", depending on the model"
+    return (
+        f"With {comparison.users} callers, most requests are answered through {join(first, 'or')}{every}: {highest} per "
+        f"second, which is {ratio} the rate through {join(last, 'or')}, the lowest."
+    )
+
+
+def _door(comparison: Comparison) -> str:
+    if comparison.echo is None or comparison.echo.one is None:
+        return ""
+    door = comparison.echo.one.p50_ms
+    shares = sorted(
+        (door / served.one.p50_ms, f"{served.model.recipe} through {served.backend}")
+        for served in comparison.served
+        if served.one is not None
+    )
+    if not shares:
+        return ""
+    (low, of_low), (high, of_high) = shares[0], shares[-1]
+    share = f"{low:.0%} of the median of {of_low}"
+    if len(shares) > 1:
+        share = f"between {low:.0%} of the median of {of_low} and {high:.0%} of that of {of_high}"
+    return (
+        f"The door alone, that is the same request answered without a model, has a median of {format_ms(door)} ms for one "
+        f"caller: {share}. No choice of runtime saves that part."
+    )
+
+
+def _accuracy(models: Sequence[StoredModel]) -> str:
+    ranked = sorted(models, key=lambda model: model.card.accuracy)
+    seeds = (
+        "Each was trained once, from one seed; how much accuracy differs from seed to seed is not measured here, so nothing "
+        "follows for a framework."
+    )
+    if len(ranked) == 1:
+        low, high = card_interval(ranked[0].card)
+        return (
+            f"{ranked[0].recipe} gets {format_percent(ranked[0].card.accuracy)} % of the test images right "
+            f"(95 % interval {format_percent(low)} to {format_percent(high)}). {seeds.replace('Each', 'It')}"
+        )
+    worst, best = ranked[0], ranked[-1]
+    finding = (
+        f"The models get between {format_percent(worst.card.accuracy)} % ({worst.recipe}) and "
+        f"{format_percent(best.card.accuracy)} % ({best.recipe}) of the test images right. "
+    )
+    pairs = list(combinations(ranked, 2))
+    apart = [pair for pair in pairs if not overlap(card_interval(pair[0].card), card_interval(pair[1].card))]
+    if not apart:
+        finding += "The 95 % intervals of any two of them overlap: by these, none is shown to be better. "
+    elif len(apart) == len(pairs):
+        finding += "No two 95 % intervals overlap: the differences are larger than the uncertainty of the test set. "
+    else:
+        named = "; ".join(f"{lower.recipe} and {upper.recipe}" for lower, upper in apart[:MOST_PAIRS])
+        more = f"; and {len(apart) - MOST_PAIRS} more pairs" if len(apart) > MOST_PAIRS else ""
+        finding += f"95 % intervals that do not overlap: {named}{more}. Those of the other pairs do. "
+    return finding + seeds
+
+
+def _answers(comparison: Comparison) -> str:
+    measured = [*comparison.served, *([comparison.echo] if comparison.echo else [])]
+    requests = sum(run.requests for one in measured for run in one.runs)
+    failures = sum(one.failures for one in measured)
+    gaps = [
+        abs(accuracy - served.score.accuracy)
+        for served in comparison.served
+        if (accuracy := served.accuracy_over_requests) is not None
+    ]
+    finding = f"Every answer was checked: of {requests:,} requests {f'{failures:,}' if failures else 'none'} failed."
+    if gaps:
+        finding += f" Over the answers, accuracy was within {100 * max(gaps):.2f} points of the stored one everywhere."
+    return finding
+
+
+def _rankings(comparison: Comparison, measure: Callable[[Served], float | None]) -> list[Ranking]:
+    """One ranking, the smallest first, for each model with two backends or more to compare."""
+    rankings = []
+    for model in comparison.tested:
+        measured = [(served.backend, measure(served)) for served in comparison.of_model(model)]
+        ranking = sorted(((backend, value) for backend, value in measured if value is not None), key=lambda one: one[1])
+        if len(ranking) > 1:
+            rankings.append(ranking)
+    return rankings
+
+
+def _places(rankings: list[Ranking]) -> tuple[list[str], list[str], list[str]]:
+    """Which backends come first, second and last; second only where that is not last."""
+    places = [(ranking[0][0], ranking[1][0], ranking[-1][0]) for ranking in rankings]
+    first, second, last = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
+    return first, second if all(len(ranking) > 2 for ranking in rankings) else [], last
+
+
+def _every(rankings: list[Ranking]) -> str:
+    return " for every model" if len(rankings) > 1 else ""
+
+
+def _range(values: Iterable[float], text: Callable[[float], str]) -> str:
+    ordered = sorted(values)
+    low, high = text(ordered[0]), text(ordered[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def _times(ratios: Iterable[float]) -> str:
+    return f"{_range(ratios, '{:.2f}'.format)} times"
