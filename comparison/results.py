@@ -56,8 +56,8 @@ class Results:
             raise ResultsMissing(f"{path} is not a list of latencies: {error}. {_AGAIN}") from error
         if len(latencies) != run.requests:
             raise ResultsMissing(
-                f"{path} has {len(latencies)} requests, but {RESULTS_FILE} says {run.requests}: they are not of one load test. "
-                f"{_AGAIN}"
+                f"{path} has {len(latencies)} requests, but {RESULTS_FILE} says {run.requests}: they are not of one "
+                f"load test. {_AGAIN}"
             )
         return latencies
 
@@ -111,6 +111,10 @@ class Measured:
     @property
     def failures(self) -> int:
         return sum(run.failures for run in self.runs)
+
+    @property
+    def first_failure(self) -> str | None:
+        return next((run.first_failure for run in self.runs if run.first_failure), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +176,8 @@ def compare(results: Results, models: Sequence[StoredModel]) -> Comparison:
     if not served:
         there = ", ".join(model.tag for model in models) or "no model"
         raise ResultsMissing(
-            f"The load test in {results.folder} is of {', '.join(tested) or 'no model'}, but stored now is {there}: its "
-            f"models were deleted, or trained again since. {_AGAIN}"
+            f"The load test in {results.folder} is of {', '.join(tested) or 'no model'}, but stored now is {there}: "
+            f"its models were deleted, or trained again since. {_AGAIN}"
         )
     echo = [run for run in results.runs if run.backend == ECHO]
     return Comparison(

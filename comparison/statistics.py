@@ -10,9 +10,9 @@ Interval = tuple[float, float]
 
 
 def wilson(correct: int, total: int) -> Interval:
-    """The 95 % Wilson interval, in [0, 1], of an accuracy of `correct` in `total`: what other test images might have given.
+    """The 95 % Wilson interval, in [0, 1], of an accuracy of `correct` in `total`, which is at least 1.
 
-    It says nothing of what another seed might have given. `total` is at least 1.
+    It is about which images happened to be in the test set, and says nothing of what another seed would have given.
     """
     interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)

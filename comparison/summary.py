@@ -72,8 +72,8 @@ def _throughput(comparison: Comparison) -> str:
     ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
     every = _every(rankings) if len(first) == 1 else ", depending on the model"
     return (
-        f"With {comparison.users} callers, most requests are answered through {join(first, 'or')}{every}: {highest} per "
-        f"second, which is {ratio} the rate through {join(last, 'or')}, the lowest."
+        f"With {comparison.users} callers, most requests are answered through {join(first, 'or')}{every}: {highest} "
+        f"per second, {ratio} the rate through {join(last, 'or')}, the lowest."
     )
 
 
@@ -93,16 +93,16 @@ def _door(comparison: Comparison) -> str:
     if len(shares) > 1:
         share = f"between {low:.0%} of the median of {of_low} and {high:.0%} of that of {of_high}"
     return (
-        f"The door alone, that is the same request answered without a model, has a median of {format_ms(door)} ms for one "
-        f"caller: {share}. No choice of runtime saves that part."
+        f"The door alone, that is the same request answered without a model, has a median of {format_ms(door)} ms for "
+        f"one caller: {share}. No choice of runtime saves that part."
     )
 
 
 def _accuracy(models: Sequence[StoredModel]) -> str:
     ranked = sorted(models, key=lambda model: model.card.accuracy)
     seeds = (
-        "Each was trained once, from one seed; how much accuracy differs from seed to seed is not measured here, so nothing "
-        "follows for a framework."
+        "Each was trained once, from one seed; how much accuracy differs from seed to seed is not measured here, so "
+        "nothing follows for a framework."
     )
     if len(ranked) == 1:
         low, high = card_interval(ranked[0].card)
@@ -147,8 +147,9 @@ def _rankings(comparison: Comparison, measure: Callable[[Served], float | None])
     """One ranking, the smallest first, for each model with two backends or more to compare."""
     rankings = []
     for model in comparison.tested:
-        measured = [(served.backend, measure(served)) for served in comparison.of_model(model)]
-        ranking = sorted(((backend, value) for backend, value in measured if value is not None), key=lambda one: one[1])
+        values = {served.backend: measure(served) for served in comparison.of_model(model)}
+        known: Ranking = [(backend, value) for backend, value in values.items() if value is not None]
+        ranking = sorted(known, key=lambda entry: entry[1])
         if len(ranking) > 1:
             rankings.append(ranking)
     return rankings

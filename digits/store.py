@@ -71,13 +71,20 @@ class StoredModel:
 
 
 def stored_models() -> list[StoredModel]:
-    """Every model in the store, by recipe, the newest version of each first."""
+    """Every model in the store, by recipe, the newest version of each first.
+
+    Raises:
+        StoreError: the store cannot be read.
+        ModelDamaged: a card cannot be read.
+    """
     import bentoml
 
     try:
         found = bentoml.models.list()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StoreError(f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}") from error
     ours = [_stored(model) for model in found if model.info.module == MODULE]
     newest_first = sorted(ours, key=lambda model: model.card.trained_at, reverse=True)
     return sorted(newest_first, key=lambda model: model.recipe)

@@ -136,9 +136,7 @@ def _measure(
     latencies = f"latencies/{model.recipe}.{target}.{users}-user{'s' if users > 1 else ''}.csv"
     first_failure = _locust(server, target, users, duration, core, staging / latencies)
     with open(staging / latencies, newline="") as file:
-        every = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
-    # Locust runs a second longer than asked: its own start takes part of its time.
-    rows = [row for row in every if row[0] < duration]
+        rows = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
     if not rows:
         raise LoadTestError(f"{model.tag} through {target}: not one request in {duration} s. Try a longer --duration.")
     latency_ms = np.array([latency for _, latency, _ in rows])
@@ -175,12 +173,14 @@ def _locust(server: Server, target: str, users: int, duration: int, core: int | 
                 sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), USER_CLASSES[target],
                 "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
                 "--host", server.url, "--users", str(users), "--spawn-rate", str(users),
-                "--run-time", f"{WARM_UP_SECONDS + duration + 1}s", "--csv", f"{folder}/locust",
+                "--run-time", f"{WARM_UP_SECONDS + duration + 1}s",  # of which its own start takes a part
+                "--csv", f"{folder}/locust",
             ],
             env={
                 **os.environ,
                 "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
                 "SAMEDIGIT_WARM_UP_SECONDS": str(WARM_UP_SECONDS),
+                "SAMEDIGIT_DURATION_SECONDS": str(duration),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -29,7 +29,8 @@ from digits.contract import BACKENDS, CLASSES
 from digits.errors import SamedigitError
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
-WARM_UP_SECONDS: Final = float(os.environ.get("SAMEDIGIT_WARM_UP_SECONDS", "0"))  # requests begun earlier do not count
+WARM_UP_SECONDS: Final = float(os.environ.get("SAMEDIGIT_WARM_UP_SECONDS", "0"))  # requests sent earlier do not count,
+DURATION_SECONDS: Final = float(os.environ.get("SAMEDIGIT_DURATION_SECONDS", "inf"))  # nor those sent this much later
 HEADERS: Final = {"Content-Type": "application/json"}
 
 log = logging.getLogger("samedigit")
@@ -130,7 +131,7 @@ def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
 @events.request.add_listener  # type: ignore[untyped-decorator]
 def record(name: str, response_time: float, start_time: float, context: dict[str, Any], **_: Any) -> None:
     sent = start_time - _started - WARM_UP_SECONDS
-    if sent < 0:
+    if not 0 <= sent < DURATION_SECONDS:
         return
     outcome = context.get("outcome", "failed")
     _outcomes[name][outcome] += 1

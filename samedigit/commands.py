@@ -26,32 +26,30 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
     """Trains and stores the named recipes, or all of them, one after the other."""
     from training.recipes import RECIPES, find_recipe
     from training.train import train_and_store
-    from training.trainers import load_trainer
+    from training.trainers import require
 
     changes: dict[str, Any] = {key: value for key, value in (("seed", seed), ("epochs", epochs)) if value is not None}
     recipes = [dataclasses.replace(find_recipe(name), **changes) for name in names or RECIPES]
     # By framework: torch must be imported before TensorFlow, whose LLVM otherwise makes torch's abort.
     recipes.sort(key=lambda recipe: FRAMEWORKS.index(recipe.framework))
     for recipe in recipes:
-        load_trainer(recipe.framework)  # a missing framework is told before the first is trained
+        require(recipe.framework)  # a missing framework is told before the first is trained
     trained = []
     with _progress(TextColumn("{task.fields[note]}")) as progress:
         for recipe in recipes:
             task = progress.add_task(recipe.name, total=recipe.epochs + 1, note="")
 
             def on_epoch(epoch: Epoch, task: Any = task) -> None:
-                note = f"loss {epoch.loss:.3f}, {100 * epoch.held_out_accuracy:.2f} % of the test images"
+                note = f"loss {epoch.loss:.3f}, test {100 * epoch.held_out_accuracy:.2f} %"
                 progress.update(task, advance=1, note=note)
 
             def on_stage(stage: str, task: Any = task) -> None:
                 progress.update(task, note=stage)
 
             model = train_and_store(recipe, device=device, on_epoch=on_epoch, on_stage=on_stage)
-            card = model.card
-            note = f"{100 * card.accuracy:.2f} %, {card.train_seconds:.0f} s, stored as {model.tag}"
-            progress.update(task, advance=1, note=note)
-            if not progress_console.is_terminal:
-                progress_console.print(f"{recipe.name}: {note}", highlight=False)
+            progress.update(task, advance=1, note="stored")
+            accuracy, seconds = 100 * model.card.accuracy, model.card.train_seconds
+            progress_console.print(f"{model.tag}: {accuracy:.2f} %, trained in {seconds:.0f} s", highlight=False)
             trained.append(model)
     return trained
 
@@ -194,6 +192,41 @@ def loadtest(
     return [dataclasses.asdict(run) for run in runs]
 
 
+def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Writes the report beside the results; returns its path and the rows of the summary."""
+    from comparison.report import write_report
+    from comparison.results import summary_table
+    from digits import store
+
+    models = store.stored_models()
+    path = write_report(results, models, results / "report.html")
+    return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
+
+
+def show_summary(results: Path) -> None:
+    """One row per model and backend: what it gets right, and what it costs to ask."""
+    from comparison.results import summary_table
+    from digits import store
+
+    table = Table(title="Stored accuracy and latency over HTTP")
+    for column in ("model", "backend"):
+        table.add_column(column)
+    for column in ("accuracy, % (95 %)", "p50 ms", "p95 ms", "p99 ms", "requests/s", "right, %", "failed"):
+        table.add_column(column, justify="right")
+    for row in summary_table(results, store.stored_models()):
+        table.add_row(
+            row.recipe,
+            row.backend,
+            f"{100 * row.accuracy:.2f} ({100 * row.low:.2f} to {100 * row.high:.2f})",
+            *("-" if value is None else f"{value:.2f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms)),
+            "-" if row.requests_per_second is None else f"{row.requests_per_second:,.0f}",
+            "-" if row.accuracy_over_requests is None else f"{100 * row.accuracy_over_requests:.2f}",
+            str(row.failures),
+        )
+    console.print(table)
+    console.print("p50 to p99: one caller; requests/s: many callers; right: of the answers under load.", style="dim")
+
+
 def _backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise SettingError(f"There is no backend {name!r}; there are {', '.join(BACKENDS)}.")
@@ -203,9 +236,10 @@ def _backend(name: str) -> Backend:
 def _progress(*columns: TextColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *columns,
         console=progress_console,
+        disable=not progress_console.is_terminal,
     )

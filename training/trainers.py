@@ -67,16 +67,21 @@ def is_installed(framework: Framework) -> bool:
     return all(find_spec(package) is not None for package in NEEDS[framework])
 
 
-def load_trainer(framework: Framework) -> Trainer:
-    """The trainer module of `framework`.
-
-    Raises:
-        NotInstalled: a package it needs is missing.
-    """
+def require(framework: Framework) -> None:
+    """Raises NotInstalled if a package that `framework` needs is missing; imports nothing."""
     missing = [package for package in NEEDS[framework] if find_spec(package) is None]
     if missing:
         raise NotInstalled(
             f"Training with {framework} needs {', '.join(missing)}: "
             f"pip install '.[{EXTRAS[framework]}]' in Samedigit's folder"
         )
+
+
+def load_trainer(framework: Framework) -> Trainer:
+    """The trainer module of `framework`.
+
+    Raises:
+        NotInstalled: a package it needs is missing.
+    """
+    require(framework)
     return cast(Trainer, import_module(f"training.{framework}_trainer"))

@@ -1,0 +1,283 @@
+"""The report's pictures, as SVG to stand inside HTML: text stays text, and colours come from the page's CSS variables.
+
+Widths are CSS pixels at the size at which a picture reads well; each is small enough for a telephone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from scipy.special import expit, logit
+
+from comparison.results import ECHO, Comparison, Latencies
+from comparison.statistics import card_interval
+from digits.card import Epoch
+from digits.contract import Framework
+from digits.store import StoredModel
+
+# One colour and one kind of line per backend, everywhere and in this order. The colours stay apart for readers with
+# protanopia, deuteranopia and tritanopia (simulated after Machado 2009: CIELAB distances of 14 and more). A page is
+# light or dark as its reader wants, so pictures name the colour, and the page gives it.
+BACKEND_COLOURS: Final = {
+    "numpy": "#005a9e",
+    "torch": "#d55e00",
+    "tensorflow": "#c77cb5",
+    "onnx": "#00a37a",
+    ECHO: "#6b7280",
+}
+BACKEND_COLOURS_ON_DARK: Final = {
+    "numpy": "#4a9eea",
+    "torch": "#ff8c42",
+    "tensorflow": "#f0a6dd",
+    "onnx": "#2ec99a",
+    ECHO: "#9aa3ad",
+}
+BACKEND_DASHES: Final[dict[str, tuple[float, ...]]] = {  # lengths in pixels; () is a solid line
+    "numpy": (),
+    "torch": (7, 2),
+    "tensorflow": (3, 2),
+    "onnx": (8, 2, 2, 2),
+    ECHO: (1.5, 2.5),
+}
+MARKERS: Final[dict[Framework, str]] = {"numpy": "o", "torch": "s", "keras": "D"}  # by what trained the model
+
+# Stand-ins that the page replaces by its own.
+INK, SOFT, GRID = "#010101", "#020202", "#030303"
+VARIABLES: Final = {
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--grid)",
+    **{colour: f"var(--{backend})" for backend, colour in BACKEND_COLOURS.items()},
+}
+STYLE: Final[dict[Any, Any]] = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than what a page shows: nothing gets clipped
+    "font.size": 11,
+    "axes.labelsize": 11,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.scale_dashes": False,
+    "figure.constrained_layout.use": True,
+}
+
+SHARES: Final = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)  # ticks of the latency pictures
+MOST_TICKS: Final = 8
+TAIL: Final = 10  # a curve ends where fewer requests than this were slower
+
+
+def latency_distribution(latencies: dict[str, Latencies], *, limits: tuple[float, float], name: str) -> str:
+    """The share of requests answered within a time, one line per backend.
+
+    Args:
+        latencies: backend -> ms, in ascending order.
+        limits: of the time axis in ms, so that several pictures can share it.
+        name: unlike that of any other picture in the page.
+    """
+    with rc_context(STYLE):
+        figure, axes = _figure(370, 270)
+        for backend, latency_ms in latencies.items():
+            if len(latency_ms) == 0:
+                continue
+            shares = _shares(len(latency_ms))
+            axes.plot(
+                np.quantile(latency_ms, shares),
+                shares,
+                color=BACKEND_COLOURS[backend],
+                dashes=BACKEND_DASHES[backend] or (None, None),
+            )
+        axes.set_yscale("logit")
+        axes.set_ylim(SHARES[0], SHARES[-1])
+        axes.yaxis.set_major_locator(FixedLocator(SHARES))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        _milliseconds(axes, limits)
+        axes.set_xlabel("latency, ms (logarithmic)")
+        axes.set_ylabel("answered within that time")
+        return _svg(figure, name, "Share of requests answered within a time, one line per backend")
+
+
+def latency_limits(latencies: Sequence[Latencies]) -> tuple[float, float]:
+    """A time axis in ms on which every one of these distributions fits as far as it is drawn."""
+    drawn = [np.quantile(latency_ms, _shares(len(latency_ms))[[0, -1]]) for latency_ms in latencies if len(latency_ms)]
+    low, high = np.min(drawn), np.max(drawn)
+    return float(low) / 1.1, float(high) * 1.1
+
+
+def _shares(requests: int) -> npt.NDArray[np.float64]:
+    """Where a distribution of so many requests is drawn: from 1 %, close together at both ends."""
+    last = min(SHARES[-1], max(0.5, 1 - TAIL / requests))
+    shares: npt.NDArray[np.float64] = expit(np.linspace(logit(SHARES[0]), logit(last), 200))
+    return shares
+
+
+def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
+    """Stored accuracy against the median latency of one caller, and beside that the interval of each model's accuracy.
+
+    The intervals stand apart because models are about equally fast through the same backend: they would lie on each other.
+    """
+    with rc_context(STYLE):
+        models = [model for model in comparison.tested if any(served.one for served in comparison.of_model(model))]
+        figure = Figure(figsize=(480 / 72, max(320, 80 + 24 * len(models)) / 72), dpi=72)
+        axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.1 + 0.04 * len(models)])
+        ends: dict[str, tuple[float, float]] = {}  # recipe -> the middle of its interval, in the strip
+        for i, model in enumerate(models):
+            marker = MARKERS[model.card.framework]
+            points = sorted(
+                (served.one.p50_ms, 100 * served.score.accuracy, BACKEND_COLOURS[served.backend])
+                for served in comparison.of_model(model)
+                if served.one is not None
+            )
+            axes.plot([ms for ms, _, _ in points], [height for _, height, _ in points], color=SOFT, linewidth=0.8)
+            for ms, height, colour in points:
+                axes.plot(ms, height, color=colour, marker=marker, markersize=7)
+            accuracy = 100 * model.card.accuracy
+            low, high = (100 * bound for bound in card_interval(model.card))
+            yerr = [[accuracy - low], [high - accuracy]]
+            strip.errorbar(i, accuracy, yerr=yerr, color=INK, marker=marker, markersize=4, elinewidth=1.4, capsize=3)
+            ends[model.recipe] = (i, accuracy)
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        _milliseconds(axes, (low / 1.03, high * 1.03))
+        axes.set_xlabel("median latency, ms (logarithmic)")
+        axes.set_ylabel("stored accuracy, %")
+        strip.set_xlim(-0.7, len(models) - 0.3)
+        strip.xaxis.set_major_locator(NullLocator())
+        strip.set_xlabel("95 %\ninterval")
+        strip.spines["left"].set_visible(False)
+        _label_right(figure, strip, ends)
+        return _svg(figure, name, "Accuracy of each model, with its interval, against its latency through each backend")
+
+
+def _label_right(figure: Figure, axes: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Names each point in the right margin, one below the other where they would collide, with a line to the point."""
+    low, high = axes.get_ylim()
+    step = (high - low) / (figure.get_figheight() * 72) * 22  # a line of text and a little air
+    heights = _spread([accuracy for _, accuracy in points.values()], step)
+    axes.set_ylim(min(low, min(heights) - step / 2), max(high, max(heights) + step / 2))
+    for (label, point), height in zip(points.items(), heights, strict=True):
+        axes.annotate(
+            label,
+            xy=point,
+            xytext=(1.15, height),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.6, "shrinkA": 2, "shrinkB": 4},
+        )
+
+
+def _spread(heights: Sequence[float], step: float) -> list[float]:
+    """The heights, moved as little as it takes to be `step` apart, in the same order."""
+    order = np.argsort(heights, kind="stable")
+    ascending = np.array(heights, np.float64)[order]
+    # With the steps taken out, to be apart is to ascend: pools of neighbours that do not, take their mean.
+    pools: list[list[float]] = []  # [sum, count]
+    for i, height in enumerate(ascending):
+        pools.append([height - i * step, 1])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
+            total, count = pools.pop()
+            pools[-1][0] += total
+            pools[-1][1] += count
+    means = [total / count for total, count in pools for _ in range(int(count))]
+    spread = np.empty(len(ascending))
+    spread[order] = np.array(means) + step * np.arange(len(ascending))
+    return spread.tolist()
+
+
+def training_curve(model: StoredModel, others: Sequence[StoredModel], *, name: str) -> str:
+    """Held-out accuracy and training loss of `model` after each epoch, over those of `others` in the same frame."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(370 / 72, 330 / 72), dpi=72)
+        accuracies, losses = figure.subplots(2, 1, sharex=True)
+        for other in others:
+            _curve(accuracies, losses, other.card.history, GRID, highlighted=False)
+        _curve(accuracies, losses, model.card.history, INK, highlighted=True)
+        accuracies.set_ylabel("held-out\naccuracy, %")
+        losses.set_ylabel("training loss,\nnats (log.)")
+        losses.set_yscale("log")
+        losses.yaxis.set_major_locator(FixedLocator(_ticks(losses.get_ylim())))
+        losses.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+        losses.yaxis.set_minor_locator(NullLocator())
+        losses.set_xlabel("epoch")
+        losses.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        longest = max(len(each.card.history) for each in (model, *others))
+        losses.set_xlim(1 - 0.02 * longest - 0.2, longest + 0.02 * longest + 0.2)
+        figure.align_ylabels()
+        return _svg(figure, name, f"Held-out accuracy and training loss of {model.recipe} by epoch")
+
+
+def _curve(accuracies: Axes, losses: Axes, history: Sequence[Epoch], colour: str, *, highlighted: bool) -> None:
+    epochs = range(1, len(history) + 1)
+    marker = "o" if highlighted or len(history) == 1 else ""
+    for axes, values in (
+        (accuracies, [100 * epoch.held_out_accuracy for epoch in history]),
+        (losses, [epoch.loss for epoch in history]),
+    ):
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=3, linewidth=1.8 if highlighted else 1.4)
+
+
+def _figure(width: int, height: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # SVG counts 72 units an inch: a unit is a pixel
+    return figure, figure.subplots()
+
+
+def _milliseconds(axes: Axes, limits: tuple[float, float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(limits)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _ticks(limits: tuple[float, float]) -> list[float]:
+    """Round numbers within the limits: as many as there is room for."""
+    low, high = limits
+    ticks: list[float] = []
+    for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), np.arange(1, 10, 0.5)):
+        finer = [digit * 10.0**power for power in range(-3, 6) for digit in digits]
+        finer = [ms for ms in finer if low <= ms <= high]
+        if len(finer) > MOST_TICKS:
+            break
+        ticks = finer
+    return ticks
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an <svg> element that fills the width it gets, its ids made unique by `name`."""
+    out = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):  # the same picture, the same bytes
+        figure.savefig(
+            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    view_box = re.search(r'viewBox="[^"]*"', svg)
+    assert view_box is not None
+    body = re.sub(
+        r"<style.*?</style>", "", svg[svg.index(">") + 1 :], flags=re.DOTALL
+    )  # it would hold for the whole page
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    for stand_in, variable in VARIABLES.items():
+        body = body.replace(stand_in, variable)
+    return f'<svg role="img" aria-label="{label}" {view_box[0]} xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

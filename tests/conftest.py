@@ -1,0 +1,162 @@
+"""What the tests share: trained models, processes to try things in, and the rule for a missing framework."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # BentoML uses a name that pathspec has deprecated
+    import bentoml.models  # noqa: F401
+
+from digits import mnist
+from digits.mnist import LabelledImages
+from training import trainers
+from training.recipes import RECIPES
+
+PROJECT: Final = Path(__file__).resolve().parent.parent
+
+os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+for _name in [name for name in os.environ if name.startswith("SAMEDIGIT_") and name != mnist.DATA_DIR_VARIABLE]:
+    del os.environ[_name]  # a developer's own settings
+
+
+def require(*packages: str) -> None:
+    """Skips the test where a package is missing; in CI, where all must be there, fails it."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if not missing:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"not installed, and CI must not skip: {', '.join(missing)}")
+    pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def python(
+    code: str, *arguments: object, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT, timeout: float = 120
+) -> str:
+    """What `code` prints in a process of its own, which sees `environment` beside this one's; it must end well."""
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **(environment or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert process.returncode == 0, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
+    return process.stdout
+
+
+@contextmanager
+def bentoml_home(home: Path) -> Iterator[Path]:
+    """BENTOML_HOME at `home`. BentoML reads the variable once in a process and must be told of the change."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models import ModelStore
+
+    before = os.environ.get("BENTOML_HOME")
+    os.environ["BENTOML_HOME"] = str(home)
+    (home / "models").mkdir(parents=True, exist_ok=True)
+    BentoMLContainer.model_store.set(ModelStore(home / "models"))
+    try:
+        yield home
+    finally:
+        BentoMLContainer.model_store.reset()
+        if before is None:
+            del os.environ["BENTOML_HOME"]
+        else:
+            os.environ["BENTOML_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees or touches the models of who runs it."""
+    os.environ["BENTOML_HOME"] = str(tmp_path_factory.mktemp("bentoml"))
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Iterator[Path]:
+    """An empty model store, for this process and those it starts."""
+    with bentoml_home(tmp_path / "bentoml") as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
+    """Gives, for packages, the environment of a process in which they are not installed."""
+
+    def hide(*packages: str) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("without")
+        (folder / "sitecustomize.py").write_text(
+            "import importlib.machinery\n"
+            "found = importlib.machinery.PathFinder.find_spec\n"
+            f"hidden = {packages!r}\n"
+            "def find_spec(name, path=None, target=None):\n"
+            "    return None if name.partition('.')[0] in hidden else found(name, path, target)\n"
+            "importlib.machinery.PathFinder.find_spec = find_spec\n"
+        )
+        return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+    return hide
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BENTOML_HOME of a store that holds every recipe, trained for one epoch. Not to be written to.
+
+    Trained once for all xdist workers, every recipe in a process of its own, all at once. Recipes of a framework that is
+    not installed are left out.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    home = root / "trained"
+    with FileLock(root / "trained.lock"):
+        if not home.is_dir():
+            _train(home.with_name("training"))
+            home.with_name("training").rename(home)
+    return home
+
+
+def _train(home: Path) -> None:
+    code = """
+import dataclasses, sys
+from training.recipes import RECIPES
+from training.train import train_and_store
+recipe = dataclasses.replace(RECIPES[sys.argv[1]], epochs=1)
+train_and_store(recipe, device="cpu", on_epoch=lambda epoch: None)
+"""
+    environment = {**os.environ, "BENTOML_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            env=environment,
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, recipe in RECIPES.items()
+        if trainers.is_installed(recipe.framework)
+    }
+    said = {name: process.communicate(timeout=400)[0] for name, process in processes.items()}
+    for name, process in processes.items():
+        assert process.returncode == 0, f"{name} could not be trained:\n{said[name]}"
+
+
+@pytest.fixture(scope="session")
+def test_set() -> LabelledImages:
+    """MNIST's 10,000 test images."""
+    images = mnist.test_images()
+    assert images.images.dtype == np.uint8
+    return images

@@ -1,0 +1,154 @@
+"""What of the image can be told without building it: locks, rooms, staged models, and what build-image asks an engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from digits.contract import BACKENDS, EXPORTED, Backend
+from tests.conftest import PROJECT, python
+
+STORED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all": BACKENDS}  # by target
+
+
+def pins(lock: str) -> dict[str, set[str]]:
+    """Package -> pinned versions; a package may have one per Python."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", (PROJECT / "requirements" / lock).read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt"])
+def test_locks_have_the_versions_that_are_tested(lock: str) -> None:
+    tested, served = pins("all.txt"), pins(lock)
+    served["onnxruntime"] = served.pop("onnxruntime-gpu", served.get("onnxruntime", set()))
+    assert {name: tested.get(name) for name in served} == served
+
+
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt"])
+def test_every_locked_package_has_a_hash_and_no_index_is_named(lock: str) -> None:
+    text = (PROJECT / "requirements" / lock).read_text()
+    requirements = text.replace("\\\n", "").splitlines()
+    assert all("==" in line and "--hash=sha256:" in line for line in requirements)
+    assert "://" not in text
+    assert "index" not in text
+
+
+def test_the_onnx_image_and_the_bento_need_no_framework() -> None:
+    assert not {"torch", "tensorflow", "keras"} & pins("onnx.txt").keys()
+
+
+def test_the_image_and_the_bento_hold_the_rooms_that_a_server_imports() -> None:
+    rooms = set(tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    imported = python(
+        "import sys, serving.service, serving.runtimes.numpy_runtime, serving.runtimes.onnx_runtime\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    needed = rooms & set(imported.split())
+    assert set(re.findall(r"^COPY (\w+) \1$", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE)) == needed
+    assert set(re.findall(r'"/(\w+)/\*\*/\*\.py"', (PROJECT / "bentofile.yaml").read_text())) == needed
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What build-image needs of the project, without a .venv, so that it takes the python3 of its PATH."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(PROJECT / "docker", folder / "docker")
+    shutil.copytree(PROJECT / "digits", folder / "digits")
+    return folder
+
+
+def build_image(checkout: Path, home: Path, *arguments: str, engine: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs build-image where `engine` works and writes down what it is asked, and the others do not run."""
+    commands = checkout / "bin"
+    commands.mkdir()
+    scripts = dict.fromkeys(("docker", "podman", "buildah"), "exit 1")
+    if engine is not None:
+        scripts[engine] = f'echo "{engine} $*" >>asked; [ "$1" != images ] || echo "500 MB"'
+    scripts["python3"] = f'exec "{sys.executable}" "$@"'
+    for name, script in scripts.items():
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
+    return subprocess.run(
+        [checkout / "docker/build-image", *arguments],
+        env={**os.environ, "PATH": f"{commands}:/usr/bin:/bin", "BENTOML_HOME": str(home)},
+        cwd=checkout.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("target", ["onnx", "all"])
+def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_home: Path, target: str) -> None:
+    built = build_image(checkout, trained_home, target, engine="docker")
+    assert built.returncode == 0, built.stderr
+    staged = checkout / "build/image" / target
+    stored = {file.parent.name for file in (trained_home / "models").glob("*/latest")}
+    assert {folder.name for folder in (staged / "models").iterdir()} == stored
+    for latest in (staged / "models").glob("*/latest"):
+        files = {file.name for file in (latest.parent / latest.read_text()).iterdir()}
+        assert files == {"model.yaml", *(EXPORTED[backend] for backend in STORED[target])}
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in staged.rglob("*"))
+
+    served = python(
+        "from serving.served import ServedModels\n"
+        "from serving.settings import read_settings\n"
+        "models = ServedModels(read_settings())\n"
+        "models.open()\n"
+        "print(*sorted(entry['model'].partition(':')[0] for entry in models.describe()['models']))",
+        environment={"BENTOML_HOME": str(staged), "SAMEDIGIT_BACKENDS": "numpy,onnx", "SAMEDIGIT_DEVICE": "cpu"},
+    )
+    assert served.split() == sorted(stored)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("docker", ""), ("podman", "--format docker "), ("buildah", "--format docker --isolation chroot ")],
+)
+def test_asks_the_engine_that_works(checkout: Path, trained_home: Path, engine: str, options: str) -> None:
+    built = build_image(checkout, trained_home, engine=engine)
+    assert built.returncode == 0, built.stderr
+    asked = (checkout / "asked").read_text()
+    assert f"{engine} build {options}--target onnx --tag samedigit:onnx --file docker/Dockerfile .\n" in asked
+    assert "made samedigit:onnx, 500 MB" in built.stdout
+
+
+def test_nothing_stored(checkout: Path, tmp_path: Path) -> None:
+    built = build_image(checkout, tmp_path / "nowhere", engine="docker")
+    assert built.returncode == 1
+    assert built.stderr.startswith("build-image: The image has nothing to serve")
+    assert built.stderr.endswith("Train them first: samedigit train --all\n")
+    assert "build" not in (checkout / "asked").read_text()
+
+
+def test_a_damaged_model_is_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", home / "models/numpy-sigmoid")
+    (damaged,) = home.glob("models/*/*/model.onnx")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    built = build_image(checkout, home, engine="docker")
+    assert built.returncode == 1
+    assert f"{damaged} is not the file that was stored" in built.stderr
+    assert not (checkout / "build/image/onnx").exists()
+
+
+def test_no_engine(checkout: Path, tmp_path: Path) -> None:
+    built = build_image(checkout, tmp_path, engine=None)
+    assert built.returncode == 1
+    assert built.stderr.startswith("build-image: needs docker, podman or buildah")
+
+
+def test_unknown_target(checkout: Path, tmp_path: Path) -> None:
+    built = build_image(checkout, tmp_path, "onxn", engine="docker")
+    assert built.returncode == 1
+    assert built.stderr == "build-image: the target must be onnx or all; got 'onxn'.\n"

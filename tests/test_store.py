@@ -1,0 +1,348 @@
+"""The model store: a model is there whole, or not at all, and BentoML itself can read it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pytest
+from conftest import PROJECT, python
+
+from digits import store
+from digits.card import Card, Epoch, Score
+from digits.errors import ModelDamaged, ModelNotFound, StoreError
+from digits.store import StoredModel
+
+FILE = b"the weights"
+
+
+def make_card(folder: Path, *, trained_at: str = "2026-01-02T03:04:05.678901+00:00") -> Card:
+    return Card(
+        recipe={"name": "small", "hidden": [128, 20], "epsilon": 1e-7, "scaling": [-1.0, 1.0], "reported": 97.46},
+        framework="numpy",
+        seed=1,
+        device="cpu",
+        parameters=101_770,
+        history=(
+            Epoch(loss=0.1 + 0.2, accuracy=1 / 3, held_out_accuracy=0.5, seconds=1.25),
+            Epoch(loss=1e-12, accuracy=0.9, held_out_accuracy=0.75, seconds=2e-5),
+        ),
+        held_out="test images",
+        scores={"numpy": Score(correct=9731, total=10_000), "onnx": Score(correct=9730, total=10_000)},
+        largest_difference={"numpy": 0.0, "onnx": 1.6093254089355469e-06},
+        bytes={"numpy": 11, "onnx": 12},
+        files=store.hashes(folder),
+        data={"t10k-labels-idx1-ubyte": "0" * 64},
+        versions={"python": "3.11.7", "numpy": "2.10"},
+        machine="Linux x86_64, 2 cores",
+        threads=1,
+        trained_at=trained_at,
+        train_seconds=3.7,
+        export_seconds=1.0,
+    )
+
+
+def fill(folder: Path) -> Card:
+    (folder / "model.npz").write_bytes(FILE)
+    (folder / "saved_model").mkdir()
+    (folder / "saved_model" / "variables").write_bytes(FILE)
+    return make_card(folder)
+
+
+def filled(trained_at: str) -> Callable[[Path], Card]:
+    def fill(folder: Path) -> Card:
+        (folder / "model.npz").write_bytes(trained_at.encode())
+        return make_card(folder, trained_at=trained_at)
+
+    return fill
+
+
+def everything(home: Path) -> list[str]:
+    """Every file and folder below the store's home, but for the folders that BentoML itself makes."""
+    made_by_bentoml = {"models", "bentos", "envs", "tmp"}
+    found = sorted(path.relative_to(home).as_posix() for path in home.rglob("*"))
+    return [path for path in found if path not in made_by_bentoml]
+
+
+# What is saved is found
+
+
+def test_a_saved_model_is_found_with_its_files_and_every_bit_of_its_card(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    found = store.find_model("small")
+    assert found == saved
+    assert found.tag == f"small:{saved.version}"
+    assert (found.path("numpy")).read_bytes() == FILE
+    assert found.folder.is_relative_to(empty_home / "models")
+    assert found.card == make_card(found.folder / "no such folder") or found.card.files == {
+        "model.npz": store.hashes(found.folder)["model.npz"],
+        "saved_model/variables": store.hashes(found.folder)["saved_model/variables"],
+    }
+
+
+def test_the_card_read_back_by_bentoml_is_the_card_that_was_saved(empty_home: Path) -> None:
+    """Guards our one private import of BentoML, its ModelStore, which `save` writes through."""
+    saved = store.save("small", fill=fill)
+    theirs = bentoml.models.get(saved.tag)
+    assert theirs.info.module == "samedigit"
+    assert theirs.info.labels == {"framework": "numpy"}
+    assert Path(theirs.path) == saved.folder
+    assert Card.from_data(dict(theirs.info.metadata)) == saved.card
+    assert theirs.info.metadata["history"][0]["loss"] == 0.1 + 0.2
+    assert [model.tag for model in bentoml.models.list()] == [theirs.tag]
+    assert bentoml.models.get("small").tag == theirs.tag
+    assert bentoml.models.get("small:latest").tag == theirs.tag
+
+
+def test_bentomls_own_commands_list_and_delete_it(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    assert saved.tag in bentoml_models("list")
+    bentoml_models("delete", saved.tag, "--yes")
+    assert store.stored_models() == []
+
+
+def bentoml_models(*arguments: str) -> str:
+    process = subprocess.run(
+        [sys.executable, "-m", "bentoml", "models", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_a_card_survives_the_way_to_plain_data_and_back(tmp_path: Path) -> None:
+    card = make_card(tmp_path)
+    assert Card.from_data(card.to_data()) == card
+    assert card.accuracy == pytest.approx(0.97305)
+    assert card.backends == ("numpy", "onnx")
+
+
+def test_tuples_become_lists_and_what_is_none_is_left_out(tmp_path: Path) -> None:
+    card = make_card(tmp_path)
+    card.recipe.update(hidden=(128,), reported=None)
+    data = card.to_data()
+    assert data["recipe"]["hidden"] == [128]
+    assert "reported" not in data["recipe"]
+    assert Card.from_data(data).to_data() == data
+
+
+def test_an_empty_store_holds_no_models(empty_home: Path) -> None:
+    assert store.stored_models() == []
+    assert store.newest_models() == []
+
+
+def test_models_come_by_recipe_and_the_newest_version_first(empty_home: Path) -> None:
+    older = store.save("b", fill=filled("2026-01-01T00:00:00.000001+00:00"))
+    newest = store.save("b", fill=filled("2026-01-01T00:00:00.000003+00:00"))
+    middle = store.save("b", fill=filled("2026-01-01T00:00:00.000002+00:00"))
+    other = store.save("a", fill=filled("2025-01-01T00:00:00.000000+00:00"))
+    assert store.stored_models() == [other, newest, middle, older]
+    assert store.newest_models() == [other, newest]
+    assert store.find_model("b") == newest
+    assert store.find_model("b:latest") == newest
+    assert store.find_model(older.tag) == older
+
+
+def test_an_unknown_model_is_named_with_those_there_are(empty_home: Path) -> None:
+    with pytest.raises(ModelNotFound, match="No model is stored, so there is no nothing. Train one"):
+        store.find_model("nothing")
+    saved = store.save("small", fill=fill)
+    for tag in ("nothing", "small:other", "smal", f"other:{saved.version}"):
+        with pytest.raises(ModelNotFound, match=f"No model {tag} is stored; there are {saved.tag}"):
+            store.find_model(tag)
+
+
+def test_models_of_others_in_the_store_are_left_out(empty_home: Path) -> None:
+    with bentoml.models.create("theirs", module="sklearn") as model:
+        Path(model.path, "model.pkl").write_bytes(b"theirs")
+    saved = store.save("small", fill=fill)
+    assert store.stored_models() == [saved]
+    with pytest.raises(ModelNotFound):
+        store.find_model("theirs")
+
+
+def test_a_card_of_another_version_of_samedigit_is_named_with_what_to_do(empty_home: Path) -> None:
+    with bentoml.models.create("old", module="samedigit", metadata={"history": [], "scores": {}}) as model:
+        Path(model.path, "model.npz").write_bytes(FILE)
+    with pytest.raises(ModelDamaged, match=f"The card of {model.tag} cannot be read .*bentoml models delete {model.tag}"):
+        store.stored_models()
+
+
+def test_a_backend_without_a_file_is_named_with_those_that_have_one(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    with pytest.raises(ModelNotFound, match=f"{saved.tag} is stored without a file for torch; it has numpy, onnx"):
+        saved.path("torch")
+
+
+# Damage
+
+
+def test_one_changed_byte_is_found_and_the_file_named(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    saved.verify("numpy")
+    saved.verify("tensorflow")
+    file = saved.folder / "model.npz"
+    file.write_bytes(b"The weights")
+    with pytest.raises(ModelDamaged, match=f"{file} is not the file that was stored: expected sha256 .* got .*"):
+        saved.verify("numpy")
+    saved.verify("tensorflow")  # that one is whole
+
+
+def test_a_changed_or_missing_file_in_a_folder_is_found(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    file = saved.folder / "saved_model" / "variables"
+    file.write_bytes(b"")
+    with pytest.raises(ModelDamaged, match=str(file)):
+        saved.verify("tensorflow")
+    file.unlink()
+    with pytest.raises(ModelDamaged, match=f"{file} .* got no such file"):
+        saved.verify("tensorflow")
+    saved.verify("numpy")
+
+
+def test_hashes_and_sizes_are_of_every_file(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "empty").write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"abc")
+    assert store.hashes(tmp_path) == {
+        "a/b/empty": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "file": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }
+    assert store.size(tmp_path) == store.size(tmp_path / "file") == 3
+
+
+# All or nothing
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(3), MemoryError()])
+def test_a_fill_that_is_interrupted_stores_nothing_and_leaves_nothing(empty_home: Path, error: BaseException) -> None:
+    def interrupted(folder: Path) -> Card:
+        fill(folder)
+        raise error
+
+    with pytest.raises(type(error)):
+        store.save("small", fill=interrupted)
+    assert store.stored_models() == []
+    assert everything(empty_home) == []
+
+
+def test_a_full_disk_stores_nothing_and_says_so(empty_home: Path) -> None:
+    def full(folder: Path) -> Card:
+        fill(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="small could not be stored in .*No space left on device.*Free some space"):
+        store.save("small", fill=full)
+    assert everything(empty_home) == []
+
+
+def test_a_failed_save_leaves_the_models_before_it_alone(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    before = everything(empty_home)
+
+    def failing(folder: Path) -> Card:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.save("small", fill=failing)
+    assert everything(empty_home) == before
+    assert bentoml.models.get("small:latest").tag.version == saved.version
+
+
+def test_a_card_that_bentoml_cannot_read_is_not_stored(empty_home: Path) -> None:
+    """It would make BentoML refuse to list every other model too."""
+    saved = store.save("small", fill=fill)
+
+    def unreadable(folder: Path) -> Card:
+        card = fill(folder)
+        card.recipe["weights"] = np.zeros(3)
+        return card
+
+    with pytest.raises(Exception):  # noqa: B017  # BentoML's own, of its schema
+        store.save("small", fill=unreadable)
+    assert store.stored_models() == [saved]
+
+
+def test_a_process_killed_while_it_saves_leaves_no_model(empty_home: Path) -> None:
+    code = """
+import sys, time
+from digits import store
+def fill(folder):
+    (folder / "model.npz").write_bytes(b"half a mod")
+    print("filling", flush=True)
+    time.sleep(60)
+store.save("small", fill=fill)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "filling\n"
+    process.kill()
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    process.stdout.close()
+    assert store.stored_models() == []
+    assert "small" not in bentoml_models("list")
+    saved = store.save("small", fill=fill)
+    assert store.stored_models() == [saved]
+
+
+def test_two_processes_that_save_at_once_store_two_models(empty_home: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_store import fill
+from digits import store
+sys.stdin.readline()
+for _ in range(5):
+    store.save("small", fill=fill)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdin=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    time.sleep(0.1)
+    for process in processes:
+        process.communicate("go\n", timeout=60)
+        assert process.returncode == 0
+    models = store.stored_models()
+    assert len({model.tag for model in models}) == 10
+    for model in models:
+        model.verify("numpy")
+
+
+def test_a_store_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """Below a regular file nobody can write, not even root."""
+    (tmp_path / "file").write_text("in the way")
+    home = tmp_path / "file" / "bentoml"
+    said = python(
+        """
+from digits import store
+from digits.errors import SamedigitError
+for attempt in (lambda: store.save("small", fill=lambda folder: None), store.stored_models, store.newest_models,
+                lambda: store.find_model("small")):
+    try:
+        attempt()
+    except SamedigitError as error:
+        print(type(error).__name__, error)
+""",
+        environment={"BENTOML_HOME": str(home)},
+    ).splitlines()
+    assert len(said) == 4
+    for line in said:
+        assert line.startswith(f"StoreError The model store {home} cannot be ")
+        assert line.endswith("Free some space or fix its permissions, or set BENTOML_HOME to another folder.")
+
+
+def test_what_save_returns_can_be_compared_with_what_is_found(empty_home: Path) -> None:
+    saved = store.save("small", fill=fill)
+    assert isinstance(saved, StoredModel)
+    assert saved in store.stored_models()
