@@ -21,7 +21,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-image:
+image: $(READY)
 	docker/build-image
 
 # pip brings uv, and uv the rest: every package by its hash, in half a minute. Compiled now, since imports of several
@@ -38,6 +38,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 lock:
 	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra dev -o requirements/all.txt
 	$(LOCK) pyproject.toml --extra onnx -o requirements/onnx.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow -o requirements/serve-all.txt
 	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
 
 clean:

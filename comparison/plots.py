@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.special import expit, logit
 
 from comparison.results import ECHO, Comparison, Latencies
@@ -51,11 +51,12 @@ BACKEND_DASHES: Final[dict[str, tuple[float, ...]]] = {  # lengths in pixels; ()
 MARKERS: Final[dict[Framework, str]] = {"numpy": "o", "torch": "s", "keras": "D"}  # by what trained the model
 
 # Stand-ins that the page replaces by its own.
-INK, SOFT, GRID = "#010101", "#020202", "#030303"
+INK, SOFT, GRID, PAGE = "#010101", "#020202", "#030303", "#040404"
 VARIABLES: Final = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
     GRID: "var(--grid)",
+    PAGE: "var(--page)",
     **{colour: f"var(--{backend})" for backend, colour in BACKEND_COLOURS.items()},
 }
 STYLE: Final[dict[Any, Any]] = {
@@ -135,10 +136,11 @@ def _shares(requests: int) -> npt.NDArray[np.float64]:
 def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
     """Stored accuracy against the median latency of one caller, and beside that the interval of each model's accuracy.
 
-    The intervals stand apart because models are about equally fast through the same backend: they would lie on each other.
+    The intervals stand apart because models are about equally fast through one backend: they would lie on each other.
     """
     with rc_context(STYLE):
         models = [model for model in comparison.tested if any(served.one for served in comparison.of_model(model))]
+        models.sort(key=lambda model: model.card.accuracy)  # so that the lines to the names do not cross
         figure = Figure(figsize=(480 / 72, max(320, 80 + 24 * len(models)) / 72), dpi=72)
         axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.1 + 0.04 * len(models)])
         ends: dict[str, tuple[float, float]] = {}  # recipe -> the middle of its interval, in the strip
@@ -151,7 +153,7 @@ def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
             )
             axes.plot([ms for ms, _, _ in points], [height for _, height, _ in points], color=SOFT, linewidth=0.8)
             for ms, height, colour in points:
-                axes.plot(ms, height, color=colour, marker=marker, markersize=7)
+                axes.plot(ms, height, color=colour, marker=marker, markersize=8, markeredgecolor=PAGE)
             accuracy = 100 * model.card.accuracy
             low, high = (100 * bound for bound in card_interval(model.card))
             yerr = [[accuracy - low], [high - accuracy]]
@@ -183,7 +185,7 @@ def _label_right(figure: Figure, axes: Axes, points: dict[str, tuple[float, floa
             xytext=(1.15, height),
             textcoords=axes.get_yaxis_transform(),
             va="center",
-            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.6, "shrinkA": 2, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.6, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)},
         )
 
 
@@ -211,7 +213,7 @@ def training_curve(model: StoredModel, others: Sequence[StoredModel], *, name: s
         figure = Figure(figsize=(370 / 72, 330 / 72), dpi=72)
         accuracies, losses = figure.subplots(2, 1, sharex=True)
         for other in others:
-            _curve(accuracies, losses, other.card.history, GRID, highlighted=False)
+            _curve(accuracies, losses, other.card.history, SOFT, highlighted=False)
         _curve(accuracies, losses, model.card.history, INK, highlighted=True)
         accuracies.set_ylabel("held-out\naccuracy, %")
         losses.set_ylabel("training loss,\nnats (log.)")
@@ -220,8 +222,9 @@ def training_curve(model: StoredModel, others: Sequence[StoredModel], *, name: s
         losses.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
         losses.yaxis.set_minor_locator(NullLocator())
         losses.set_xlabel("epoch")
-        losses.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         longest = max(len(each.card.history) for each in (model, *others))
+        step = -(-longest // MOST_TICKS)
+        losses.xaxis.set_major_locator(FixedLocator(range(step, longest + 1, step)))
         losses.set_xlim(1 - 0.02 * longest - 0.2, longest + 0.02 * longest + 0.2)
         figure.align_ylabels()
         return _svg(figure, name, f"Held-out accuracy and training loss of {model.recipe} by epoch")
@@ -234,7 +237,15 @@ def _curve(accuracies: Axes, losses: Axes, history: Sequence[Epoch], colour: str
         (accuracies, [100 * epoch.held_out_accuracy for epoch in history]),
         (losses, [epoch.loss for epoch in history]),
     ):
-        axes.plot(epochs, values, color=colour, marker=marker, markersize=3, linewidth=1.8 if highlighted else 1.4)
+        axes.plot(
+            epochs,
+            values,
+            color=colour,
+            marker=marker,
+            markersize=3,
+            linewidth=1.8 if highlighted else 1.2,
+            alpha=1 if highlighted else 0.4,
+        )
 
 
 def _figure(width: int, height: int) -> tuple[Figure, Axes]:

@@ -59,7 +59,7 @@ def _render(comparison: Comparison) -> str:
         "seconds": _or_dash("{:,.1f}".format),
         "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
         "interval": lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}",
-        "day": lambda moment: f"{moment[:10]}, {moment[11:16]} UTC",
+        "day": _day,
     }
     template = environment.from_string(resources.files("comparison").joinpath(TEMPLATE).read_text(encoding="utf-8"))
     models, results = comparison.models, comparison.results
@@ -88,6 +88,11 @@ def _render(comparison: Comparison) -> str:
 
 def _or_dash(text: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: NOT_MEASURED if value is None else text(value)
+
+
+def _day(moment: str) -> str:
+    """Of an ISO 8601 time in UTC."""
+    return f"{moment[:10]}, {moment[11:16]} UTC"
 
 
 def _median_epoch_seconds(model: StoredModel) -> float:
@@ -129,8 +134,9 @@ def _recipe_rows(models: Sequence[StoredModel]) -> list[tuple[str, list[str]]]:
     rows = [(field, [_value(model.card.recipe.get(field)) for model in models]) for field in fields]
     rows += [
         (field, [_value(getattr(model.card, field)) for model in models])
-        for field in ("device", "threads", "machine", "held_out", "trained_at")
+        for field in ("device", "threads", "machine", "held_out")
     ]
+    rows.append(("trained", [_day(model.card.trained_at) for model in models]))
     return [(field.replace("_", " "), values) for field, values in rows]
 
 

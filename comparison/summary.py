@@ -89,9 +89,9 @@ def _door(comparison: Comparison) -> str:
     if not shares:
         return ""
     (low, of_low), (high, of_high) = shares[0], shares[-1]
-    share = f"{low:.0%} of the median of {of_low}"
+    share = f"{100 * low:.0f} % of the median of {of_low}"
     if len(shares) > 1:
-        share = f"between {low:.0%} of the median of {of_low} and {high:.0%} of that of {of_high}"
+        share = f"between {100 * low:.0f} % of the median of {of_low} and {100 * high:.0f} % of that of {of_high}"
     return (
         f"The door alone, that is the same request answered without a model, has a median of {format_ms(door)} ms for "
         f"one caller: {share}. No choice of runtime saves that part."
@@ -102,7 +102,7 @@ def _accuracy(models: Sequence[StoredModel]) -> str:
     ranked = sorted(models, key=lambda model: model.card.accuracy)
     seeds = (
         "Each was trained once, from one seed; how much accuracy differs from seed to seed is not measured here, so "
-        "nothing follows for a framework."
+        "this says nothing about the frameworks."
     )
     if len(ranked) == 1:
         low, high = card_interval(ranked[0].card)

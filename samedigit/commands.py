@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +16,7 @@ from digits.contract import BACKENDS, FRAMEWORKS, Backend
 from digits.errors import ModelNotFound, NotInstalled, SettingError
 
 if TYPE_CHECKING:
+    from comparison.results import Measured
     from digits.card import Epoch
     from digits.store import StoredModel
 
@@ -84,26 +86,23 @@ def show_models(models: Sequence[StoredModel]) -> None:
     if not models:
         console.print("No model is stored. Train them: samedigit train --all")
         return
-    table = Table(title="Stored models")
-    for column in ("model", "version", "framework", "formats"):
+    table = _table("Stored models")
+    for column in ("model\nversion", "framework\nparameters", "formats"):
         table.add_column(column)
-    for column in ("accuracy, % (95 %)", "parameters", "KB", "trained, UTC", "s"):
+    for column in ("accuracy, %\n95 % interval", "KB", "trained, UTC\nin seconds"):
         table.add_column(column, justify="right")
     for model in models:
         facts = model_facts(model)
         low, high = facts["accuracy_95"]
-        correct = set(facts["correct"].values())
-        accuracy = f"{100 * facts['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+        counts = ", ".join(f"{100 * count / facts['total']:.2f}" for count in sorted({*facts["correct"].values()}))
+        formats = facts["formats"]
         table.add_row(
-            model.recipe,
-            model.version,
-            facts["framework"],
-            " ".join(facts["formats"]),
-            accuracy if len(correct) == 1 else f"{accuracy}, differs by backend",
-            f"{facts['parameters']:,}",
+            f"{model.recipe}\n{model.version}",
+            f"{facts['framework']}\n{facts['parameters']:,}",
+            f"{' '.join(formats[:2])}\n{' '.join(formats[2:])}",
+            f"{counts}\n{100 * low:.2f} to {100 * high:.2f}",
             f"{sum(facts['bytes'].values()) / 1000:,.0f}",
-            facts["trained_at"][:16].replace("T", " "),
-            f"{facts['train_seconds']:.0f}",
+            f"{facts['trained_at'][:10]}\n{facts['trained_at'][11:16]}, {facts['train_seconds']:.0f} s",
         )
     console.print(table)
 
@@ -142,7 +141,7 @@ def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
 
 
 def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
-    table = Table(title=checks[0]["model"])
+    table = _table(checks[0]["model"])
     table.add_column("backend")
     for column in ("correct", "stored", "of", ""):
         table.add_column(column, justify="right")
@@ -205,26 +204,34 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def show_summary(results: Path) -> None:
     """One row per model and backend: what it gets right, and what it costs to ask."""
-    from comparison.results import summary_table
+    from comparison.results import compare, read_results
     from digits import store
 
-    table = Table(title="Stored accuracy and latency over HTTP")
+    comparison = compare(read_results(results), store.stored_models())
+    table = _table("Accuracy and latency over HTTP")
     for column in ("model", "backend"):
         table.add_column(column)
-    for column in ("accuracy, % (95 %)", "p50 ms", "p95 ms", "p99 ms", "requests/s", "right, %", "failed"):
+    for column in ("stored\n%", "right\n%", "p50\nms", "p95\nms", "p99\nms", "requests\nper s", "failed"):
         table.add_column(column, justify="right")
-    for row in summary_table(results, store.stored_models()):
-        table.add_row(
-            row.recipe,
-            row.backend,
-            f"{100 * row.accuracy:.2f} ({100 * row.low:.2f} to {100 * row.high:.2f})",
-            *("-" if value is None else f"{value:.2f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms)),
-            "-" if row.requests_per_second is None else f"{row.requests_per_second:,.0f}",
-            "-" if row.accuracy_over_requests is None else f"{100 * row.accuracy_over_requests:.2f}",
-            str(row.failures),
-        )
+    for served in comparison.served:
+        right = served.accuracy_over_requests
+        accuracies = (f"{100 * served.score.accuracy:.2f}", "-" if right is None else f"{100 * right:.2f}")
+        table.add_row(served.model.recipe, served.backend, *accuracies, *_load(served), str(served.failures))
+    if comparison.echo is not None:
+        table.add_row("no model", "echo", "-", "-", *_load(comparison.echo), str(comparison.echo.failures))
     console.print(table)
-    console.print("p50 to p99: one caller; requests/s: many callers; right: of the answers under load.", style="dim")
+    note = "stored: on all test images; right: of the answers under load; p50 to p99: one caller"
+    console.print(note + (f"; requests per s: {comparison.users} callers." if comparison.users else "."), style="dim")
+
+
+def _load(measured: Measured) -> list[str]:
+    latencies = [measured.one.p50_ms, measured.one.p95_ms, measured.one.p99_ms] if measured.one else []
+    rate = measured.many or measured.one
+    return [f"{latency:.2f}" for latency in latencies] + [f"{rate.requests_per_second:,.0f}" if rate else "-"]
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
 
 
 def _backend(name: str) -> Backend:

@@ -56,7 +56,14 @@ class ServedModels:
             SamedigitError: as `check`, and where a backend cannot use the device.
         """
         for model, backend, device in self._plan():
-            self._opened.setdefault(backend, {})[model.tag] = self._open(model, backend, device)
+            try:
+                opened = self._open(model, backend, device)
+            except DeviceError as error:
+                if self.settings.device != "auto":
+                    raise
+                log.warning("%s Serving it from the CPU.", error)
+                opened = self._open(model, backend, CPU)
+            self._opened.setdefault(backend, {})[model.tag] = opened
         # The models live as long as the process: out of the garbage collector's sight they cost no more pauses.
         gc.collect()
         gc.freeze()

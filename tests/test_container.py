@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from conftest import PROJECT, python
 
 from digits.contract import BACKENDS, EXPORTED, Backend
-from tests.conftest import PROJECT, python
 
 STORED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all": BACKENDS}  # by target
 

@@ -92,7 +92,7 @@ def write_made_up_results(
             typical = MEDIAN_MS[target] * (1 if users == 1 else users * 0.8)
             latency_ms = typical * generator.lognormal(0, 0.08, requests) + generator.exponential(0.02, requests)
             share_right = 1.0 if target == "echo" else model.card.accuracy
-            outcomes = np.where(generator.random(requests) < share_right, "right", "wrong")
+            outcomes = np.where(generator.random(requests) < share_right, "right", "wrong").astype("U6")
             outcomes[generator.random(requests) < failed] = "failed"
             sent_s = np.cumsum(latency_ms) / 1000 / users
             name = f"latencies/{model.recipe}.{target}.{users}.csv"
@@ -134,3 +134,324 @@ def write_made_up_results(
     }
     (folder / "loadtest.json").write_text(json.dumps(document))
     return runs
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[StoredModel], list[Run], str]:
+    """Models, the runs of their load test, and the report on it."""
+    folder = tmp_path_factory.mktemp("made-up")
+    models = made_up_models()
+    runs = write_made_up_results(folder, models)
+    return models, runs, write_report(folder, models, folder / "report.html").read_text()
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize(("correct", "total"), [(9786, 10_000), (0, 10), (10, 10), (1, 1)])
+def test_wilson_is_wilsons_interval(correct: int, total: int) -> None:
+    z, share = 1.959963984540054, correct / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    assert wilson(correct, total) == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+def test_a_card_has_the_interval_of_its_mean_accuracy() -> None:
+    assert card_interval(made_up_model("torch-relu", "torch", 9786).card) == wilson(9786, 10_000)
+
+
+def test_intervals_overlap() -> None:
+    assert overlap((0.1, 0.3), (0.3, 0.4))
+    assert overlap((0.3, 0.4), (0.1, 0.3))
+    assert overlap((0.0, 1.0), (0.4, 0.5))
+    assert not overlap((0.1, 0.2), (0.3, 0.4))
+
+
+def test_labels_are_spread_as_little_as_needed() -> None:
+    assert _spread([1.0, 5.0, 3.0], 1.0) == [1.0, 5.0, 3.0]
+    assert _spread([2.0, 2.0, 2.0], 1.0) == pytest.approx([1.0, 2.0, 3.0])
+    spread = _spread([97.9, 97.5, 97.52, 97.5, 98.0], 0.1)
+    assert np.diff(sorted(spread)).min() >= 0.1 - 1e-9
+    assert np.argsort(spread, kind="stable").tolist() == [1, 3, 2, 0, 4]
+
+
+# ---- the numbers
+
+
+def _percentiles(folder: Path, run: Run) -> list[float]:
+    with (folder / run.latencies).open(newline="") as file:
+        return [
+            float(p) for p in np.percentile([float(row["latency_ms"]) for row in csv.DictReader(file)], (50, 95, 99))
+        ]
+
+
+def _cells(page: str, model: str | None, backend: str) -> list[str]:
+    """The text of the serving table's cells, in one row."""
+    which = f'data-model="{model}" data-backend="{backend}"' if model else 'data-backend="echo"'
+    row = re.search(rf"<tr {which}>(.*?)</tr>", page, re.DOTALL)
+    assert row is not None
+    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<td>(.*?)</td>", row[1], re.DOTALL)]
+
+
+def test_the_table_says_what_the_latency_files_say(tmp_path: Path) -> None:
+    models = made_up_models()
+    runs = write_made_up_results(tmp_path, models, failed=0.02)
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    for model in models:
+        for backend in BACKENDS:
+            one, many = (run for run in runs if run.model == model.tag and run.backend == backend)
+            cells = _cells(page, model.recipe, backend)
+            answers = one.requests + many.requests - one.failures - many.failures
+            assert cells[:2] == [
+                f"{100 * model.card.accuracy:.2f}",
+                f"{100 * (one.correct + many.correct) / answers:.2f}",
+            ]
+            shown = [float(cell.replace(",", "")) for cell in cells[2:9]]
+            expected = [*_percentiles(tmp_path, one), *_percentiles(tmp_path, many), many.requests_per_second]
+            assert shown == pytest.approx(expected, rel=5e-3)
+            assert cells[9:] == [
+                str(one.failures + many.failures),
+                f"{model.card.bytes[backend] / 1000:.0f}",
+                "142",
+                "3.4",
+            ]
+    echo, echo_many = (run for run in runs if run.backend == "echo")
+    shown = [float(cell) for cell in _cells(page, None, "echo")[2:8]]
+    assert shown == pytest.approx([*_percentiles(tmp_path, echo), *_percentiles(tmp_path, echo_many)], rel=5e-3)
+    assert "status 503: b&#39;&lt;busy&gt;&#39;" in page
+
+
+def test_the_summary_table_has_a_row_per_model_and_backend(tmp_path: Path) -> None:
+    models = made_up_models()
+    runs = write_made_up_results(tmp_path, models)
+    rows = summary_table(tmp_path, models)
+    assert [(row.model, row.backend) for row in rows] == [
+        (model.tag, backend) for model in models for backend in BACKENDS
+    ]
+    row = rows[-1]
+    one, many = (run for run in runs if run.model == row.model and run.backend == row.backend)
+    assert (row.accuracy, row.low, row.high) == (0.9786, *wilson(9786, 10_000))
+    assert (row.p50_ms, row.p95_ms, row.p99_ms) == (one.p50_ms, one.p95_ms, one.p99_ms)
+    assert (row.users, row.requests_per_second) == (MANY, many.requests_per_second)
+    assert row.accuracy_over_requests == pytest.approx((one.correct + many.correct) / (2 * REQUESTS))
+    assert (row.failures, row.size_bytes, row.framework) == (0, 407_659, "torch")
+    json.dumps([asdict(row) for row in rows])
+
+
+def _summary(page: str) -> list[str]:
+    return [html.unescape(item).replace("\xa0", " ") for item in re.findall(r"<li>(.*?)</li>", page)]
+
+
+def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
+    models, runs, page = made_up
+    latency, throughput, door, accuracy, answers = _summary(page)
+    ones = {(run.model, run.backend): run.p50_ms for run in runs if run.users == 1}
+    ratios = sorted(ones[model.tag, "tensorflow"] / ones[model.tag, "onnx"] for model in models)
+    assert latency.startswith("One caller is answered fastest through onnx for every model")
+    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} times as long through the slowest, tensorflow" in latency
+    assert throughput.startswith(f"With {MANY} callers, most requests are answered through onnx for every model")
+    echo = next(run for run in runs if run.backend == "echo")
+    shares = [100 * echo.p50_ms / p50 for (_, backend), p50 in ones.items() if backend != "echo"]
+    assert f"between {min(shares):.0f} %" in door
+    assert f"{max(shares):.0f} % of that of" in door
+    assert "97.41 % (keras-sequential) and 97.86 % (torch-relu)" in accuracy
+    assert "overlap: by these, none is shown to be better" in accuracy
+    assert "seed to seed is not measured" in accuracy
+    assert f"of {26 * REQUESTS:,} requests none failed" in answers
+
+
+@pytest.mark.parametrize(
+    ("corrects", "expected"),
+    [
+        ((9600, 9700, 9800), "No two 95 % intervals overlap"),
+        ((9600, 9790, 9800), "do not overlap: made-0 and made-1; made-0 and made-2. Those of the other pairs do"),
+        ((9780, 9790, 9800), "intervals of any two of them overlap"),
+    ],
+)
+def test_the_summary_says_which_accuracies_differ(
+    tmp_path: Path, corrects: tuple[int, int, int], expected: str
+) -> None:
+    models = [made_up_model(f"made-{i}", "torch", correct) for i, correct in enumerate(corrects)]
+    write_made_up_results(tmp_path, models)
+    assert expected in _summary(write_report(tmp_path, models, tmp_path / "r.html").read_text())[3]
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    (model,) = models = [made_up_model("torch-relu", "torch", 9786, epochs=1)]
+    runs = write_made_up_results(tmp_path, models, many=1)
+    document = json.loads((tmp_path / "loadtest.json").read_text())
+    document["runs"] = [asdict(run) for run in runs if run.backend == "onnx"]
+    (tmp_path / "loadtest.json").write_text(json.dumps(document))
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    assert [sentence.split()[0] for sentence in _summary(page)] == ["torch-relu", "Every"]
+    assert "callers" not in page[page.index('<table id="serving">') :].split("</table>")[0]
+    assert 'data-backend="echo"' not in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    (row,) = summary_table(tmp_path, models)
+    assert row.requests_per_second is None
+    assert row.users is None
+    assert row.model == model.tag
+
+
+def test_a_run_in_which_everything_failed(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models, failed=1.1)
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    assert f"of {10 * REQUESTS:,} requests {10 * REQUESTS:,} failed." in " ".join(_summary(page))
+    assert _cells(page, "torch-relu", "onnx")[1] == "-"
+
+
+# ---- the page
+
+
+def test_the_page_needs_nothing_else(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
+    _, _, page = made_up
+    assert [
+        url for url in re.findall(r"(?:src|href|action|data)\s*=\s*[\"']?([^\"'\s>]*)", page) if url[0] != "#"
+    ] == []
+    assert [url for url in re.findall(r"url\(([^)]*)\)", page) if not url.startswith("#")] == []
+    assert "@import" not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]*)', page)) <= set(ids)
+    assert "Made up for &lt;tests&gt; &amp; nothing else." in page
+
+
+def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models)
+    first = write_report(tmp_path, models, tmp_path / "first.html")
+    assert first.read_bytes() == write_report(tmp_path, models, tmp_path / "second.html").read_bytes()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_no_wider_than_its_window(
+    tmp_path: Path, made_up: tuple[list[StoredModel], list[Run], str], width: int
+) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium to open the report with")
+        pytest.skip("no Chromium to open the report with")
+    _, _, page = made_up
+    # A window cannot be as narrow as a telephone, but a frame can.
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"""<!doctype html><title>not measured</title>
+        <iframe width="{width}" height="800" style="border: 0" srcdoc="{html.escape(page)}"></iframe>
+        <script>
+        addEventListener("load", () => {{
+          const root = document.querySelector("iframe").contentDocument.documentElement;
+          const pictures = [...root.querySelectorAll("figure svg[role=img]")].map(one => one.getBoundingClientRect());
+          document.title = [root.scrollWidth, root.clientWidth, pictures.length,
+            pictures.every(one => one.width > 250 && one.right <= root.clientWidth)].join(" ");
+        }});
+        </script>"""
+    )
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri(),
+    ]  # fmt: skip
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    title = re.search(r"<title>(.*?)</title>", printed)
+    assert title is not None, printed[:500]
+    scroll_width, client_width, pictures, inside = title[1].split()
+    assert int(scroll_width) <= int(client_width) <= width
+    assert (pictures, inside) == ("7", "true")  # three of latencies, one of accuracy, three of training
+
+
+# ---- errors
+
+
+def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(ResultsMissing, match=r"no load-test results in .*expected loadtest.json.*samedigit loadtest"):
+        write_report(tmp_path / "absent", made_up_models(), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "is not valid JSON"),
+        ("\udcff", "is not valid JSON"),
+        ("[]", "written by another version"),
+        ('{"runs": [{}]}', "'model'.*written by another version"),
+        ("{}", "'runs'.*written by another version"),
+    ],
+)
+def test_unreadable_results(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "loadtest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ResultsMissing, match=f"loadtest.json.*{complaint}"):
+        summary_table(tmp_path, made_up_models())
+
+
+def test_results_without_runs(tmp_path: Path) -> None:
+    models = made_up_models()
+    write_made_up_results(tmp_path, models)
+    document: dict[str, Any] = json.loads((tmp_path / "loadtest.json").read_text()) | {"runs": []}
+    (tmp_path / "loadtest.json").write_text(json.dumps(document))
+    with pytest.raises(ResultsMissing, match="holds no runs"):
+        summary_table(tmp_path, models)
+
+
+@pytest.mark.parametrize(
+    ("contents", "complaint"),
+    [
+        (None, "No such file"),
+        ("time,latency\n1,2\n", "expected the header sent_s,latency_ms,outcome"),
+        ("sent_s,latency_ms,outcome\n1,fast,right\n", "is not a list of latencies: .*fast"),
+        ("sent_s,latency_ms,outcome\n1,2\n", "is not a list of latencies"),
+        ("sent_s,latency_ms,outcome\n1,2,right\n", "has 1 requests, but loadtest.json says 400"),
+    ],
+)
+def test_latencies_that_do_not_belong_to_the_results(tmp_path: Path, contents: str | None, complaint: str) -> None:
+    models = made_up_models()
+    run = next(run for run in write_made_up_results(tmp_path, models) if run.users == 1)
+    (tmp_path / run.latencies).unlink()
+    if contents is not None:
+        (tmp_path / run.latencies).write_text(contents)
+    with pytest.raises(ResultsMissing, match=f"{run.latencies}.*{complaint}"):
+        write_report(tmp_path, models, tmp_path / "report.html")
+
+
+def test_a_model_that_is_no_longer_stored_is_left_out(tmp_path: Path) -> None:
+    models = made_up_models()
+    write_made_up_results(tmp_path, models)
+    page = write_report(tmp_path, models[1:], tmp_path / "report.html").read_text()
+    assert f"trained again since: {models[0].tag}." in page
+    assert 'data-model="keras-sequential"' not in page
+    assert 'data-model="torch-relu"' in page
+    assert {row.recipe for row in summary_table(tmp_path, models[1:])} == {"numpy-sigmoid", "torch-relu"}
+
+
+def test_no_model_of_the_results_is_stored(tmp_path: Path) -> None:
+    models = made_up_models()
+    write_made_up_results(tmp_path, models[:1])
+    with pytest.raises(ResultsMissing, match=rf"is of {models[0].tag}, but stored now is {models[1].tag}"):
+        write_report(tmp_path, models[1:], tmp_path / "report.html")
+    with pytest.raises(ResultsMissing, match="stored now is no model"):
+        write_report(tmp_path, [], tmp_path / "report.html")
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path / "results", models)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "taken", tmp_path / "file" / "report.html"):
+        with pytest.raises(ReportError, match=f"cannot be written to {target}"):
+            write_report(tmp_path / "results", models, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "results", "taken"]
+
+
+def test_an_older_report_is_replaced(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path / "results", models)
+    target = tmp_path / "new" / "report.html"
+    target.parent.mkdir()
+    target.write_text("old")
+    assert write_report(tmp_path / "results", models, target) == target
+    assert target.read_text().startswith("<!doctype html>")
+    assert [path.name for path in target.parent.iterdir()] == ["report.html"]

@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # read when keras is imported; a SavedModel needs it
 
@@ -54,7 +55,7 @@ def make_optimizer(recipe: Recipe) -> keras.optimizers.Adam:
 
 
 def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> keras.Sequential:
-    keras.utils.set_random_seed(recipe.seed)  # fit shuffles by it
+    keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     with keras.device(f"{'gpu' if device.kind == 'cuda' else 'cpu'}:{device.index}"):
         model = build(recipe)
@@ -64,9 +65,8 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )
         model.fit(
-            scaled(recipe, split.train.images),  # [60000, 784]
-            split.train.labels,  # [60000]
-            batch_size=recipe.batch_size,
+            shuffled_batches(recipe, split),
+            shuffle=False,  # the batches are
             epochs=recipe.epochs,
             validation_data=(scaled(recipe, split.held_out.images), split.held_out.labels),
             validation_batch_size=1000,
@@ -74,6 +74,18 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
             verbose=0,
         )
     return model
+
+
+def shuffled_batches(recipe: Recipe, split: Split) -> Any:
+    """A tf.data.Dataset of (pixels [B, 784], labels [B]), in a new random order at each epoch.
+
+    `fit(pixels, labels, shuffle=True)` would be shorter, but once a seed is set it repeats one and the same order at every
+    epoch (keras 3.15 with TensorFlow), which costs this recipe about half a point of accuracy.
+    """
+    pixels, labels = tf.constant(scaled(recipe, split.train.images)), tf.constant(split.train.labels)
+    order = tf.data.Dataset.range(len(labels)).shuffle(len(labels), seed=recipe.seed, reshuffle_each_iteration=True)
+    batches = order.batch(recipe.batch_size)
+    return batches.map(lambda batch: (tf.gather(pixels, batch), tf.gather(labels, batch))).prefetch(1)
 
 
 class EpochReport(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
@@ -108,6 +120,10 @@ def predict(model: keras.Sequential, recipe: Recipe, images: Images) -> Probabil
 
 def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:
     return images.reshape(-1, PIXELS) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)  # [N, 784]
+
+
+def sees_gpu(index: int) -> bool:
+    return index < len(tf.config.list_physical_devices("GPU"))
 
 
 def get_weights(model: keras.Sequential) -> Weights:

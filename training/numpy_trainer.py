@@ -113,6 +113,10 @@ def dense_layers(model: Network) -> list[Dense]:
     return [layer for layer in model.layers if isinstance(layer, Dense)]
 
 
+def sees_gpu(index: int) -> bool:
+    return False
+
+
 def get_weights(model: Network) -> Weights:
     return [(layer.weight.copy(), layer.bias.copy()) for layer in dense_layers(model)]
 

@@ -119,6 +119,10 @@ def dense_layers(model: nn.Sequential) -> list[nn.Linear]:
     return [layer for layer in model if isinstance(layer, nn.Linear)]
 
 
+def sees_gpu(index: int) -> bool:
+    return index < torch.cuda.device_count()
+
+
 def get_weights(model: nn.Sequential) -> Weights:
     return [  # torch keeps [out, in]
         (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy()) for layer in dense_layers(model)

@@ -21,7 +21,7 @@ from serving.device import CPU, Device, choose_device
 from training import trainers
 from training.export import export_all
 from training.recipes import Recipe
-from training.trainers import OnEpoch, Split
+from training.trainers import OnEpoch, Split, Trainer
 
 PACKAGES: Final = ("samedigit", "numpy", "torch", "tensorflow", "keras", "onnx", "onnxruntime", "bentoml")
 
@@ -44,9 +44,9 @@ def train_and_store(
     Raises:
         SamedigitError: data, framework, device or store is missing; or an export does not answer as the model does.
     """
-    place = _training_device(recipe, device)
     on_stage("importing")
     trainer = trainers.load_trainer(recipe.framework)
+    place = _training_device(trainer, recipe, device)
     train_images, test_images = mnist.train_images(), mnist.test_images()
     # No recipe here holds out training images, so the curve is of the test images. Nothing is chosen by it.
     split = Split(train=train_images, held_out=test_images)
@@ -88,13 +88,16 @@ def train_and_store(
     return store.save(recipe.name, fill=fill)
 
 
-def _training_device(recipe: Recipe, wish: str) -> Device:
+def _training_device(trainer: Trainer, recipe: Recipe, wish: str) -> Device:
     device = choose_device(wish)
-    if recipe.framework != "numpy" or device.kind == "cpu":
+    if device.kind == "cpu" or trainer.sees_gpu(device.index):
         return device
     if wish == "auto":
         return CPU
-    raise DeviceError(f"{recipe.name} trains with NumPy, on the CPU; it cannot use {device}. Use auto or cpu.")
+    raise DeviceError(
+        f"{recipe.name} was to be trained on {device}, but {recipe.framework} sees no such GPU. Use auto or cpu, or "
+        f"install a build of {recipe.framework} that has CUDA."
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -57,6 +57,9 @@ class Trainer(Protocol):
     def predict(self, model: Any, recipe: Recipe, images: Images) -> Probabilities:
         """What the model itself answers; exports are held against it."""
 
+    def sees_gpu(self, index: int) -> bool:
+        """Whether the framework can use the GPU of that index."""
+
     def get_weights(self, model: Any) -> Weights: ...
 
     def with_weights(self, recipe: Recipe, weights: Weights) -> Any:

@@ -1,0 +1,134 @@
+"""The plan of the house: who may import whom, and what a process holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, python, require
+
+# From the front door down to the ground floor. A room may import those that come after it.
+ROOMS = ("samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits")
+OUTSIDE = {"benchmarks", "tests"}  # which no room may import
+
+# Where each framework may be imported: its own trainer and its own runtime.
+FRAMEWORKS = {
+    "torch": {"training/torch_trainer.py", "serving/runtimes/torch_runtime.py"},
+    "tensorflow": {"training/keras_trainer.py", "serving/runtimes/tensorflow_runtime.py"},
+    "keras": {"training/keras_trainer.py"},
+    "tf2onnx": {"training/keras_trainer.py"},
+    "onnxruntime": {"serving/runtimes/onnx_runtime.py"},
+}
+HEAVY = "torch", "tensorflow", "keras", "onnxruntime", "onnx", "matplotlib", "scipy", "locust"
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The full name of every module that `file` imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            assert node.module is not None
+            yield node.module
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name in ("import_module", "__import__") and node.args:
+                yield spelled(node.args[0])
+
+
+def spelled(argument: ast.expr) -> str:
+    """The beginning of a name that is put together at run time."""
+    if isinstance(argument, ast.JoinedStr):
+        argument = argument.values[0]
+    return argument.value if isinstance(argument, ast.Constant) and isinstance(argument.value, str) else ""
+
+
+def files_of(room: str) -> list[Path]:
+    files = sorted((PROJECT / room).rglob("*.py"))
+    assert files, f"the room {room} is empty"
+    return files
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_no_room_above_it(room: str) -> None:
+    forbidden = {*ROOMS[: ROOMS.index(room)], *OUTSIDE}
+    found = {
+        f"{file.relative_to(PROJECT)} imports {name}"
+        for file in files_of(room)
+        for name in imported(file)
+        if name.partition(".")[0] in forbidden
+    }
+    assert found == set()
+
+
+def test_the_reader_of_imports_sees_every_kind() -> None:
+    """So that the test above can fail."""
+    assert {*imported(PROJECT / "serving/backends.py")} >= {"importlib", "digits.contract", "serving.runtimes."}
+    assert "bentoml" in {*imported(PROJECT / "digits/store.py")}  # inside a function
+    assert "training." in {*imported(PROJECT / "training/trainers.py")}
+
+
+def test_every_room_with_code_is_in_the_plan() -> None:
+    packages = {folder.parent.name for folder in PROJECT.glob("*/__init__.py")}
+    assert packages - OUTSIDE == set(ROOMS)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_framework_is_imported_by_its_own_trainer_and_runtime_alone(framework: str) -> None:
+    importers = {
+        file.relative_to(PROJECT).as_posix()
+        for room in ROOMS
+        for file in files_of(room)
+        for name in imported(file)
+        if name.partition(".")[0] == framework
+    }
+    assert importers <= FRAMEWORKS[framework]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "onnx"])
+def test_a_process_that_serves_a_light_backend_holds_no_other_framework(backend: str, trained_home: Path) -> None:
+    """All of what a server does: it finds the models, opens and warms them, and answers."""
+    if backend == "onnx":
+        require("onnxruntime")
+    code = """
+import os, sys
+import numpy as np
+from serving.served import ServedModels
+from serving.settings import read_settings
+served = ServedModels(read_settings())
+served.check()
+served.open()
+answer = served.find(sys.argv[1], None).runtime.predict(np.zeros((1, 28, 28), np.uint8))
+assert answer.shape == (1, 10)
+served.describe()
+import serving.door, serving.service
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    said = python(
+        code, backend, environment={"BENTOML_HOME": str(trained_home), "SAMEDIGIT_BACKENDS": backend}
+    )
+    held = set(said.split())
+    assert "bentoml" in held
+    assert ("onnxruntime" in held) == (backend == "onnx")
+    assert held & set(HEAVY) - {"onnxruntime"} == set()
+
+
+def test_the_data_and_the_recipes_are_read_without_any_framework() -> None:
+    code = "import sys, digits.mnist, digits.store, training.recipes, training.train; print(*sys.modules)"
+    assert {name.partition(".")[0] for name in python(code).split()} & {*HEAVY, "bentoml", "pooch"} == set()
+
+
+def test_no_file_names_a_package_registry() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    registry = re.compile(rb"py(pi|thonhosted)\.(org|io)|--(extra-)?index-url|download\.pytorch\.org")
+    files = [PROJECT / name for name in listed.stdout.split("\0") if name and name != "tests/test_house.py"]
+    assert len(files) > 20
+    named = [str(file) for file in files if file.is_file() and registry.search(file.read_bytes())]
+    assert named == []

@@ -1,0 +1,619 @@
+"""The service as its users meet it: a real `bentoml serve`, and requests good and bad."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+from conftest import PROJECT, require
+
+from digits.contract import BACKENDS, Backend, Images
+from digits.mnist import LabelledImages
+from serving.backends import predict_all
+from serving.device import CPU, count_gpus
+from serving.runtimes.numpy_runtime import open_model
+
+START_SECONDS = 120
+DOOR = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+
+    def predict(self, backend: str, images: Images, model: str | None = None) -> dict[str, Any]:
+        with self.client() as client:
+            answer = client.post(f"/predict/{backend}", content=body(images, model), headers=DOOR)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def is_well(self, images: Images) -> None:
+        assert len(self.predict("onnx", images[:2])["predictions"]) == 2
+        assert self.process.poll() is None
+
+
+def body(images: Images, model: str | None = None) -> bytes:
+    return orjson.dumps({"images": images.tolist()} | ({} if model is None else {"model": model}))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def serve_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
+@contextmanager
+def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """`bentoml serve` in the project's root, ready; killed with all its children in the end."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        process = subprocess.Popen(
+            serve_command(port),
+            cwd=PROJECT,
+            env={**os.environ, "BENTOML_HOME": str(home), **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        server = Server(process, port, Path(log.name))
+        try:
+            wait_until_ready(server)
+            yield server
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait(timeout=10)
+
+
+def wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with server.client() as client:
+        while time.monotonic() < deadline:
+            assert server.process.poll() is None, server.log.read_text()
+            try:
+                if client.get("/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+    raise AssertionError(f"not ready after {START_SECONDS} s:\n{server.log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def server(trained_home: Path) -> Iterator[Server]:
+    """Every model through every backend."""
+    require("torch", "tensorflow", "keras", "onnxruntime")
+    with serving(trained_home, {"SAMEDIGIT_MAX_IMAGES": "150", "SAMEDIGIT_MAX_BODY_BYTES": "1000000"}) as found:
+        yield found
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as found:
+        yield found
+
+
+def folder_of(home: Path, recipe: str) -> Path:
+    (version,) = [path for path in (home / "models" / recipe).iterdir() if path.is_dir()]
+    return version
+
+
+@pytest.fixture(scope="module")
+def expected(trained_home: Path, test_set: LabelledImages) -> Callable[[str, int], npt.NDArray[np.float32]]:
+    """What the stored file of a recipe answers for the first test images, in this process."""
+
+    def of(recipe: str, number: int) -> npt.NDArray[np.float32]:
+        runtime = open_model(folder_of(trained_home, recipe) / "model.npz", device=CPU)
+        return predict_all(runtime, test_set.images[:number])
+
+    return of
+
+
+Expected = Callable[[str, int], npt.NDArray[np.float32]]
+RECIPES = ("numpy-sigmoid", "torch-relu", "keras-sequential")
+
+
+# Right answers
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
+    backend: Backend, recipe: str, server: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
+) -> None:
+    answer = server.predict(backend, test_set.images[:100], recipe)
+    assert answer["model"] == f"{recipe}:{folder_of(trained_home, recipe).name}"
+    assert answer["backend"] == backend
+    predictions = answer["predictions"]
+    probabilities = np.array([one["probabilities"] for one in predictions])
+    np.testing.assert_allclose(probabilities, expected(recipe, 100), atol=1e-5)
+    assert [one["digit"] for one in predictions] == probabilities.argmax(axis=1).tolist()
+    assert [one["probability"] for one in predictions] == probabilities.max(axis=1).tolist()
+    assert (probabilities.argmax(axis=1) == test_set.labels[:100]).sum() >= 90
+
+
+def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
+    server: Server, test_set: LabelledImages, trained_home: Path
+) -> None:
+    for recipe in RECIPES:
+        tag = f"{recipe}:{folder_of(trained_home, recipe).name}"
+        for name in (recipe, tag, f"{recipe}:latest"):
+            assert server.predict("numpy", test_set.images[:1], name)["model"] == tag
+
+
+def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
+    server: Server, client: httpx.Client, test_set: LabelledImages
+) -> None:
+    models = client.get("/models").json()["models"]
+    for backend in BACKENDS:
+        best = max(models, key=lambda model: model["backends"][backend]["correct"])["model"]
+        assert server.predict(backend, test_set.images[:1])["model"] == best
+
+
+def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
+    client: httpx.Client, trained_home: Path, expected: Expected, test_set: LabelledImages
+) -> None:
+    answer = client.get("/models")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    models = {model["model"].partition(":")[0]: model for model in answer.json()["models"]}
+    assert set(models) == set(RECIPES)
+    for recipe, model in models.items():
+        assert model["model"] == f"{recipe}:{folder_of(trained_home, recipe).name}"
+        correct = int((expected(recipe, 10_000).argmax(axis=1) == test_set.labels).sum())
+        for backend in BACKENDS:
+            found = model["backends"][backend]
+            assert found["path"] == f"/predict/{backend}"
+            assert found["total"] == 10_000
+            assert found["accuracy"] == found["correct"] / 10_000
+            assert found["correct"] == pytest.approx(correct, abs=2)  # rounding may turn a tie
+        assert model["card"]["recipe"]["name"] == recipe
+        assert model["card"]["seed"] == model["card"]["recipe"]["seed"]
+
+
+def test_a_content_type_may_have_parameters_and_capitals(client: httpx.Client, test_set: LabelledImages) -> None:
+    for content_type in ("application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"):
+        answer = client.post(
+            "/predict/onnx", content=body(test_set.images[:1]), headers={"content-type": content_type}
+        )
+        assert answer.status_code == 200, answer.text
+
+
+def test_a_chunked_body_is_put_together(client: httpx.Client, test_set: LabelledImages, server: Server) -> None:
+    whole = body(test_set.images[:3], "torch-relu")
+    chunks = (whole[i : i + 700] for i in range(0, len(whole), 700))
+    answer = client.post("/predict/onnx", content=chunks, headers=DOOR)
+    assert answer.request.headers["transfer-encoding"] == "chunked"
+    assert answer.json() == server.predict("onnx", test_set.images[:3], "torch-relu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
+    backend: Backend, server: Server, test_set: LabelledImages, expected: Expected
+) -> None:
+    right = expected("torch-relu", 400)
+    together = threading.Barrier(16)
+
+    def ask(client_number: int) -> None:
+        with server.client() as client:
+            together.wait(timeout=30)
+            for i in range(client_number, 400, 16):
+                sent = body(test_set.images[i : i + 1], "torch-relu")
+                answer = client.post(f"/predict/{backend}", content=sent, headers=DOOR)
+                (prediction,) = answer.json()["predictions"]
+                np.testing.assert_allclose(prediction["probabilities"], right[i], atol=1e-5)
+
+    assert len(np.unique(right, axis=0)) == 400  # no two images have the same answer
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, range(16)))
+
+
+def test_echo_answers_a_tenth_for_every_digit(client: httpx.Client, test_set: LabelledImages) -> None:
+    answer = client.post("/echo", content=body(test_set.images[:2]), headers=DOOR).json()
+    assert answer["model"] == answer["backend"] == "echo"
+    assert len(answer["predictions"]) == 2
+    for prediction in answer["predictions"]:
+        np.testing.assert_allclose(prediction["probabilities"], [0.1] * 10, rtol=1e-6)
+
+
+# Refusals
+
+
+def error_of(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    message: str = answer.json()["error"]
+    return message
+
+
+def test_an_unknown_model_is_404_and_those_served_are_named(
+    client: httpx.Client, test_set: LabelledImages, trained_home: Path
+) -> None:
+    for name in ("nothing", "torch-relu:nothing", "torch", ""):
+        answer = client.post("/predict/onnx", content=body(test_set.images[:1], name), headers=DOOR)
+        message = error_of(answer, 404)
+        assert message.startswith(f"No model {name!r} is served through onnx; served are ")
+        for recipe in RECIPES:
+            assert f"{recipe}:{folder_of(trained_home, recipe).name}" in message
+
+
+@pytest.mark.parametrize("backend", ["jax", "", "onnx/", "ONNX", "../models"])
+def test_an_unknown_backend_is_404_and_those_there_are_are_named(
+    backend: str, client: httpx.Client, test_set: LabelledImages
+) -> None:
+    path = f"/predict/{backend}".replace("..", "%2e%2e")
+    message = error_of(client.post(path, content=body(test_set.images[:1]), headers=DOOR), 404)
+    assert message == f"There is no backend {backend!r}; the backends are numpy, torch, tensorflow, onnx."
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"),
+    [
+        ("/predict/onnx", "GET", "POST"),
+        ("/predict/onnx", "PUT", "POST"),
+        ("/predict/onnx", "DELETE", "POST"),
+        ("/echo", "GET", "POST"),
+        ("/models", "POST", "GET"),
+        ("/docs.json", "POST", "GET"),
+    ],
+)
+def test_another_method_is_405_and_the_right_one_is_named(
+    path: str, method: str, allowed: str, client: httpx.Client
+) -> None:
+    answer = client.request(method, path)
+    assert error_of(answer, 405) == f"{path} takes {allowed}, got {method}."
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/vnd.bentoml+pickle",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "text/json",
+        "",
+        None,
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict/onnx", "/echo"])
+def test_another_content_type_is_415_and_both_are_named(
+    content_type: str | None, path: str, client: httpx.Client, test_set: LabelledImages
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    message = error_of(client.post(path, content=body(test_set.images[:1]), headers=headers), 415)
+    came = "none" if content_type is None else content_type.partition(";")[0]
+    assert message == f"Expected the content type application/json, got {came}."
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"", "The body is not valid JSON"),
+        (b'{"images": [[[0, ', "The body is not valid JSON"),
+        (b'{"images": [[[NaN]]]}', "JSON has no NaN"),
+        (b"[" * 100_000, "The body is not valid JSON"),
+        (b"\xff\xfe", "The body is not valid JSON"),
+        (b"[]", "The body must be a JSON object"),
+        (b"{}", "The field images is missing"),
+        (b'{"images": []}', "images is empty"),
+        (b'{"images": [[0]]}', "image 0 is a list of 1"),
+        (b'{"images": "http://127.0.0.1/digit.png"}', "images must be a list"),
+        (b'{"images": [], "model": 5}', "model must be a string"),
+        (b'{"images": [], "path": "/etc/passwd"}', "Unknown field 'path'"),
+        (b'{"images": [' + b",".join([b"[]"] * 151) + b"]}", "Too many images: at most 150 in one request, got 151"),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+def test_a_malformed_request_is_400_and_says_why(
+    sent: bytes, message: str, client: httpx.Client, server: Server, test_set: LabelledImages
+) -> None:
+    assert message in error_of(client.post("/predict/onnx", content=sent, headers=DOOR), 400)
+    server.is_well(test_set.images)
+
+
+def test_a_path_of_nobody_is_404(client: httpx.Client) -> None:
+    for path in ("/predict", "/nothing", "/predicts/onnx", "/model"):
+        assert client.post(path, content=b"{}", headers=DOOR).status_code == 404
+
+
+# Bodies that are too long, or never come
+
+
+def raw(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def head(path: str, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
+    server: Server, test_set: LabelledImages
+) -> None:
+    with raw(server) as connection:
+        started = time.monotonic()
+        connection.sendall(head("/predict/onnx", "Content-Length: 1000000000"))
+        answer = everything_from(connection)  # which ends when the server closes the connection
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert b"The body is longer than 1000000 bytes. Send fewer images." in answer
+    assert time.monotonic() - started < 10  # that is, without waiting for the body
+    server.is_well(test_set.images)
+
+
+def test_who_waits_for_100_continue_gets_413_in_its_place(server: Server) -> None:
+    with raw(server) as connection:
+        connection.sendall(head("/predict/onnx", "Content-Length: 1000000000", "Expect: 100-continue"))
+        assert everything_from(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
+    server: Server, test_set: LabelledImages
+) -> None:
+    """A hundred times the limit is offered; what the server lets through is little more than the limit."""
+    chunk = b"%x\r\n%s\r\n" % (10_000, b" " * 10_000)
+    taken = 0
+    with raw(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        connection.sendall(head("/predict/onnx", "Transfer-Encoding: chunked"))
+        try:
+            while taken < 100_000_000:
+                connection.sendall(chunk)
+                taken += len(chunk)
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            pass
+    assert 1_000_000 < taken < 20_000_000  # the kernel's buffers hold some
+    server.is_well(test_set.images)
+
+
+def test_a_chunked_body_just_over_the_limit_is_413_and_just_under_it_is_read(
+    client: httpx.Client, test_set: LabelledImages
+) -> None:
+    sent = body(test_set.images[:1])
+    for length, status in ((1_000_000, 200), (1_000_001, 413)):
+        padded = sent + b" " * (length - len(sent))
+        assert client.post("/predict/onnx", content=padded, headers=DOOR).status_code == status
+        chunks = iter([padded[:600_000], padded[600_000:]])
+        assert client.post("/predict/onnx", content=chunks, headers=DOOR).status_code == status
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody(
+    server: Server, test_set: LabelledImages
+) -> None:
+    sent = body(test_set.images[:1])
+    before = len(server.log.read_text())
+    for start in (
+        head("/predict/onnx", f"Content-Length: {len(sent)}") + sent[:100],
+        head("/predict/onnx", f"Content-Length: {len(sent)}"),
+        head("/predict/onnx", "Transfer-Encoding: chunked") + b"64\r\n" + sent[:100] + b"\r\n",
+        head("/predict/onnx", "Transfer-Encoding: chunked") + b"64\r\n" + sent[:10],
+        head("/predict/onnx", "Transfer-Encoding: chunked") + b"zz\r\n",
+        head("/predict/onnx", "Content-Length: -5"),
+        head("/predict/onnx", "Content-Length: many"),
+        b"POST /predict/onnx HTTP/1.1\r\nHost",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS at a plain port
+    ):
+        for _ in range(3):
+            connection = raw(server)
+            connection.sendall(start)
+            connection.close()
+    time.sleep(0.2)
+    server.is_well(test_set.images)
+    assert "Traceback" not in server.log.read_text()[before:]
+
+
+def everything_from(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(65_536):
+        received += piece
+    return received
+
+
+# BentoML's own paths
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+def test_bentomls_health_checks_answer(path: str, client: httpx.Client) -> None:
+    assert client.get(path).status_code == 200
+
+
+def test_the_metrics_count_predictions(client: httpx.Client, server: Server, test_set: LabelledImages) -> None:
+    def counted() -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.startswith("bentoml_service_request_total{") and 'endpoint="/predict/numpy"' in line
+        )
+
+    before = counted()
+    for _ in range(3):
+        server.predict("numpy", test_set.images[:1])
+    assert counted() == before + 3
+
+
+def test_the_documentation_has_every_path_with_its_requests_and_answers(client: httpx.Client) -> None:
+    document = client.get("/docs.json").json()
+    assert document["openapi"].startswith("3.")
+    for backend in BACKENDS:
+        operation = document["paths"][f"/predict/{backend}"]["post"]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["required"] == ["images"]
+        assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "501"}
+    assert {"/models", "/echo", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
+
+
+def test_the_page_of_the_documentation_opens(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert "text/html" in answer.headers["content-type"]
+
+
+def test_the_server_has_come_through_all_of_this_without_a_traceback(server: Server, test_set: LabelledImages) -> None:
+    server.is_well(test_set.images)
+    assert "Traceback" not in server.log.read_text()
+
+
+# A narrowed server
+
+
+@pytest.fixture(scope="module")
+def narrowed(trained_home: Path, without: Callable[..., dict[str, str]]) -> Iterator[Server]:
+    """onnx and torch-relu alone, on a machine without torch."""
+    require("torch", "onnxruntime")
+    environment = {"SAMEDIGIT_BACKENDS": "onnx", "SAMEDIGIT_MODELS": "torch-relu", **without("torch", "tensorflow")}
+    with serving(trained_home, environment) as found:
+        yield found
+
+
+def test_a_narrowed_server_serves_what_it_is_told_alone(
+    narrowed: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
+) -> None:
+    tag = f"torch-relu:{folder_of(trained_home, 'torch-relu').name}"
+    answer = narrowed.predict("onnx", test_set.images[:20])
+    assert answer["model"] == tag
+    found = [one["probabilities"] for one in answer["predictions"]]
+    np.testing.assert_allclose(found, expected("torch-relu", 20), atol=1e-5)
+    with narrowed.client() as client:
+        (model,) = client.get("/models").json()["models"]
+        assert model["model"] == tag
+        assert list(model["backends"]) == ["onnx"]
+        other = client.post("/predict/onnx", content=body(test_set.images[:1], "numpy-sigmoid"), headers=DOOR)
+        assert error_of(other, 404) == f"No model 'numpy-sigmoid' is served through onnx; served are {tag}."
+        unserved = client.post("/predict/numpy", content=body(test_set.images[:1]), headers=DOOR)
+        assert error_of(unserved, 404) == "The numpy backend is not served here; served are onnx."
+
+
+def test_a_backend_that_is_not_installed_is_501_with_the_command_that_installs_it(
+    narrowed: Server, test_set: LabelledImages
+) -> None:
+    with narrowed.client() as client:
+        for backend in ("torch", "tensorflow"):
+            answer = client.post(f"/predict/{backend}", content=body(test_set.images[:1]), headers=DOOR)
+            message = error_of(answer, 501)
+            assert message.startswith(f"The {backend} backend is not installed on this server: pip install '.[{backend}]'")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_server_of_onnx_alone_has_no_library_of_another_framework_in_memory(narrowed: Server) -> None:
+    narrowed.is_well(np.zeros((2, 28, 28), np.uint8))
+    libraries = [Path(f"/proc/{process}/maps").read_text() for process in family(narrowed.process.pid)]
+    assert len(libraries) >= 2  # bentoml and its worker
+    assert any("onnxruntime" in one for one in libraries)
+    assert not any("libtorch" in one or "tensorflow" in one for one in libraries)
+
+
+def family(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(member for child in children for member in family(int(child)))]
+
+
+def test_a_terminated_server_stops_within_ten_seconds_though_a_client_is_connected(narrowed: Server) -> None:
+    """The last of this server's tests."""
+    with narrowed.client() as client:
+        assert client.get("/livez").status_code == 200  # and the connection stays open
+        started = time.monotonic()
+        narrowed.process.send_signal(signal.SIGTERM)
+        narrowed.process.wait(timeout=10)
+        assert time.monotonic() - started < 10
+    with pytest.raises(ConnectionRefusedError):
+        raw(narrowed).close()
+
+
+# Starts that must fail
+
+
+def failed_start(home: Path, environment: Mapping[str, str]) -> str:
+    process = subprocess.run(
+        serve_command(free_port()),
+        cwd=PROJECT,
+        env={**os.environ, "BENTOML_HOME": str(home), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in process.stdout
+    (line,) = process.stdout.strip().splitlines()
+    return line
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="has a GPU")
+def test_a_gpu_that_is_not_there_stops_the_start_with_one_line(trained_home: Path) -> None:
+    line = failed_start(trained_home, {"SAMEDIGIT_DEVICE": "cuda"})
+    assert "The device cuda was asked for, but CUDA sees no GPU here. Use auto or cpu, or check the driver." in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SAMEDIGIT_BACKENDS": "jax"}, "SAMEDIGIT_BACKENDS takes numpy, torch, tensorflow, onnx"),
+        ({"SAMEDIGIT_MAX_IMAGES": "0"}, "SAMEDIGIT_MAX_IMAGES takes a whole number of at least 1; got '0'."),
+        ({"SAMEDIGIT_DEVICE": "gpu"}, "The device must be auto, cpu, cuda or cuda:INDEX; got 'gpu'."),
+        ({"SAMEDIGIT_MODELS": "torch-rely"}, "No model torch-rely is stored; there are "),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    environment: dict[str, str], message: str, trained_home: Path
+) -> None:
+    assert message in failed_start(trained_home, environment)
+
+
+def test_an_empty_store_stops_the_start_with_one_line_that_says_how_to_train(tmp_path: Path) -> None:
+    line = failed_start(tmp_path / "bentoml", {})
+    assert f"There is nothing to serve: no model is stored in {tmp_path / 'bentoml'}. Train one: samedigit train" in line
+
+
+def test_a_backend_that_is_asked_for_and_not_installed_stops_the_start_with_one_line(
+    trained_home: Path, without: Callable[..., dict[str, str]]
+) -> None:
+    line = failed_start(trained_home, {"SAMEDIGIT_BACKENDS": "numpy,onnx", **without("onnxruntime")})
+    assert "SAMEDIGIT_BACKENDS names onnx, which is not installed: pip install '.[onnx]'" in line
+
+
+def test_a_damaged_file_stops_the_start_with_one_line_that_names_it(tmp_path: Path, trained_home: Path) -> None:
+    shutil.copytree(trained_home, tmp_path / "bentoml")
+    file = folder_of(tmp_path / "bentoml", "numpy-sigmoid") / "model.npz"
+    damaged = bytearray(file.read_bytes())
+    damaged[5000] ^= 1
+    file.write_bytes(damaged)
+    line = failed_start(tmp_path / "bentoml", {"SAMEDIGIT_BACKENDS": "numpy"})
+    assert f"{file} is not the file that was stored: expected sha256" in line
