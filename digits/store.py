@@ -84,7 +84,9 @@ def stored_models() -> list[StoredModel]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}") from error
+        raise StoreError(
+            f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}"
+        ) from error
     ours = [_stored(model) for model in found if model.info.module == MODULE]
     newest_first = sorted(ours, key=lambda model: model.card.trained_at, reverse=True)
     return sorted(newest_first, key=lambda model: model.recipe)

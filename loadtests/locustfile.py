@@ -15,12 +15,12 @@ import logging
 import os
 import random
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-import requests
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
@@ -80,6 +80,7 @@ _shuffled = list(range(len(BODIES)))
 random.Random(0).shuffle(_shuffled)
 _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few as possible are asked twice
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
+_hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
 _started = 0.0  # seconds since the epoch
 
@@ -104,12 +105,12 @@ def check_answer(status: int, content: bytes) -> str | None:
     try:
         (prediction,) = orjson.loads(content)["predictions"]
         digit, probability, probabilities = (prediction[key] for key in ("digit", "probability", "probabilities"))
+        if len(probabilities) != CLASSES or abs(sum(probabilities) - 1) > 1e-4:
+            return f"not {CLASSES} probabilities that add up to 1: {probabilities}"
+        if digit not in range(CLASSES) or probability != probabilities[digit] or probability < max(probabilities):
+            return f"digit {digit} with probability {probability} is not the most probable of {probabilities}"
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return f"not one prediction: {content[:200]!r}"
-    if len(probabilities) != CLASSES or abs(sum(probabilities) - 1) > 1e-4:
-        return f"not {CLASSES} probabilities that add up to 1: {probabilities}"
-    if digit not in range(CLASSES) or probability != probabilities[digit] or probability < max(probabilities):
-        return f"digit {digit} with probability {probability} is not the most probable of {probabilities}"
     return None
 
 
@@ -124,6 +125,7 @@ def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
                 log.warning("%s is left out: the server does not serve its backend.", user_class.__name__)
                 environment.user_classes.remove(user_class)
     _outcomes.clear()
+    _hundredths.clear()
     _latencies.clear()
     _started = time.time()
 
@@ -135,20 +137,22 @@ def record(name: str, response_time: float, start_time: float, context: dict[str
         return
     outcome = context.get("outcome", "failed")
     _outcomes[name][outcome] += 1
+    _hundredths[name][round(100 * response_time)] += 1
     if LATENCIES:
         _latencies.append((sent, response_time, outcome))
 
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
-def report_accuracy(environment: Environment, **_: Any) -> None:
+def report(environment: Environment, **_: Any) -> None:
     served = _served(environment) or {}
     for path, outcomes in _outcomes.items():
         right, wrong = outcomes["right"], outcomes["wrong"]
         stored = served.get(path.removeprefix("/predict/"), "not known")
         if right + wrong:
             log.warning(
-                "%s: %.2f %% of %d answers right (stored: %s), %d failed",
+                "%s: %.2f %% of %d answers right (stored: %s), %d failed; p50 %.2f ms, p95 %.2f ms, p99 %.2f ms",
                 path, 100 * right / (right + wrong), right + wrong, stored, outcomes["failed"],
+                *(_percentile_ms(_hundredths[path], percent) for percent in (50, 95, 99)),
             )  # fmt: skip
     if LATENCIES:
         with open(LATENCIES, "w", newline="") as file:
@@ -157,11 +161,22 @@ def report_accuracy(environment: Environment, **_: Any) -> None:
             writer.writerows(_latencies)
 
 
+def _percentile_ms(hundredths: Counter[int], percent: int) -> float:
+    """Locust's own percentiles are of whole milliseconds."""
+    before, wanted = 0, percent / 100 * hundredths.total()
+    for latency in sorted(hundredths):
+        before += hundredths[latency]
+        if before >= wanted:
+            return latency / 100
+    return float("nan")
+
+
 def _served(environment: Environment) -> dict[str, str] | None:
     """For each backend, the stored accuracy of the models it serves; None if the server does not say."""
     try:
-        models = requests.get(f"{environment.host}/models", timeout=10).json()["models"]
-    except (requests.RequestException, KeyError, ValueError):
+        with urllib.request.urlopen(f"{environment.host}/models", timeout=10) as response:
+            models = orjson.loads(response.read())["models"]
+    except (OSError, KeyError, ValueError):
         return None
     served: dict[str, list[str]] = {}
     for model in models:

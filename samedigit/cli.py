@@ -21,7 +21,6 @@ from samedigit import commands
 NO: Final = 1
 WRONG_COMMAND_LINE: Final = 2
 MISSING: Final = 3
-INTERRUPTED: Final = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -160,9 +159,6 @@ def main() -> None:
         )
         errors.print("pip install '.\\[train,compare]' in Samedigit's folder")
         sys.exit(MISSING)
-    except KeyboardInterrupt:
-        errors.print("Interrupted; what was not finished is not stored.")
-        sys.exit(INTERRUPTED)
 
 
 def _plain(error: Exception) -> str:

@@ -100,7 +100,7 @@ def show_models(models: Sequence[StoredModel]) -> None:
             f"{model.recipe}\n{model.version}",
             f"{facts['framework']}\n{facts['parameters']:,}",
             f"{' '.join(formats[:2])}\n{' '.join(formats[2:])}",
-            f"{counts}\n{100 * low:.2f} to {100 * high:.2f}",
+            f"{counts}\n{100 * low:.2f}-{100 * high:.2f}",
             f"{sum(facts['bytes'].values()) / 1000:,.0f}",
             f"{facts['trained_at'][:10]}\n{facts['trained_at'][11:16]}, {facts['train_seconds']:.0f} s",
         )
@@ -195,9 +195,8 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Writes the report beside the results; returns its path and the rows of the summary."""
     from comparison.report import write_report
     from comparison.results import summary_table
-    from digits import store
 
-    models = store.stored_models()
+    models = _tested(results)
     path = write_report(results, models, results / "report.html")
     return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
 
@@ -205,14 +204,13 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
 def show_summary(results: Path) -> None:
     """One row per model and backend: what it gets right, and what it costs to ask."""
     from comparison.results import compare, read_results
-    from digits import store
 
-    comparison = compare(read_results(results), store.stored_models())
+    comparison = compare(read_results(results), _tested(results))
     table = _table("Accuracy and latency over HTTP")
     for column in ("model", "backend"):
         table.add_column(column)
-    for column in ("stored\n%", "right\n%", "p50\nms", "p95\nms", "p99\nms", "requests\nper s", "failed"):
-        table.add_column(column, justify="right")
+    for column in ("stored\n%", "right\n%", "p50\nms", "p95\nms", "p99\nms", "req.\nper s", "failed"):
+        table.add_column(column, justify="right", min_width=6)
     for served in comparison.served:
         right = served.accuracy_over_requests
         accuracies = (f"{100 * served.score.accuracy:.2f}", "-" if right is None else f"{100 * right:.2f}")
@@ -221,7 +219,16 @@ def show_summary(results: Path) -> None:
         table.add_row("no model", "echo", "-", "-", *_load(comparison.echo), str(comparison.echo.failures))
     console.print(table)
     note = "stored: on all test images; right: of the answers under load; p50 to p99: one caller"
-    console.print(note + (f"; requests per s: {comparison.users} callers." if comparison.users else "."), style="dim")
+    console.print(note + (f"; req. per s: {comparison.users} callers." if comparison.users else "."), style="dim")
+
+
+def _tested(results: Path) -> list[StoredModel]:
+    """The stored models that the load test ran; if none is left, the newest of each recipe."""
+    from comparison.results import read_results
+    from digits import store
+
+    tags = {run.model for run in read_results(results).runs}
+    return [model for model in store.stored_models() if model.tag in tags] or store.newest_models()
 
 
 def _load(measured: Measured) -> list[str]:
@@ -231,7 +238,7 @@ def _load(measured: Measured) -> list[str]:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    return Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=0, title_justify="left")  # 80 columns
 
 
 def _backend(name: str) -> Backend:

@@ -42,8 +42,17 @@ def require(*packages: str) -> None:
     pytest.skip(f"not installed: {', '.join(missing)}")
 
 
+def require_recipe(recipe: str) -> None:
+    """The same for what the recipe's training needs; without it `trained_home` lacks the model."""
+    require(*trainers.NEEDS[RECIPES[recipe].framework])
+
+
 def python(
-    code: str, *arguments: object, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT, timeout: float = 120
+    code: str,
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path = PROJECT,
+    timeout: float = 120,
 ) -> str:
     """What `code` prints in a process of its own, which sees `environment` beside this one's; it must end well."""
     process = subprocess.run(
@@ -149,7 +158,7 @@ train_and_store(recipe, device="cpu", on_epoch=lambda epoch: None)
         for name, recipe in RECIPES.items()
         if trainers.is_installed(recipe.framework)
     }
-    said = {name: process.communicate(timeout=400)[0] for name, process in processes.items()}
+    said = {name: process.communicate(timeout=280)[0] for name, process in processes.items()}
     for name, process in processes.items():
         assert process.returncode == 0, f"{name} could not be trained:\n{said[name]}"
 

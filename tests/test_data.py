@@ -186,7 +186,7 @@ class Mirrors:
                 mirrors.asked.append(self.path)
                 self.known[self.path.split("/")[1]](self)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -266,9 +266,7 @@ def test_when_every_mirror_fails_one_error_names_each_and_the_variable_to_set(
     assert files(cache) == []
 
 
-def test_a_good_cached_file_is_never_replaced(
-    cache: Path, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_good_cached_file_is_never_replaced(cache: Path, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch) -> None:
     use(mirrors, monkeypatch, "right")
     mnist.test_images()
     (cache / f"{IMAGES}.gz").unlink()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import PROJECT, python, require
+from conftest import PROJECT, python, require, require_recipe
 
 from digits.card import Card
 from digits.contract import BACKENDS, EXPORTED, Backend
@@ -22,6 +22,8 @@ from training.recipes import RECIPES
 
 OURS = "samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits"
 PACKAGE = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "onnx": "onnxruntime"}
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exports")]  # in one process of pytest's: they share answers
+
 Answers = Callable[[Backend, str], npt.NDArray[np.float32]]
 
 # Opens files in a process where nothing of ours can be imported. `images` are 100 real digits.
@@ -40,14 +42,6 @@ def save(folder, probabilities):
     assert probabilities.dtype == np.float32
     np.save(os.path.join(sys.argv[2], os.path.basename(os.path.dirname(folder))), probabilities)
 """
-
-
-def framework_of(recipe: str) -> str:
-    return RECIPES[recipe].framework
-
-
-def require_recipe(recipe: str) -> None:
-    require(*{"numpy": ("numpy",), "torch": ("torch",), "keras": ("keras", "tensorflow")}[framework_of(recipe)])
 
 
 def folder_of(home: Path, recipe: str) -> Path:
@@ -295,7 +289,12 @@ def test_the_onnx_file_takes_any_number_of_images(
 def test_no_stored_file_names_a_folder_of_this_machine(recipe: str, trained_home: Path) -> None:
     require_recipe(recipe)
     folder = folder_of(trained_home, recipe)
-    here = [str(PROJECT).encode(), str(trained_home.parent).encode(), str(Path.home()).encode() + b"/", b"site-packages"]
+    here = [
+        str(PROJECT).encode(),
+        str(trained_home.parent).encode(),
+        str(Path.home()).encode() + b"/",
+        b"site-packages",
+    ]
     files = [file for file in folder.rglob("*") if file.is_file()]
     for name in ("model.npz", "model.onnx"):
         assert folder / name in files

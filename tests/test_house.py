@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, python, require
+from conftest import PROJECT, python, require, require_recipe
 
 # From the front door down to the ground floor. A room may import those that come after it.
 ROOMS = ("samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits")
@@ -90,9 +90,11 @@ def test_a_framework_is_imported_by_its_own_trainer_and_runtime_alone(framework:
     assert importers <= FRAMEWORKS[framework]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "onnx"])
 def test_a_process_that_serves_a_light_backend_holds_no_other_framework(backend: str, trained_home: Path) -> None:
     """All of what a server does: it finds the models, opens and warms them, and answers."""
+    require_recipe("numpy-sigmoid")
     if backend == "onnx":
         require("onnxruntime")
     code = """
@@ -109,9 +111,7 @@ served.describe()
 import serving.door, serving.service
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
-    said = python(
-        code, backend, environment={"BENTOML_HOME": str(trained_home), "SAMEDIGIT_BACKENDS": backend}
-    )
+    said = python(code, backend, environment={"BENTOML_HOME": str(trained_home), "SAMEDIGIT_BACKENDS": backend})
     held = set(said.split())
     assert "bentoml" in held
     assert ("onnxruntime" in held) == (backend == "onnx")

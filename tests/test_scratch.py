@@ -104,7 +104,9 @@ def test_loss_and_gradients_are_those_of_torch_autograd(activation: str, dtype: 
 
     dense = [layer for layer in network.layers if isinstance(layer, Dense)]
     outputs = torch.tensor(inputs)
-    weights = [(torch.tensor(one.weight, requires_grad=True), torch.tensor(one.bias, requires_grad=True)) for one in dense]
+    weights = [
+        (torch.tensor(one.weight, requires_grad=True), torch.tensor(one.bias, requires_grad=True)) for one in dense
+    ]
     for i, (weight, bias) in enumerate(weights):
         outputs = outputs @ weight + bias
         if i < len(weights) - 1:
@@ -114,7 +116,8 @@ def test_loss_and_gradients_are_those_of_torch_autograd(activation: str, dtype: 
 
     assert loss == pytest.approx(expected.item(), rel=rtol)
     for layer, (weight, bias) in zip(dense, weights, strict=True):
-        assert weight.grad is not None and bias.grad is not None
+        assert weight.grad is not None
+        assert bias.grad is not None
         np.testing.assert_allclose(layer.weight_gradient, weight.grad.numpy(), rtol=rtol, atol=atol)
         np.testing.assert_allclose(layer.bias_gradient, bias.grad.numpy(), rtol=rtol, atol=atol)
 
@@ -212,7 +215,8 @@ def test_softmax_sums_to_one_and_survives_ten_thousand() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probabilities = softmax(logits)
-    np.testing.assert_allclose(probabilities, [[1, 0], [0.5, 0.5], [1 / (1 + np.e), np.e / (1 + np.e)]], rtol=1e-6)
+    e = float(np.e)
+    np.testing.assert_allclose(probabilities, [[1.0, 0.0], [0.5, 0.5], [1 / (1 + e), e / (1 + e)]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -221,8 +225,8 @@ def test_sigmoid_survives_ten_thousand_without_a_warning(dtype: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         outputs = sigmoid(inputs)
-    middle = 1 / (1 + np.exp(-3.0))
-    np.testing.assert_allclose(outputs, [0, 1 - middle, 0.5, middle, 1], rtol=1e-6, atol=1e-9)
+    middle = 1 / (1 + float(np.exp(-3.0)))
+    np.testing.assert_allclose(outputs, [0.0, 1 - middle, 0.5, middle, 1.0], rtol=1e-6, atol=1e-9)
     assert outputs.dtype == dtype
 
 
@@ -303,7 +307,8 @@ def test_parameters_and_gradients_are_one_flat_vector_that_the_layers_see() -> N
 def test_a_network_computes_what_its_layers_say() -> None:
     network = make_network("sigmoid", sizes=(3, 2, 4), dtype=np.float64)
     first, _, second = network.layers
-    assert isinstance(first, Dense) and isinstance(second, Dense)
+    assert isinstance(first, Dense)
+    assert isinstance(second, Dense)
     inputs = np.random.default_rng(7).normal(size=(5, 3))
     hidden = 1 / (1 + np.exp(-(inputs @ first.weight + first.bias)))
     np.testing.assert_allclose(network.forward(inputs), hidden @ second.weight + second.bias, rtol=1e-12)

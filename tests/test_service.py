@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pytest
-from conftest import PROJECT, require
+from conftest import PROJECT, require, require_recipe
 
 from digits.contract import BACKENDS, Backend, Images
 from digits.mnist import LabelledImages
@@ -31,12 +31,21 @@ from serving.backends import predict_all
 from serving.device import CPU, count_gpus
 from serving.runtimes.numpy_runtime import open_model
 
+# Tests of one group run in one process of pytest's, in order: they share a server.
+pytestmark = pytest.mark.slow
+ALL = pytest.mark.xdist_group("a server of everything")
+NARROWED = pytest.mark.xdist_group("a narrowed server")
+
+RECIPES = ("numpy-sigmoid", "torch-relu", "keras-sequential")
+Expected = Callable[[str, int], npt.NDArray[np.float32]]  # what a recipe's stored file answers to the first images
 START_SECONDS = 120
-DOOR = {"content-type": "application/json"}
+JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True)
 class Server:
+    """A running `bentoml serve`."""
+
     process: subprocess.Popen[bytes]
     port: int
     log: Path
@@ -46,7 +55,7 @@ class Server:
 
     def predict(self, backend: str, images: Images, model: str | None = None) -> dict[str, Any]:
         with self.client() as client:
-            answer = client.post(f"/predict/{backend}", content=body(images, model), headers=DOOR)
+            answer = client.post(f"/predict/{backend}", content=body(images, model), headers=JSON)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -89,10 +98,8 @@ def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
             wait_until_ready(server)
             yield server
         finally:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait(timeout=10)
 
 
@@ -113,7 +120,9 @@ def wait_until_ready(server: Server) -> None:
 @pytest.fixture(scope="module")
 def server(trained_home: Path) -> Iterator[Server]:
     """Every model through every backend."""
-    require("torch", "tensorflow", "keras", "onnxruntime")
+    require("onnxruntime")
+    for recipe in RECIPES:
+        require_recipe(recipe)
     with serving(trained_home, {"SAMEDIGIT_MAX_IMAGES": "150", "SAMEDIGIT_MAX_BODY_BYTES": "1000000"}) as found:
         yield found
 
@@ -130,7 +139,7 @@ def folder_of(home: Path, recipe: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(trained_home: Path, test_set: LabelledImages) -> Callable[[str, int], npt.NDArray[np.float32]]:
+def expected(trained_home: Path, test_set: LabelledImages) -> Expected:
     """What the stored file of a recipe answers for the first test images, in this process."""
 
     def of(recipe: str, number: int) -> npt.NDArray[np.float32]:
@@ -140,15 +149,12 @@ def expected(trained_home: Path, test_set: LabelledImages) -> Callable[[str, int
     return of
 
 
-Expected = Callable[[str, int], npt.NDArray[np.float32]]
-RECIPES = ("numpy-sigmoid", "torch-relu", "keras-sequential")
-
-
 # Right answers
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("backend", BACKENDS)
+@ALL
 def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     backend: Backend, recipe: str, server: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
 ) -> None:
@@ -163,6 +169,7 @@ def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     assert (probabilities.argmax(axis=1) == test_set.labels[:100]).sum() >= 90
 
 
+@ALL
 def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
     server: Server, test_set: LabelledImages, trained_home: Path
 ) -> None:
@@ -172,6 +179,7 @@ def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
             assert server.predict("numpy", test_set.images[:1], name)["model"] == tag
 
 
+@ALL
 def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
     server: Server, client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -181,6 +189,7 @@ def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
         assert server.predict(backend, test_set.images[:1])["model"] == best
 
 
+@ALL
 def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
     client: httpx.Client, trained_home: Path, expected: Expected, test_set: LabelledImages
 ) -> None:
@@ -202,23 +211,24 @@ def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
         assert model["card"]["seed"] == model["card"]["recipe"]["seed"]
 
 
+@ALL
 def test_a_content_type_may_have_parameters_and_capitals(client: httpx.Client, test_set: LabelledImages) -> None:
     for content_type in ("application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"):
-        answer = client.post(
-            "/predict/onnx", content=body(test_set.images[:1]), headers={"content-type": content_type}
-        )
+        answer = client.post("/predict/onnx", content=body(test_set.images[:1]), headers={"content-type": content_type})
         assert answer.status_code == 200, answer.text
 
 
+@ALL
 def test_a_chunked_body_is_put_together(client: httpx.Client, test_set: LabelledImages, server: Server) -> None:
     whole = body(test_set.images[:3], "torch-relu")
     chunks = (whole[i : i + 700] for i in range(0, len(whole), 700))
-    answer = client.post("/predict/onnx", content=chunks, headers=DOOR)
+    answer = client.post("/predict/onnx", content=chunks, headers=JSON)
     assert answer.request.headers["transfer-encoding"] == "chunked"
     assert answer.json() == server.predict("onnx", test_set.images[:3], "torch-relu")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@ALL
 def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
     backend: Backend, server: Server, test_set: LabelledImages, expected: Expected
 ) -> None:
@@ -230,7 +240,7 @@ def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
             together.wait(timeout=30)
             for i in range(client_number, 400, 16):
                 sent = body(test_set.images[i : i + 1], "torch-relu")
-                answer = client.post(f"/predict/{backend}", content=sent, headers=DOOR)
+                answer = client.post(f"/predict/{backend}", content=sent, headers=JSON)
                 (prediction,) = answer.json()["predictions"]
                 np.testing.assert_allclose(prediction["probabilities"], right[i], atol=1e-5)
 
@@ -239,8 +249,9 @@ def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
         list(threads.map(ask, range(16)))
 
 
+@ALL
 def test_echo_answers_a_tenth_for_every_digit(client: httpx.Client, test_set: LabelledImages) -> None:
-    answer = client.post("/echo", content=body(test_set.images[:2]), headers=DOOR).json()
+    answer = client.post("/echo", content=body(test_set.images[:2]), headers=JSON).json()
     assert answer["model"] == answer["backend"] == "echo"
     assert len(answer["predictions"]) == 2
     for prediction in answer["predictions"]:
@@ -258,11 +269,12 @@ def error_of(answer: httpx.Response, status: int) -> str:
     return message
 
 
+@ALL
 def test_an_unknown_model_is_404_and_those_served_are_named(
     client: httpx.Client, test_set: LabelledImages, trained_home: Path
 ) -> None:
     for name in ("nothing", "torch-relu:nothing", "torch", ""):
-        answer = client.post("/predict/onnx", content=body(test_set.images[:1], name), headers=DOOR)
+        answer = client.post("/predict/onnx", content=body(test_set.images[:1], name), headers=JSON)
         message = error_of(answer, 404)
         assert message.startswith(f"No model {name!r} is served through onnx; served are ")
         for recipe in RECIPES:
@@ -270,11 +282,12 @@ def test_an_unknown_model_is_404_and_those_served_are_named(
 
 
 @pytest.mark.parametrize("backend", ["jax", "", "onnx/", "ONNX", "../models"])
+@ALL
 def test_an_unknown_backend_is_404_and_those_there_are_are_named(
     backend: str, client: httpx.Client, test_set: LabelledImages
 ) -> None:
     path = f"/predict/{backend}".replace("..", "%2e%2e")
-    message = error_of(client.post(path, content=body(test_set.images[:1]), headers=DOOR), 404)
+    message = error_of(client.post(path, content=body(test_set.images[:1]), headers=JSON), 404)
     assert message == f"There is no backend {backend!r}; the backends are numpy, torch, tensorflow, onnx."
 
 
@@ -289,6 +302,7 @@ def test_an_unknown_backend_is_404_and_those_there_are_are_named(
         ("/docs.json", "POST", "GET"),
     ],
 )
+@ALL
 def test_another_method_is_405_and_the_right_one_is_named(
     path: str, method: str, allowed: str, client: httpx.Client
 ) -> None:
@@ -312,6 +326,7 @@ def test_another_method_is_405_and_the_right_one_is_named(
     ],
 )
 @pytest.mark.parametrize("path", ["/predict/onnx", "/echo"])
+@ALL
 def test_another_content_type_is_415_and_both_are_named(
     content_type: str | None, path: str, client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -340,16 +355,18 @@ def test_another_content_type_is_415_and_both_are_named(
     ],
     ids=lambda value: repr(value[:24]),
 )
+@ALL
 def test_a_malformed_request_is_400_and_says_why(
     sent: bytes, message: str, client: httpx.Client, server: Server, test_set: LabelledImages
 ) -> None:
-    assert message in error_of(client.post("/predict/onnx", content=sent, headers=DOOR), 400)
+    assert message in error_of(client.post("/predict/onnx", content=sent, headers=JSON), 400)
     server.is_well(test_set.images)
 
 
+@ALL
 def test_a_path_of_nobody_is_404(client: httpx.Client) -> None:
     for path in ("/predict", "/nothing", "/predicts/onnx", "/model"):
-        assert client.post(path, content=b"{}", headers=DOOR).status_code == 404
+        assert client.post(path, content=b"{}", headers=JSON).status_code == 404
 
 
 # Bodies that are too long, or never come
@@ -364,6 +381,7 @@ def head(path: str, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+@ALL
 def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -378,12 +396,14 @@ def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
     server.is_well(test_set.images)
 
 
+@ALL
 def test_who_waits_for_100_continue_gets_413_in_its_place(server: Server) -> None:
     with raw(server) as connection:
         connection.sendall(head("/predict/onnx", "Content-Length: 1000000000", "Expect: 100-continue"))
         assert everything_from(connection).startswith(b"HTTP/1.1 413 ")
 
 
+@ALL
 def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -403,17 +423,19 @@ def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
     server.is_well(test_set.images)
 
 
+@ALL
 def test_a_chunked_body_just_over_the_limit_is_413_and_just_under_it_is_read(
     client: httpx.Client, test_set: LabelledImages
 ) -> None:
     sent = body(test_set.images[:1])
     for length, status in ((1_000_000, 200), (1_000_001, 413)):
         padded = sent + b" " * (length - len(sent))
-        assert client.post("/predict/onnx", content=padded, headers=DOOR).status_code == status
+        assert client.post("/predict/onnx", content=padded, headers=JSON).status_code == status
         chunks = iter([padded[:600_000], padded[600_000:]])
-        assert client.post("/predict/onnx", content=chunks, headers=DOOR).status_code == status
+        assert client.post("/predict/onnx", content=chunks, headers=JSON).status_code == status
 
 
+@ALL
 def test_a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -450,10 +472,12 @@ def everything_from(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+@ALL
 def test_bentomls_health_checks_answer(path: str, client: httpx.Client) -> None:
     assert client.get(path).status_code == 200
 
 
+@ALL
 def test_the_metrics_count_predictions(client: httpx.Client, server: Server, test_set: LabelledImages) -> None:
     def counted() -> float:
         lines = client.get("/metrics").text.splitlines()
@@ -469,6 +493,7 @@ def test_the_metrics_count_predictions(client: httpx.Client, server: Server, tes
     assert counted() == before + 3
 
 
+@ALL
 def test_the_documentation_has_every_path_with_its_requests_and_answers(client: httpx.Client) -> None:
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.")
@@ -480,12 +505,14 @@ def test_the_documentation_has_every_path_with_its_requests_and_answers(client: 
     assert {"/models", "/echo", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
 
 
+@ALL
 def test_the_page_of_the_documentation_opens(client: httpx.Client) -> None:
     answer = client.get("/")
     assert answer.status_code == 200
     assert "text/html" in answer.headers["content-type"]
 
 
+@ALL
 def test_the_server_has_come_through_all_of_this_without_a_traceback(server: Server, test_set: LabelledImages) -> None:
     server.is_well(test_set.images)
     assert "Traceback" not in server.log.read_text()
@@ -497,12 +524,14 @@ def test_the_server_has_come_through_all_of_this_without_a_traceback(server: Ser
 @pytest.fixture(scope="module")
 def narrowed(trained_home: Path, without: Callable[..., dict[str, str]]) -> Iterator[Server]:
     """onnx and torch-relu alone, on a machine without torch."""
-    require("torch", "onnxruntime")
+    require("onnxruntime")
+    require_recipe("torch-relu")
     environment = {"SAMEDIGIT_BACKENDS": "onnx", "SAMEDIGIT_MODELS": "torch-relu", **without("torch", "tensorflow")}
     with serving(trained_home, environment) as found:
         yield found
 
 
+@NARROWED
 def test_a_narrowed_server_serves_what_it_is_told_alone(
     narrowed: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
 ) -> None:
@@ -515,23 +544,27 @@ def test_a_narrowed_server_serves_what_it_is_told_alone(
         (model,) = client.get("/models").json()["models"]
         assert model["model"] == tag
         assert list(model["backends"]) == ["onnx"]
-        other = client.post("/predict/onnx", content=body(test_set.images[:1], "numpy-sigmoid"), headers=DOOR)
+        other = client.post("/predict/onnx", content=body(test_set.images[:1], "numpy-sigmoid"), headers=JSON)
         assert error_of(other, 404) == f"No model 'numpy-sigmoid' is served through onnx; served are {tag}."
-        unserved = client.post("/predict/numpy", content=body(test_set.images[:1]), headers=DOOR)
+        unserved = client.post("/predict/numpy", content=body(test_set.images[:1]), headers=JSON)
         assert error_of(unserved, 404) == "The numpy backend is not served here; served are onnx."
 
 
+@NARROWED
 def test_a_backend_that_is_not_installed_is_501_with_the_command_that_installs_it(
     narrowed: Server, test_set: LabelledImages
 ) -> None:
     with narrowed.client() as client:
         for backend in ("torch", "tensorflow"):
-            answer = client.post(f"/predict/{backend}", content=body(test_set.images[:1]), headers=DOOR)
+            answer = client.post(f"/predict/{backend}", content=body(test_set.images[:1]), headers=JSON)
             message = error_of(answer, 501)
-            assert message.startswith(f"The {backend} backend is not installed on this server: pip install '.[{backend}]'")
+            assert message.startswith(
+                f"The {backend} backend is not installed on this server: pip install '.[{backend}]'"
+            )
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@NARROWED
 def test_a_server_of_onnx_alone_has_no_library_of_another_framework_in_memory(narrowed: Server) -> None:
     narrowed.is_well(np.zeros((2, 28, 28), np.uint8))
     libraries = [Path(f"/proc/{process}/maps").read_text() for process in family(narrowed.process.pid)]
@@ -545,6 +578,7 @@ def family(process: int) -> list[int]:
     return [process, *(member for child in children for member in family(int(child)))]
 
 
+@NARROWED
 def test_a_terminated_server_stops_within_ten_seconds_though_a_client_is_connected(narrowed: Server) -> None:
     """The last of this server's tests."""
     with narrowed.client() as client:
@@ -599,7 +633,9 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
 
 def test_an_empty_store_stops_the_start_with_one_line_that_says_how_to_train(tmp_path: Path) -> None:
     line = failed_start(tmp_path / "bentoml", {})
-    assert f"There is nothing to serve: no model is stored in {tmp_path / 'bentoml'}. Train one: samedigit train" in line
+    assert (
+        f"There is nothing to serve: no model is stored in {tmp_path / 'bentoml'}. Train one: samedigit train" in line
+    )
 
 
 def test_a_backend_that_is_asked_for_and_not_installed_stops_the_start_with_one_line(
@@ -610,6 +646,7 @@ def test_a_backend_that_is_asked_for_and_not_installed_stops_the_start_with_one_
 
 
 def test_a_damaged_file_stops_the_start_with_one_line_that_names_it(tmp_path: Path, trained_home: Path) -> None:
+    require_recipe("numpy-sigmoid")
     shutil.copytree(trained_home, tmp_path / "bentoml")
     file = folder_of(tmp_path / "bentoml", "numpy-sigmoid") / "model.npz"
     damaged = bytearray(file.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from digits.errors import DeviceError, SettingError
 from serving.device import CPU, Device, choose_device, count_gpus
 from serving.settings import read_settings
@@ -79,5 +80,5 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_a_silent_cpu() -> None:
 
 @pytest.mark.skipif(count_gpus() > 0, reason="has a GPU")
 def test_without_a_gpu_cuda_is_an_error_that_says_what_to_use() -> None:
-    with pytest.raises(DeviceError, match="CUDA sees no GPU here. Use auto or cpu"):
+    with pytest.raises(DeviceError, match=r"CUDA sees no GPU here\. Use auto or cpu"):
         choose_device("cuda")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bentoml
-import numpy as np
 import pytest
 from conftest import PROJECT, python
 
@@ -153,7 +152,7 @@ def test_models_come_by_recipe_and_the_newest_version_first(empty_home: Path) ->
 
 
 def test_an_unknown_model_is_named_with_those_there_are(empty_home: Path) -> None:
-    with pytest.raises(ModelNotFound, match="No model is stored, so there is no nothing. Train one"):
+    with pytest.raises(ModelNotFound, match=r"No model is stored, so there is no nothing\. Train one"):
         store.find_model("nothing")
     saved = store.save("small", fill=fill)
     for tag in ("nothing", "small:other", "smal", f"other:{saved.version}"):
@@ -173,7 +172,9 @@ def test_models_of_others_in_the_store_are_left_out(empty_home: Path) -> None:
 def test_a_card_of_another_version_of_samedigit_is_named_with_what_to_do(empty_home: Path) -> None:
     with bentoml.models.create("old", module="samedigit", metadata={"history": [], "scores": {}}) as model:
         Path(model.path, "model.npz").write_bytes(FILE)
-    with pytest.raises(ModelDamaged, match=f"The card of {model.tag} cannot be read .*bentoml models delete {model.tag}"):
+    with pytest.raises(
+        ModelDamaged, match=f"The card of {model.tag} cannot be read .*bentoml models delete {model.tag}"
+    ):
         store.stored_models()
 
 
@@ -240,7 +241,7 @@ def test_a_full_disk_stores_nothing_and_says_so(empty_home: Path) -> None:
         fill(folder)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StoreError, match="small could not be stored in .*No space left on device.*Free some space"):
+    with pytest.raises(StoreError, match=r"small could not be stored in .*No space left on device.*Free some space"):
         store.save("small", fill=full)
     assert everything(empty_home) == []
 
@@ -264,10 +265,10 @@ def test_a_card_that_bentoml_cannot_read_is_not_stored(empty_home: Path) -> None
 
     def unreadable(folder: Path) -> Card:
         card = fill(folder)
-        card.recipe["weights"] = np.zeros(3)
+        card.recipe["source"] = {"page": None}  # which it writes, and refuses to read
         return card
 
-    with pytest.raises(Exception):  # noqa: B017  # BentoML's own, of its schema
+    with pytest.raises(ValueError, match="metadata"):
         store.save("small", fill=unreadable)
     assert store.stored_models() == [saved]
 

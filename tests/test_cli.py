@@ -1,0 +1,205 @@
+"""The command line, as a person or a program calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT, require
+
+
+def samedigit(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "samedigit", *map(str, arguments)],
+        env={**os.environ, "COLUMNS": "200", **{name: str(value) for name, value in environment.items()}},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def home(trained_home: Path, tmp_path: Path) -> Path:
+    """A copy of the trained store, to be written to."""
+    return Path(shutil.copytree(trained_home, tmp_path / "home"))
+
+
+def test_help_names_every_command() -> None:
+    said = samedigit("--help")
+    assert said.returncode == 0
+    for command in ("train", "models", "evaluate", "serve", "loadtest", "report"):
+        assert f" {command} " in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train"], 2, "name one or more recipes, or give --all"),
+        (["train", "torch-relu", "--all"], 2, "name one or more recipes, or give --all"),
+        (["train", "torch-rel"], 2, "no recipe 'torch-rel'; there are numpy-sigmoid, torch-relu, keras-sequential"),
+        (["train", "torch-relu", "--epochs", "0"], 2, "--epochs"),
+        (["train", "torch-relu", "--seed", "-1"], 2, "--seed"),
+        (["train", "numpy-sigmoid", "--device", "gpu"], 2, "auto, cpu, cuda or cuda:INDEX; got 'gpu'"),
+        (["evaluate", "torch-relu"], 3, "No model is stored"),
+        (["loadtest"], 3, "no model is stored"),
+        (["loadtest", "--backend", "onyx"], 2, "no backend 'onyx'"),
+        (["loadtest", "--users", "0"], 2, "--users"),
+        (["report", "--results", "/nowhere"], 3, "/nowhere"),
+        (["serve", "--port", "70000"], 2, "--port"),
+    ],
+)
+def test_what_cannot_be_done_is_said_without_a_traceback(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    said = samedigit(*arguments, BENTOML_HOME=tmp_path)
+    assert said.returncode == code, said.stderr
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_serving_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+    said = samedigit("serve", "--port", 3997, BENTOML_HOME=tmp_path)
+    assert said.returncode != 0
+    assert "Train one: samedigit train --all" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_training_without_data_says_what_to_set_and_stores_nothing(tmp_path: Path) -> None:
+    said = samedigit("train", "numpy-sigmoid", BENTOML_HOME=tmp_path / "home", SAMEDIGIT_DATA_DIR=tmp_path)
+    assert said.returncode == 3
+    assert "SAMEDIGIT_DATA_DIR" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not (tmp_path / "home" / "models" / "numpy-sigmoid").exists()
+
+
+def test_a_missing_framework_is_told_before_any_training(
+    tmp_path: Path, without: Callable[..., dict[str, str]]
+) -> None:
+    said = samedigit("train", "--all", "--epochs", 1, BENTOML_HOME=tmp_path, **without("keras"))
+    assert said.returncode == 3
+    assert "Training with keras needs keras: pip install '.[train,tensorflow]'" in said.stderr
+    assert not (tmp_path / "models" / "numpy-sigmoid").exists()
+
+
+def test_a_missing_extra_is_told_without_a_traceback(
+    trained_home: Path, without: Callable[..., dict[str, str]]
+) -> None:
+    said = samedigit("models", BENTOML_HOME=trained_home, **without("scipy"))
+    assert said.returncode == 3
+    assert "scipy is not installed" in said.stderr
+    assert "pip install '.[train,compare]'" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.slow
+def test_training_prints_json_that_models_repeats(tmp_path: Path) -> None:
+    trained = samedigit(
+        "train", "numpy-sigmoid", "--epochs", 1, "--seed", 7, "--json", BENTOML_HOME=tmp_path, CUDA_VISIBLE_DEVICES=""
+    )
+    assert trained.returncode == 0, trained.stderr
+    (facts,) = json.loads(trained.stdout)
+    assert facts["model"] == "numpy-sigmoid"
+    assert facts["seed"] == 7
+    assert facts["epochs"] == 1
+    assert facts["parameters"] == 784 * 128 + 128 + 128 * 10 + 10
+    assert facts["accuracy_95"][0] < facts["accuracy"] < facts["accuracy_95"][1]
+    assert json.loads(samedigit("models", "--json", BENTOML_HOME=tmp_path).stdout) == [facts]
+
+
+def test_the_table_of_models_fits_a_terminal_of_80_columns(trained_home: Path) -> None:
+    said = samedigit("models", BENTOML_HOME=trained_home, COLUMNS=80)
+    assert said.returncode == 0, said.stderr
+    for row in json.loads(samedigit("models", "--json", BENTOML_HOME=trained_home).stdout):
+        for shown in (row["model"], row["version"], f"{100 * row['accuracy']:.2f}", f"{row['parameters']:,}"):
+            assert shown in said.stdout
+    assert "…" not in said.stdout
+
+
+@pytest.mark.slow
+def test_evaluate_reproduces_the_stored_accuracy_in_every_backend(trained_home: Path) -> None:
+    require("torch", "tensorflow", "onnxruntime")
+    said = samedigit("evaluate", "torch-relu", "--json", BENTOML_HOME=trained_home)
+    assert said.returncode == 0, said.stderr
+    checks = json.loads(said.stdout)
+    assert [check["backend"] for check in checks] == ["numpy", "torch", "tensorflow", "onnx"]
+    assert all(check["correct"] == check["stored_correct"] and check["total"] == 10_000 for check in checks)
+
+
+def test_evaluate_fails_where_the_stored_accuracy_is_another(home: Path) -> None:
+    (card,) = (home / "models" / "numpy-sigmoid").glob("*/model.yaml")
+    facts = json.loads(samedigit("models", "--json", BENTOML_HOME=home).stdout)
+    correct = next(row["correct"]["numpy"] for row in facts if row["model"] == "numpy-sigmoid")
+    text = card.read_text()
+    assert text.count(f"correct: {correct}") >= 1
+    card.write_text(text.replace(f"correct: {correct}", f"correct: {correct + 1}"))
+    said = samedigit("evaluate", "numpy-sigmoid", "--backend", "numpy", BENTOML_HOME=home)
+    assert said.returncode == 1
+    assert "NOT as stored" in said.stdout
+
+
+def test_evaluate_refuses_a_damaged_file(home: Path) -> None:
+    (weights,) = (home / "models" / "numpy-sigmoid").glob("*/model.npz")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    said = samedigit("evaluate", "numpy-sigmoid", "--backend", "numpy", BENTOML_HOME=home)
+    assert said.returncode == 3
+    assert str(weights) in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_training_stores_nothing(stop: signal.Signals, tmp_path: Path) -> None:
+    training = subprocess.Popen(
+        [sys.executable, "-m", "samedigit", "train", "numpy-sigmoid", "--epochs", "500"],
+        env={**os.environ, "BENTOML_HOME": str(tmp_path)},
+        cwd=PROJECT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(6)  # well inside the 500 epochs
+    training.send_signal(stop)
+    said = training.communicate(timeout=60)[1]
+    assert training.returncode != 0
+    if stop == signal.SIGINT:
+        assert training.returncode == 130
+        assert "Aborted" in said
+    assert "Traceback" not in said
+    assert samedigit("models", "--json", BENTOML_HOME=tmp_path).stdout.strip() == "[]"
+    assert not list(tmp_path.glob("samedigit-*"))
+
+
+@pytest.mark.slow
+def test_loadtest_then_report_gives_figures_that_the_latencies_bear_out(trained_home: Path, tmp_path: Path) -> None:
+    require("onnxruntime", "locust")
+    results = tmp_path / "results"
+    loaded = samedigit(
+        "loadtest", "numpy-sigmoid", "--backend", "onnx", "--users", 4, "--duration", 1, "--results", results, "--json",
+        BENTOML_HOME=trained_home,
+    )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr
+    runs: list[dict[str, Any]] = json.loads(loaded.stdout)
+    assert [(run["backend"], run["users"]) for run in runs] == [("onnx", 1), ("onnx", 4), ("echo", 1), ("echo", 4)]
+    for run in runs:
+        rows = [line.split(",") for line in (results / run["latencies"]).read_text().splitlines()[1:]]
+        assert run["failures"] == 0
+        assert len(rows) == run["requests"] > 50
+        latencies = sorted(float(latency) for _, latency, _ in rows)
+        assert latencies[0] <= run["p50_ms"] <= run["p95_ms"] <= run["p99_ms"] <= latencies[-1]
+        assert run["p50_ms"] == pytest.approx(latencies[len(latencies) // 2], rel=0.05)
+        assert sum(outcome == "right" for _, _, outcome in rows) == run["correct"]
+    assert 0.85 < runs[0]["correct"] / runs[0]["requests"] < 1
+    reported = samedigit("report", "--results", results, BENTOML_HOME=trained_home, COLUMNS=80)
+    assert reported.returncode == 0, reported.stderr
+    assert reported.stdout.strip().endswith(f"Report: {results / 'report.html'}")
+    assert f"{runs[0]['p50_ms']:.2f}" in reported.stdout
+    assert "…" not in reported.stdout
