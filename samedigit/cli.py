@@ -6,9 +6,11 @@ Exit codes: 0 it did what was asked; 1 the answer is no (an accuracy that is not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,6 +23,7 @@ from samedigit import commands
 NO: Final = 1
 WRONG_COMMAND_LINE: Final = 2
 MISSING: Final = 3
+INTERRUPTED: Final = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +55,8 @@ def train(
     """
     if bool(recipes) == every:
         raise typer.BadParameter("name one or more recipes, or give --all", param_hint="RECIPE")
-    models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
+    with saying_when_interrupted("the model under way is not stored"):
+        models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
     if as_json:
         print_json([commands.model_facts(model) for model in models])
 
@@ -119,7 +123,8 @@ def loadtest(
     as_json: Json = False,
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed."""
-    runs = commands.loadtest(models or [], backend or [], users=users, duration=duration, results=results)
+    with saying_when_interrupted("the results are as they were before"):
+        runs = commands.loadtest(models or [], backend or [], users=users, duration=duration, results=results)
     if as_json:
         print_json(runs)
     else:
@@ -137,6 +142,15 @@ def report(results: Results = Path("results"), as_json: Json = False) -> None:
     else:
         commands.show_summary(results)
         print(f"Report: {path}")
+
+
+@contextlib.contextmanager
+def saying_when_interrupted(consequence: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"Interrupted: {consequence}.")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def print_json(value: Any) -> None:
