@@ -107,12 +107,13 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
     def hide(*packages: str) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("without")
         (folder / "sitecustomize.py").write_text(
-            "import importlib.machinery\n"
-            "found = importlib.machinery.PathFinder.find_spec\n"
-            f"hidden = {packages!r}\n"
-            "def find_spec(name, path=None, target=None):\n"
-            "    return None if name.partition('.')[0] in hidden else found(name, path, target)\n"
-            "importlib.machinery.PathFinder.find_spec = find_spec\n"
+            "from importlib.machinery import PathFinder\n"
+            "class Hiding(PathFinder):\n"
+            "    @classmethod\n"
+            "    def find_spec(cls, name, path=None, target=None):\n"
+            f"        return None if name.partition('.')[0] in {packages!r} else found(name, path, target)\n"
+            "found = PathFinder.find_spec\n"
+            "PathFinder.find_spec = Hiding.find_spec\n"
         )
         return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 

@@ -22,7 +22,7 @@ from training.recipes import RECIPES
 
 OURS = "samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits"
 PACKAGE = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "onnx": "onnxruntime"}
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exports")]  # in one process of pytest's: they share answers
+pytestmark = pytest.mark.slow
 
 Answers = Callable[[Backend, str], npt.NDArray[np.float32]]
 

@@ -31,10 +31,7 @@ from serving.backends import predict_all
 from serving.device import CPU, count_gpus
 from serving.runtimes.numpy_runtime import open_model
 
-# Tests of one group run in one process of pytest's, in order: they share a server.
 pytestmark = pytest.mark.slow
-ALL = pytest.mark.xdist_group("a server of everything")
-NARROWED = pytest.mark.xdist_group("a narrowed server")
 
 RECIPES = ("numpy-sigmoid", "torch-relu", "keras-sequential")
 Expected = Callable[[str, int], npt.NDArray[np.float32]]  # what a recipe's stored file answers to the first images
@@ -154,7 +151,6 @@ def expected(trained_home: Path, test_set: LabelledImages) -> Expected:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("backend", BACKENDS)
-@ALL
 def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     backend: Backend, recipe: str, server: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
 ) -> None:
@@ -169,7 +165,6 @@ def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     assert (probabilities.argmax(axis=1) == test_set.labels[:100]).sum() >= 90
 
 
-@ALL
 def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
     server: Server, test_set: LabelledImages, trained_home: Path
 ) -> None:
@@ -179,7 +174,6 @@ def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
             assert server.predict("numpy", test_set.images[:1], name)["model"] == tag
 
 
-@ALL
 def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
     server: Server, client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -189,7 +183,6 @@ def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
         assert server.predict(backend, test_set.images[:1])["model"] == best
 
 
-@ALL
 def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
     client: httpx.Client, trained_home: Path, expected: Expected, test_set: LabelledImages
 ) -> None:
@@ -211,14 +204,12 @@ def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
         assert model["card"]["seed"] == model["card"]["recipe"]["seed"]
 
 
-@ALL
 def test_a_content_type_may_have_parameters_and_capitals(client: httpx.Client, test_set: LabelledImages) -> None:
     for content_type in ("application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"):
         answer = client.post("/predict/onnx", content=body(test_set.images[:1]), headers={"content-type": content_type})
         assert answer.status_code == 200, answer.text
 
 
-@ALL
 def test_a_chunked_body_is_put_together(client: httpx.Client, test_set: LabelledImages, server: Server) -> None:
     whole = body(test_set.images[:3], "torch-relu")
     chunks = (whole[i : i + 700] for i in range(0, len(whole), 700))
@@ -228,7 +219,6 @@ def test_a_chunked_body_is_put_together(client: httpx.Client, test_set: Labelled
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@ALL
 def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
     backend: Backend, server: Server, test_set: LabelledImages, expected: Expected
 ) -> None:
@@ -249,7 +239,6 @@ def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
         list(threads.map(ask, range(16)))
 
 
-@ALL
 def test_echo_answers_a_tenth_for_every_digit(client: httpx.Client, test_set: LabelledImages) -> None:
     answer = client.post("/echo", content=body(test_set.images[:2]), headers=JSON).json()
     assert answer["model"] == answer["backend"] == "echo"
@@ -269,7 +258,6 @@ def error_of(answer: httpx.Response, status: int) -> str:
     return message
 
 
-@ALL
 def test_an_unknown_model_is_404_and_those_served_are_named(
     client: httpx.Client, test_set: LabelledImages, trained_home: Path
 ) -> None:
@@ -282,7 +270,6 @@ def test_an_unknown_model_is_404_and_those_served_are_named(
 
 
 @pytest.mark.parametrize("backend", ["jax", "", "onnx/", "ONNX", "../models"])
-@ALL
 def test_an_unknown_backend_is_404_and_those_there_are_are_named(
     backend: str, client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -302,7 +289,6 @@ def test_an_unknown_backend_is_404_and_those_there_are_are_named(
         ("/docs.json", "POST", "GET"),
     ],
 )
-@ALL
 def test_another_method_is_405_and_the_right_one_is_named(
     path: str, method: str, allowed: str, client: httpx.Client
 ) -> None:
@@ -326,7 +312,6 @@ def test_another_method_is_405_and_the_right_one_is_named(
     ],
 )
 @pytest.mark.parametrize("path", ["/predict/onnx", "/echo"])
-@ALL
 def test_another_content_type_is_415_and_both_are_named(
     content_type: str | None, path: str, client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -355,7 +340,6 @@ def test_another_content_type_is_415_and_both_are_named(
     ],
     ids=lambda value: repr(value[:24]),
 )
-@ALL
 def test_a_malformed_request_is_400_and_says_why(
     sent: bytes, message: str, client: httpx.Client, server: Server, test_set: LabelledImages
 ) -> None:
@@ -363,7 +347,6 @@ def test_a_malformed_request_is_400_and_says_why(
     server.is_well(test_set.images)
 
 
-@ALL
 def test_a_path_of_nobody_is_404(client: httpx.Client) -> None:
     for path in ("/predict", "/nothing", "/predicts/onnx", "/model"):
         assert client.post(path, content=b"{}", headers=JSON).status_code == 404
@@ -381,7 +364,6 @@ def head(path: str, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-@ALL
 def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -396,14 +378,12 @@ def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
     server.is_well(test_set.images)
 
 
-@ALL
 def test_who_waits_for_100_continue_gets_413_in_its_place(server: Server) -> None:
     with raw(server) as connection:
         connection.sendall(head("/predict/onnx", "Content-Length: 1000000000", "Expect: 100-continue"))
         assert everything_from(connection).startswith(b"HTTP/1.1 413 ")
 
 
-@ALL
 def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -423,7 +403,6 @@ def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
     server.is_well(test_set.images)
 
 
-@ALL
 def test_a_chunked_body_just_over_the_limit_is_413_and_just_under_it_is_read(
     client: httpx.Client, test_set: LabelledImages
 ) -> None:
@@ -435,7 +414,6 @@ def test_a_chunked_body_just_over_the_limit_is_413_and_just_under_it_is_read(
         assert client.post("/predict/onnx", content=chunks, headers=JSON).status_code == status
 
 
-@ALL
 def test_a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody(
     server: Server, test_set: LabelledImages
 ) -> None:
@@ -472,12 +450,10 @@ def everything_from(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
-@ALL
 def test_bentomls_health_checks_answer(path: str, client: httpx.Client) -> None:
     assert client.get(path).status_code == 200
 
 
-@ALL
 def test_the_metrics_count_predictions(client: httpx.Client, server: Server, test_set: LabelledImages) -> None:
     def counted() -> float:
         lines = client.get("/metrics").text.splitlines()
@@ -493,7 +469,6 @@ def test_the_metrics_count_predictions(client: httpx.Client, server: Server, tes
     assert counted() == before + 3
 
 
-@ALL
 def test_the_documentation_has_every_path_with_its_requests_and_answers(client: httpx.Client) -> None:
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.")
@@ -505,14 +480,12 @@ def test_the_documentation_has_every_path_with_its_requests_and_answers(client: 
     assert {"/models", "/echo", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
 
 
-@ALL
 def test_the_page_of_the_documentation_opens(client: httpx.Client) -> None:
     answer = client.get("/")
     assert answer.status_code == 200
     assert "text/html" in answer.headers["content-type"]
 
 
-@ALL
 def test_the_server_has_come_through_all_of_this_without_a_traceback(server: Server, test_set: LabelledImages) -> None:
     server.is_well(test_set.images)
     assert "Traceback" not in server.log.read_text()
@@ -531,7 +504,6 @@ def narrowed(trained_home: Path, without: Callable[..., dict[str, str]]) -> Iter
         yield found
 
 
-@NARROWED
 def test_a_narrowed_server_serves_what_it_is_told_alone(
     narrowed: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
 ) -> None:
@@ -550,7 +522,6 @@ def test_a_narrowed_server_serves_what_it_is_told_alone(
         assert error_of(unserved, 404) == "The numpy backend is not served here; served are onnx."
 
 
-@NARROWED
 def test_a_backend_that_is_not_installed_is_501_with_the_command_that_installs_it(
     narrowed: Server, test_set: LabelledImages
 ) -> None:
@@ -564,7 +535,6 @@ def test_a_backend_that_is_not_installed_is_501_with_the_command_that_installs_i
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-@NARROWED
 def test_a_server_of_onnx_alone_has_no_library_of_another_framework_in_memory(narrowed: Server) -> None:
     narrowed.is_well(np.zeros((2, 28, 28), np.uint8))
     libraries = [Path(f"/proc/{process}/maps").read_text() for process in family(narrowed.process.pid)]
@@ -578,7 +548,6 @@ def family(process: int) -> list[int]:
     return [process, *(member for child in children for member in family(int(child)))]
 
 
-@NARROWED
 def test_a_terminated_server_stops_within_ten_seconds_though_a_client_is_connected(narrowed: Server) -> None:
     """The last of this server's tests."""
     with narrowed.client() as client:

@@ -159,6 +159,8 @@ ANY_NUMBER = {"images": {0: torch.export.Dim("N", min=1)}}
 def export_native(model: nn.Sequential, recipe: Recipe, path: Path) -> None:
     program = torch.export.export(Served(model, recipe).eval(), (EXAMPLE,), dynamic_shapes=ANY_NUMBER)
     program.example_inputs = None  # the one part of the file that would be a pickle
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # the source lines of the machine that exported
     torch.export.save(program, path)
 
 
