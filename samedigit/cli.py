@@ -140,7 +140,6 @@ def report(results: Results = Path("results"), as_json: Json = False) -> None:
     if as_json:
         print_json({"report": str(path), "rows": rows})
     else:
-        commands.show_summary(results)
         print(f"Report: {path}")
 
 
