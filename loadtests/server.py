@@ -62,10 +62,10 @@ def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[S
                 time.sleep(0.02)
             yield Server(url=url, ready_seconds=time.perf_counter() - started, process=process)
         finally:
-            _stop(process)
+            stop(process)
 
 
-def _stop(process: psutil.Process) -> None:
+def stop(process: psutil.Process) -> None:
     """Stops the server and whatever it started; killed if it takes too long."""
     with contextlib.suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import orjson
+import psutil
 import pytest
 from conftest import PROJECT, require, require_recipe
 
 from digits.contract import BACKENDS, Backend, Images
 from digits.mnist import LabelledImages
+from loadtests.server import stop
 from serving.backends import predict_all
 from serving.device import CPU, count_gpus
 from serving.runtimes.numpy_runtime import open_model
@@ -79,7 +81,7 @@ def serve_command(port: int) -> list[str]:
 
 @contextmanager
 def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """`bentoml serve` in the project's root, ready; killed with all its children in the end."""
+    """`bentoml serve` in the project's root, ready; stopped with all its children in the end."""
     port = free_port()
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = subprocess.Popen(
@@ -90,13 +92,13 @@ def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        started = psutil.Process(process.pid)
         server = Server(process, port, Path(log.name))
         try:
             wait_until_ready(server)
             yield server
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            stop(started)  # with its worker, which is in a process group of its own
             process.wait(timeout=10)
 
 
