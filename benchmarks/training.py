@@ -35,10 +35,10 @@ def scratch_epoch(recipe: Recipe) -> Callable[[], object]:
     images = mnist.train_images()
     pixels = numpy_trainer.scaled(recipe, images.images)
     generator = np.random.default_rng(recipe.seed)
-    model = numpy_trainer.build(recipe)
+    model = numpy_trainer.build(recipe, generator)
     numpy_trainer.initialise(model, recipe, generator)
     optimizer = numpy_trainer.make_optimizer(model, recipe)
-    return lambda: numpy_trainer.train_epoch(model, optimizer, pixels, images.labels, recipe.batch_size, generator)
+    return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, images.labels, generator)
 
 
 def torch_epoch(recipe: Recipe) -> Callable[[], object]:
@@ -50,7 +50,7 @@ def torch_epoch(recipe: Recipe) -> Callable[[], object]:
     torch_trainer.initialise(model, recipe, generator)
     optimizer = torch_trainer.make_optimizer(model, recipe)
     torch.set_num_threads(1)
-    return lambda: torch_trainer.train_epoch(model, optimizer, pixels, labels, recipe.batch_size, generator)
+    return lambda: torch_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
 
 
 def sklearn_epoch(recipe: Recipe) -> Callable[[], object]:

@@ -9,6 +9,7 @@ SamedigitError
 ├── NotInstalled       a framework or backend whose package is missing
 ├── DeviceError        a device that is not there
 ├── ExportError        an exported file does not answer as the model it came from
+├── StudyError         a study's folder cannot be used, or one of its runs failed
 ├── SettingError       an environment variable that makes no sense
 ├── LoadTestError      the server under test did not start, or did not answer
 ├── ResultsMissing     no load-test results, or none that can be read
@@ -52,6 +53,10 @@ class DeviceError(SamedigitError):
 
 
 class ExportError(SamedigitError):
+    pass
+
+
+class StudyError(SamedigitError):
     pass
 
 

@@ -14,6 +14,14 @@ def glorot_uniform(
     return generator.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)
 
 
+def he_uniform(
+    generator: np.random.Generator, *, fan_in: int, fan_out: int, dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[np.floating]:
+    """Uniform in ±sqrt(6 / fan_in), `[fan_in, fan_out]`: He et al. 2015, eq. 10, for layers followed by relu."""
+    limit = np.sqrt(6.0 / fan_in)
+    return generator.uniform(-limit, limit, (fan_in, fan_out)).astype(dtype)
+
+
 def fan_in_uniform(
     generator: np.random.Generator, *, fan_in: int, fan_out: int, dtype: npt.DTypeLike = np.float32
 ) -> npt.NDArray[np.floating]:

@@ -99,6 +99,40 @@ class Relu:
         return gradient
 
 
+class Dropout:
+    """While training, sets a share `rate` of the inputs to 0 and divides the others by 1 - rate (Srivastava et al. 2014).
+
+    Attributes:
+        training: off, it passes its inputs on.
+        mask: what the inputs are multiplied with, drawn anew at each `forward`; `draw_mask` may be replaced.
+    """
+
+    size = 0
+
+    def __init__(self, rate: float, generator: np.random.Generator) -> None:
+        self.rate = rate
+        self.training = False
+        self._generator = generator
+
+    def bind(self, parameters: Array, gradients: Array) -> None:
+        pass
+
+    def draw_mask(self, inputs: Array) -> Array:
+        """`[N, F]`: 0 where an input is dropped, else 1 / (1 - rate)."""
+        keep = self._generator.random(inputs.shape, np.float32) >= self.rate
+        return keep.astype(inputs.dtype) / (1 - self.rate)
+
+    def forward(self, inputs: Array) -> Array:
+        if self.training:
+            self.mask = self.draw_mask(inputs)
+            inputs *= self.mask
+        return inputs
+
+    def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
+        gradient *= self.mask
+        return gradient
+
+
 def sigmoid(inputs: Array, *, out: Array | None = None) -> Array:
     outputs = np.multiply(inputs, 0.5, out=out)
     np.tanh(outputs, out=outputs)

@@ -33,6 +33,31 @@ class SGD:
         self._parameters -= gradients
 
 
+class RMSprop:
+    """Hinton 2012, lecture 6e.
+
+    variance = decay * variance + (1 - decay) * gradients**2
+    parameters -= learning_rate * gradients / (sqrt(variance) + epsilon)
+    """
+
+    def __init__(self, parameters: Array, *, learning_rate: float, decay: float, epsilon: float) -> None:
+        self._parameters = parameters
+        self._learning_rate = learning_rate
+        self._decay = decay
+        self._epsilon = epsilon
+        self._variance = np.zeros_like(parameters)
+
+    def step(self, gradients: Array) -> None:
+        for start in range(0, len(gradients), BLOCK):
+            block = slice(start, start + BLOCK)
+            update, variance = gradients[block], self._variance[block]
+            variance *= self._decay
+            variance += (1 - self._decay) * np.square(update)
+            update /= np.sqrt(variance) + self._epsilon
+            update *= self._learning_rate
+            self._parameters[block] -= update
+
+
 class Adam:
     """Kingma and Ba 2015, algorithm 1.
 

@@ -97,7 +97,7 @@ def _elsewhere(framework: Framework, recipe: Recipe, folder: Path) -> Probabilit
 
 
 def _export_here(framework: Framework, folder: Path, fields: dict[str, Any]) -> None:
-    recipe = Recipe(**fields)
+    recipe = Recipe.from_data(fields)
     trainer = trainers.load_trainer(framework)
     with np.load(folder / EXPORTED["numpy"], allow_pickle=False) as arrays:
         weights = [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(len(recipe.layer_sizes))]

@@ -26,14 +26,23 @@ from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights
 
 
-def build(recipe: Recipe) -> keras.Sequential:
-    *hidden, logits = recipe.layer_sizes
-    model = keras.Sequential([keras.Input((PIXELS,))])
+def build(recipe: Recipe) -> keras.Model:
+    *hidden, (last_fan_in, classes) = recipe.layer_sizes
+    layers: list[keras.Layer] = []
     for i, (fan_in, units) in enumerate(hidden):
-        model.add(keras.layers.Dense(units, activation=recipe.activation, **initialise(recipe, i, fan_in)))
-    fan_in, units = logits
-    model.add(keras.layers.Dense(units, **initialise(recipe, len(hidden), fan_in)))  # no activation after the logits
-    return model
+        regularizer = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
+        draws = initialise(recipe, i, fan_in)
+        layers.append(keras.layers.Dense(units, activation=recipe.activation, kernel_regularizer=regularizer, **draws))
+        if recipe.dropout:
+            layers.append(keras.layers.Dropout(recipe.dropout, seed=1000 * recipe.seed + 500 + i))
+    layers.append(keras.layers.Dense(classes, **initialise(recipe, len(hidden), last_fan_in)))  # logits
+    pixels = keras.Input((PIXELS,))
+    if recipe.keras_api == "functional":
+        outputs = pixels
+        for layer in layers:
+            outputs = layer(outputs)
+        return keras.Model(pixels, outputs)
+    return keras.Sequential([pixels, *layers])
 
 
 def initialise(recipe: Recipe, layer: int, fan_in: int) -> dict[str, keras.Initializer]:
@@ -43,27 +52,27 @@ def initialise(recipe: Recipe, layer: int, fan_in: int) -> dict[str, keras.Initi
             return keras.initializers.Zeros()
         if kind == "glorot_uniform":
             return keras.initializers.GlorotUniform(seed=seed)
+        if kind == "he_uniform":
+            return keras.initializers.HeUniform(seed=seed)
         return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5, seed=seed)
 
     return {"kernel_initializer": draw(recipe.weight_draw, 0), "bias_initializer": draw(recipe.bias_draw, 1)}
 
 
-def make_optimizer(recipe: Recipe) -> keras.optimizers.Adam:
+def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    if recipe.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(learning_rate=recipe.learning_rate, rho=recipe.beta_2, epsilon=recipe.epsilon)
     return keras.optimizers.Adam(
         learning_rate=recipe.learning_rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon
     )
 
 
-def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> keras.Sequential:
+def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     with keras.device(f"{'gpu' if device.kind == 'cuda' else 'cpu'}:{device.index}"):
         model = build(recipe)
-        model.compile(
-            optimizer=make_optimizer(recipe),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        )
+        compile_model(model, recipe)
         model.fit(
             shuffled_batches(recipe, split),
             shuffle=False,  # the batches are
@@ -74,6 +83,14 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
             verbose=0,
         )
     return model
+
+
+def compile_model(model: keras.Model, recipe: Recipe) -> None:
+    model.compile(
+        optimizer=make_optimizer(recipe),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
 
 
 def shuffled_batches(recipe: Recipe, split: Split) -> Any:
@@ -113,7 +130,7 @@ class EpochReport(keras.callbacks.Callback):  # type: ignore[misc]  # keras has 
         )
 
 
-def predict(model: keras.Sequential, recipe: Recipe, images: Images) -> Probabilities:
+def predict(model: keras.Model, recipe: Recipe, images: Images) -> Probabilities:
     probabilities: Probabilities = keras.ops.softmax(model(scaled(recipe, images))).numpy()
     return probabilities
 
@@ -126,25 +143,29 @@ def sees_gpu(index: int) -> bool:
     return index < len(tf.config.list_physical_devices("GPU"))
 
 
-def get_weights(model: keras.Sequential) -> Weights:
-    return [(layer.kernel.numpy(), layer.bias.numpy()) for layer in model.layers]
+def dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
 
 
-def with_weights(recipe: Recipe, weights: Weights) -> keras.Sequential:
+def get_weights(model: keras.Model) -> Weights:
+    return [(layer.kernel.numpy(), layer.bias.numpy()) for layer in dense_layers(model)]
+
+
+def with_weights(recipe: Recipe, weights: Weights) -> keras.Model:
     model = build(recipe)
-    for layer, (weight, bias) in zip(model.layers, weights, strict=True):
+    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
         layer.set_weights([weight, bias])
     return model
 
 
-def served(model: keras.Sequential, recipe: Recipe) -> keras.Model:
+def served(model: keras.Model, recipe: Recipe) -> keras.Model:
     """The whole contract: images in, probabilities out."""
     images = keras.Input((SIDE, SIDE), dtype="uint8", name="images")
     pixels = keras.layers.Rescaling(recipe.pixel_step, recipe.pixel_low)(keras.layers.Flatten()(images))  # [N, 784]
     return keras.Model(images, keras.layers.Softmax()(model(pixels)))
 
 
-def export_native(model: keras.Sequential, recipe: Recipe, path: Path) -> None:
+def export_native(model: keras.Model, recipe: Recipe, path: Path) -> None:
     network = served(model, recipe)
     archive = keras.export.ExportArchive()
     archive.track(network)
@@ -156,7 +177,7 @@ def export_native(model: keras.Sequential, recipe: Recipe, path: Path) -> None:
     archive.write_out(str(path), verbose=False)
 
 
-def export_onnx(model: keras.Sequential, recipe: Recipe, path: Path) -> None:
+def export_onnx(model: keras.Model, recipe: Recipe, path: Path) -> None:
     images = keras.InputSpec(shape=(None, SIDE, SIDE), dtype="uint8", name="images")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # keras asks numpy for it

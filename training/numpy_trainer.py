@@ -14,24 +14,31 @@ from threadpoolctl import threadpool_limits
 from digits.card import Epoch
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
 from scratch import initialisers
-from scratch.layers import Dense, Layer, Relu, Sigmoid, softmax
+from scratch.layers import Array, Dense, Dropout, Layer, Relu, Sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
-from scratch.optimizers import Adam
+from scratch.optimizers import Adam, Optimizer, RMSprop
 from serving.device import Device
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights
 
 ACTIVATIONS: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
-DRAWS = {"glorot_uniform": initialisers.glorot_uniform, "fan_in_uniform": initialisers.fan_in_uniform}
+DRAWS = {
+    "glorot_uniform": initialisers.glorot_uniform,
+    "he_uniform": initialisers.he_uniform,
+    "fan_in_uniform": initialisers.fan_in_uniform,
+}
 
 
-def build(recipe: Recipe) -> Network:
+def build(recipe: Recipe, generator: np.random.Generator) -> Network:
+    *hidden, logits = recipe.layer_sizes
     layers: list[Layer] = []
-    for fan_in, fan_out in recipe.layer_sizes:
+    for fan_in, fan_out in hidden:
         layers += [Dense(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
-    return Network(layers[:-1])  # no activation after the logits
+        if recipe.dropout:
+            layers.append(Dropout(recipe.dropout, generator))
+    return Network([*layers, Dense(*logits)])
 
 
 def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -> None:
@@ -41,7 +48,11 @@ def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -
             layer.bias[:] = initialisers.fan_in_uniform(generator, fan_in=layer.fan_in, fan_out=layer.fan_out)[0]
 
 
-def make_optimizer(model: Network, recipe: Recipe) -> Adam:
+def make_optimizer(model: Network, recipe: Recipe) -> Optimizer:
+    if recipe.optimizer == "rmsprop":
+        return RMSprop(
+            model.parameters, learning_rate=recipe.learning_rate, decay=recipe.beta_2, epsilon=recipe.epsilon
+        )
     return Adam(
         model.parameters,
         learning_rate=recipe.learning_rate,
@@ -53,7 +64,7 @@ def make_optimizer(model: Network, recipe: Recipe) -> Adam:
 
 def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> Network:
     generator = np.random.default_rng(recipe.seed)
-    model = build(recipe)
+    model = build(recipe, generator)
     initialise(model, recipe, generator)
     optimizer = make_optimizer(model, recipe)
     pixels, labels = scaled(recipe, split.train.images), split.train.labels  # [60000, 784], [60000]
@@ -61,7 +72,7 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
     with threadpool_limits(1):
         for _ in range(recipe.epochs):
             started = time.perf_counter()
-            loss, correct = train_epoch(model, optimizer, pixels, labels, recipe.batch_size, generator)
+            loss, correct = train_epoch(model, optimizer, recipe, pixels, labels, generator)
             seconds = time.perf_counter() - started
             on_epoch(
                 Epoch(
@@ -76,25 +87,45 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
 
 def train_epoch(
     model: Network,
-    optimizer: Adam,
+    optimizer: Optimizer,
+    recipe: Recipe,
     pixels: npt.NDArray[np.float32],
     labels: Labels,
-    batch_size: int,
     generator: np.random.Generator,
 ) -> tuple[float, int]:
     """One pass in a new random order: the mean loss, and how many answers were right on the way."""
     total_loss, correct = 0.0, 0
     order = generator.permutation(len(pixels))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    set_training(model, True)
+    for start in range(0, len(order), recipe.batch_size):
+        batch = order[start : start + recipe.batch_size]
         batch_labels = labels[batch]
-        logits = model.forward(pixels[batch])  # [B, 10]
-        loss, gradient = softmax_cross_entropy(logits, batch_labels)
-        model.backward(gradient)
-        optimizer.step(model.gradients)
+        logits, loss = train_step(model, optimizer, recipe, pixels[batch], batch_labels)
         total_loss += loss * len(batch)
         correct += int((logits.argmax(axis=1) == batch_labels).sum())
+    set_training(model, False)
     return total_loss / len(pixels), correct
+
+
+def train_step(
+    model: Network, optimizer: Optimizer, recipe: Recipe, pixels: npt.NDArray[np.float32], labels: Labels
+) -> tuple[Array, float]:
+    """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
+    logits = model.forward(pixels)
+    loss, gradient = softmax_cross_entropy(logits, labels)
+    model.backward(gradient)
+    if recipe.l2:
+        for layer in dense_layers(model)[:-1]:
+            loss += recipe.l2 * float(np.square(layer.weight).sum())
+            layer.weight_gradient += 2 * recipe.l2 * layer.weight
+    optimizer.step(model.gradients)
+    return logits, loss
+
+
+def set_training(model: Network, training: bool) -> None:
+    for layer in model.layers:
+        if isinstance(layer, Dropout):
+            layer.training = training
 
 
 def accuracy(model: Network, recipe: Recipe, images: Images, labels: Labels) -> float:
@@ -122,7 +153,7 @@ def get_weights(model: Network) -> Weights:
 
 
 def with_weights(recipe: Recipe, weights: Weights) -> Network:
-    model = build(recipe)
+    model = build(recipe, np.random.default_rng(recipe.seed))
     for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
         layer.weight[:], layer.bias[:] = weight, bias
     return model

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA has no deterministic matrix product
 
 import torch
 from torch import nn
@@ -22,10 +25,13 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
 def build(recipe: Recipe) -> nn.Sequential:
+    *hidden, logits = recipe.layer_sizes
     layers: list[nn.Module] = []
-    for fan_in, fan_out in recipe.layer_sizes:
+    for fan_in, fan_out in hidden:
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
-    return nn.Sequential(*layers[:-1])  # no activation after the logits
+        if recipe.dropout:
+            layers.append(nn.Dropout(recipe.dropout))
+    return nn.Sequential(*layers, nn.Linear(*logits))
 
 
 def initialise(model: nn.Sequential, recipe: Recipe, generator: torch.Generator) -> None:
@@ -33,6 +39,8 @@ def initialise(model: nn.Sequential, recipe: Recipe, generator: torch.Generator)
         fan_in_limit = layer.in_features**-0.5
         if recipe.weight_draw == "glorot_uniform":
             nn.init.xavier_uniform_(layer.weight, generator=generator)
+        elif recipe.weight_draw == "he_uniform":
+            nn.init.kaiming_uniform_(layer.weight, generator=generator)
         else:
             nn.init.uniform_(layer.weight, -fan_in_limit, fan_in_limit, generator=generator)
         if recipe.bias_draw == "zeros":
@@ -41,7 +49,9 @@ def initialise(model: nn.Sequential, recipe: Recipe, generator: torch.Generator)
             nn.init.uniform_(layer.bias, -fan_in_limit, fan_in_limit, generator=generator)
 
 
-def make_optimizer(model: nn.Sequential, recipe: Recipe) -> torch.optim.Adam:
+def make_optimizer(model: nn.Sequential, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(model.parameters(), lr=recipe.learning_rate, alpha=recipe.beta_2, eps=recipe.epsilon)
     return torch.optim.Adam(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -52,6 +62,7 @@ def make_optimizer(model: nn.Sequential, recipe: Recipe) -> torch.optim.Adam:
 
 
 def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> nn.Sequential:
+    torch.manual_seed(recipe.seed)  # dropout takes no generator
     generator = torch.Generator().manual_seed(recipe.seed)
     model = build(recipe)
     initialise(model, recipe, generator)
@@ -63,7 +74,7 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
     with reproducibly():
         for _ in range(recipe.epochs):
             started = time.perf_counter()
-            loss, correct = train_epoch(model, optimizer, pixels, labels, recipe.batch_size, generator)
+            loss, correct = train_epoch(model, optimizer, recipe, pixels, labels, generator)
             seconds = time.perf_counter() - started
             on_epoch(
                 Epoch(
@@ -78,26 +89,39 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
 
 def train_epoch(
     model: nn.Sequential,
-    optimizer: torch.optim.Adam,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
     pixels: torch.Tensor,
     labels: torch.Tensor,
-    batch_size: int,
     generator: torch.Generator,
 ) -> tuple[float, int]:
     """One pass in a new random order: the mean loss, and how many answers were right on the way."""
     total_loss = torch.zeros((), device=pixels.device)  # summed where the model is: reading a number waits for the GPU
     correct = torch.zeros((), dtype=torch.long, device=pixels.device)
     order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
-    for batch in torch.split(order, batch_size):
+    model.train()
+    for batch in torch.split(order, recipe.batch_size):
         batch_labels = labels[batch]
-        logits = model(pixels[batch])  # [B, 10]
-        loss = nn.functional.cross_entropy(logits, batch_labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        optimizer.step()
-        total_loss += loss.detach() * len(batch)
-        correct += (logits.detach().argmax(dim=1) == batch_labels).sum()
+        logits, loss = train_step(model, optimizer, recipe, pixels[batch], batch_labels)
+        total_loss += loss * len(batch)
+        correct += (logits.argmax(dim=1) == batch_labels).sum()
+    model.eval()
     return total_loss.item() / len(pixels), int(correct.item())
+
+
+def train_step(
+    model: nn.Sequential, optimizer: torch.optim.Optimizer, recipe: Recipe, pixels: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
+    logits = model(pixels)
+    loss = nn.functional.cross_entropy(logits, labels)
+    if recipe.l2:  # not weight_decay, which would add l2 * weight to the gradients, and to those of the biases too
+        for layer in dense_layers(model)[:-1]:
+            loss = loss + recipe.l2 * layer.weight.square().sum()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+    optimizer.step()
+    return logits.detach(), loss.detach()
 
 
 def accuracy(model: nn.Sequential, recipe: Recipe, images: Images, labels: Labels) -> float:

@@ -16,6 +16,7 @@ from digits import mnist, store
 from digits.card import Card, Epoch
 from digits.contract import EXPORTED
 from digits.errors import DeviceError
+from digits.mnist import LabelledImages
 from digits.store import StoredModel
 from serving.device import CPU, Device, choose_device
 from training import trainers
@@ -47,9 +48,7 @@ def train_and_store(
     on_stage("importing")
     trainer = trainers.load_trainer(recipe.framework)
     place = _training_device(trainer, recipe, device)
-    train_images, test_images = mnist.train_images(), mnist.test_images()
-    # No recipe here holds out training images, so the curve is of the test images. Nothing is chosen by it.
-    split = Split(train=train_images, held_out=test_images)
+    split, test_images = split_for(recipe), mnist.test_images()
     history: list[Epoch] = []
 
     def record(epoch: Epoch) -> None:
@@ -71,7 +70,7 @@ def train_and_store(
             device=str(place),
             parameters=sum(weight.size + bias.size for weight, bias in trainer.get_weights(model)),
             history=tuple(history),
-            held_out="test images",
+            held_out=split.held_out_is,
             scores=scores,
             largest_difference=differences,
             bytes={backend: store.size(folder / EXPORTED[backend]) for backend in scores},
@@ -86,6 +85,23 @@ def train_and_store(
         )
 
     return store.save(recipe.name, fill=fill)
+
+
+def split_for(recipe: Recipe) -> Split:
+    """What the recipe trains on and holds out: the last of the training images, or the test images where it holds out none.
+
+    Raises:
+        DataError: MNIST cannot be had.
+    """
+    images = mnist.train_images()
+    if recipe.validation_fraction == 0:
+        return Split(train=images, held_out=mnist.test_images(), held_out_is="test images")
+    kept = len(images.labels) - round(recipe.validation_fraction * len(images.labels))
+    return Split(
+        train=LabelledImages(images=images.images[:kept], labels=images.labels[:kept]),
+        held_out=LabelledImages(images=images.images[kept:], labels=images.labels[kept:]),
+        held_out_is=f"last {len(images.labels) - kept:,} training images",
+    )
 
 
 def _training_device(trainer: Trainer, recipe: Recipe, wish: str) -> Device:

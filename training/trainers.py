@@ -40,6 +40,7 @@ class Split:
 
     train: LabelledImages
     held_out: LabelledImages
+    held_out_is: str  # in words
 
 
 class Trainer(Protocol):

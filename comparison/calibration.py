@@ -1,0 +1,166 @@
+"""Whether a model's probabilities mean what they say: of the answers given with 0.9, are nine in ten right?
+
+`probabilities` are float32 [N, 10] and `labels` uint8 [N] throughout. To look at a recipe with many seeds, measure each
+run and take `mean_of`; a reliability curve takes the runs' probabilities one after the other, the labels repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from digits.contract import CLASSES, Labels, Probabilities
+
+BINS: Final = 15
+SMALLEST: Final = float(
+    np.finfo(np.float32).tiny
+)  # stands for a probability that float32 rounded to 0: log 0 is no loss
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures outside would make every answer certain, or all digits alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far probabilities are from what they should be; smaller is better in each."""
+
+    ece: float  # expected calibration error, in [0, 1]
+    nll: float  # negative log-likelihood of the label, in nats
+    brier: float  # in [0, 2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Answers given with about the same probability. Bins without any answer are left out of a curve."""
+
+    low: float  # of the probability of the answer; belongs to the bin below
+    high: float
+    confidence: float  # the mean of that probability
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """A run on the test images, before and after its logits were divided by a temperature fitted on held-out images."""
+
+    temperature: float  # above 1: the model was too sure of itself
+    before: Calibration
+    after: Calibration
+
+
+def measure(probabilities: Probabilities, labels: Labels) -> Calibration:
+    """ECE: the gap between accuracy and confidence, weighed by the share of images, over 15 bins of equal width (Guo et
+    al. 2017, "On Calibration of Modern Neural Networks", equation 3). It depends on the bins; NLL and Brier do not.
+    NLL: the mean of -log(probability of the label), with probabilities of 0 taken as float32's smallest normal number.
+    Brier: the mean over images of the sum over digits of (probability - (1 for the label, 0 else))² (Brier 1950).
+
+    Raises:
+        ValueError: the probabilities are not [N, 10] and in [0, 1], or the labels are not N digits.
+    """
+    _check(probabilities, labels)
+    curve = reliability(probabilities, labels)
+    each = probabilities.astype(np.float64)
+    of_label = each[np.arange(len(labels)), labels]
+    return Calibration(
+        ece=sum(abs(part.accuracy - part.confidence) * part.images for part in curve) / len(labels),
+        nll=float(-np.log(np.maximum(of_label, SMALLEST)).mean()),
+        brier=float(((each - np.eye(CLASSES)[labels]) ** 2).sum(axis=1).mean()),
+    )
+
+
+def reliability(probabilities: Probabilities, labels: Labels) -> list[Bin]:
+    """The reliability curve, from the least sure answers to the surest: accuracy against confidence in each bin.
+
+    Raises:
+        ValueError: as `measure`.
+    """
+    _check(probabilities, labels)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return [
+        Bin(
+            low=index / BINS,
+            high=(index + 1) / BINS,
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(right[inside].mean()),
+            images=int(inside.sum()),
+        )
+        for index in range(BINS)
+        if (inside := bins == index).any()
+    ]
+
+
+def scale(
+    probabilities: Probabilities,
+    labels: Labels,
+    *,
+    held_out_probabilities: Probabilities,
+    held_out_labels: Labels,
+) -> Scaled:
+    """The test images before and after temperature scaling.
+
+    The held-out images must be neither trained on nor test images, or the temperature promises too much.
+
+    Raises:
+        ValueError: as `measure`.
+    """
+    temperature = fit_temperature(held_out_probabilities, held_out_labels)
+    after = measure(at_temperature(probabilities, temperature), labels)
+    return Scaled(temperature=temperature, before=measure(probabilities, labels), after=after)
+
+
+def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
+    """The temperature with the smallest NLL (Guo et al. 2017, section 4.2), between 0.05 and 20.
+
+    NLL is convex in 1 / temperature, so the smallest is the only one. If every answer is right there is none, and the
+    lower bound comes back.
+
+    Raises:
+        ValueError: as `measure`.
+    """
+    _check(probabilities, labels)
+    logits = _logits(probabilities)
+    rows = np.arange(len(labels))
+
+    def nll(log_temperature: float) -> float:
+        return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    fitted = minimize_scalar(nll, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(fitted.x))
+
+
+def at_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """softmax(logits / temperature); no answer changes, only how sure it is. float32 [N, 10]."""
+    scaled: Probabilities = softmax(_logits(probabilities) / temperature, axis=1).astype(np.float32)
+    return scaled
+
+
+def mean_of(calibrations: Sequence[Calibration]) -> Calibration:
+    """The mean of each measure over runs, which is not what the runs would give as one ensemble."""
+    return Calibration(
+        ece=float(np.mean([each.ece for each in calibrations])),
+        nll=float(np.mean([each.nll for each in calibrations])),
+        brier=float(np.mean([each.brier for each in calibrations])),
+    )
+
+
+def _logits(probabilities: Probabilities) -> npt.NDArray[np.float64]:
+    """Logits up to a constant for each image, which softmax does not see."""
+    return np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+
+
+def _check(probabilities: Probabilities, labels: Labels) -> None:
+    if labels.ndim != 1 or len(labels) == 0 or labels.max() >= CLASSES:
+        raise ValueError(f"expected labels as one or more digits in one row, got an array of shape {labels.shape}")
+    if probabilities.shape != (len(labels), CLASSES):
+        raise ValueError(
+            f"expected probabilities of shape {(len(labels), CLASSES)} for these labels, got {probabilities.shape}"
+        )
+    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():  # not so for NaN either
+        raise ValueError("expected probabilities between 0 and 1, got others or NaN; logits take a softmax first")
