@@ -23,7 +23,7 @@ from comparison.statistics import Interval
 from comparison.summary import format_percent, join
 from digits.card import Epoch
 from digits.contract import CLASSES, Labels
-from digits.errors import ResultsMissing
+from digits.errors import StudyError
 from training.study import Run
 
 LEVEL: Final = 0.05  # of every test; intervals cover 1 - LEVEL
@@ -51,7 +51,7 @@ def read_answers(runs: Sequence[Run], labels: Labels) -> dict[str, Answers]:
 
     Raises:
         ValueError: no runs, or `labels` are not two or more digits in one row.
-        ResultsMissing: a run's probabilities are not of these images, a seed comes twice, or the runs of a recipe were
+        StudyError: a run's probabilities are not of these images, a seed comes twice, or the runs of a recipe were
             not trained by the same fields.
     """
     if labels.ndim != 1 or len(labels) < 2 or labels.max() >= CLASSES:
@@ -60,7 +60,7 @@ def read_answers(runs: Sequence[Run], labels: Labels) -> dict[str, Answers]:
         raise ValueError("expected one run or more, got none")
     by_recipe: dict[str, list[Run]] = {}
     for run in runs:
-        by_recipe.setdefault(run.recipe["name"], []).append(run)
+        by_recipe.setdefault(run.name, []).append(run)
     return {name: _answers(name, of_recipe, labels) for name, of_recipe in by_recipe.items()}
 
 
@@ -68,11 +68,10 @@ def _answers(name: str, runs: Sequence[Run], labels: Labels) -> Answers:
     runs = sorted(runs, key=lambda run: run.seed)
     seeds = tuple(run.seed for run in runs)
     if len({*seeds}) < len(seeds):
-        raise ResultsMissing(f"{name} has two runs of one seed among {seeds}; remove one from the study's folder.")
-    fields = [{field: value for field, value in run.recipe.items() if field != "seed"} for run in runs]
-    if any(other != fields[0] for other in fields):
-        raise ResultsMissing(
-            f"The runs of {name} were trained by different recipes of that name; run the study anew in an empty folder."
+        raise StudyError(f"{name} has two runs of one seed among {seeds}; remove one from the study's folder.")
+    if len({run.recipe_sha256 for run in runs}) > 1:
+        raise StudyError(
+            f"The runs of {name} were trained by different recipes of that name; run the study again in an empty folder."
         )
     digits = np.stack([_digits(name, run, labels) for run in runs])
     reported = runs[0].recipe["reported"]
@@ -91,14 +90,14 @@ def _digits(name: str, run: Run, labels: Labels) -> npt.NDArray[np.int64]:
     probabilities = run.probabilities()
     where = f"The run of {name} with seed {run.seed}"
     if probabilities.shape != (len(labels), CLASSES):
-        raise ResultsMissing(
+        raise StudyError(
             f"{where} has probabilities of shape {probabilities.shape}; expected {(len(labels), CLASSES)}. "
             "Remove its two files and continue the study."
         )
     digits: npt.NDArray[np.int64] = probabilities.argmax(axis=1)
     correct = int((digits == labels).sum())
     if correct != run.correct:
-        raise ResultsMissing(
+        raise StudyError(
             f"{where} says that {run.correct} answers are right, but by these labels {correct} are: they are not of the "
             "same images, or its two files not of one run. Remove both and continue the study."
         )
@@ -120,8 +119,8 @@ def _mean(values: Values) -> Mean:
 
     over_seeds: Student's t of the mean of each seed.
     over_images: Student's t of the mean of each image; with thousands of images that is the normal approximation.
-    over_both: seeds and images are crossed, so the variance of the mean is the sum of the two above (Owen 2007, "The
-        pigeonhole bootstrap", bounds what this counts twice: one part in the number of seeds of the smaller effect). That
+    over_both: seeds and images are crossed random effects, so the variance of the mean is the sum of the two above, less
+        residual variance / (seeds * images), which is in both; it is left in and makes the interval a little wide. That
         sum is the variance of Welch's t, so the interval is Welch's, with the degrees of freedom of Satterthwaite 1946.
         A bootstrap over both would be too narrow for few seeds, as it knows no t.
     """
@@ -243,6 +242,11 @@ class Comparison:
         return self.holm_equivalent is not None and self.holm_equivalent <= LEVEL
 
 
+def all_pairs(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
+    """Every two recipes, once."""
+    return list(combinations(answers, 2))
+
+
 def compare_pairs(
     answers: Mapping[str, Answers], pairs: Sequence[tuple[str, str]], *, margin: float = MARGIN
 ) -> list[Comparison]:
@@ -250,7 +254,7 @@ def compare_pairs(
 
     Raises:
         ValueError: `margin` is not positive.
-        ResultsMissing: two recipes of a pair share no seed.
+        StudyError: two recipes of a pair share no seed.
     """
     if not margin > 0:
         raise ValueError(f"expected a margin above 0, got {margin}")
@@ -267,7 +271,7 @@ def _tests(first: Answers, second: Answers, margin: float) -> Comparison:
     """The comparison before the correction."""
     seeds = sorted({*first.seeds} & {*second.seeds})
     if not seeds:
-        raise ResultsMissing(
+        raise StudyError(
             f"{first.recipe} and {second.recipe} share no seed: {first.seeds} and {second.seeds}. "
             "Run both with the same seeds."
         )
@@ -342,7 +346,7 @@ def reproduction(answers: Answers) -> Reproduction | None:
     """None for a recipe that reproduces no published figure.
 
     The interval is mean ± t * sd * sqrt(1 + 1/seeds), the prediction interval of one further normal observation (Hahn and
-    Meeker 1991, section 4.7). It covers seeds alone: the publication was tested on the same images.
+    Meeker 1991). It covers seeds alone: the publication was tested on the same images.
     """
     if answers.reported is None:
         return None
@@ -422,13 +426,13 @@ class CurvePoint:
 
 def learning_curve(answers: Answers) -> list[CurvePoint]:
     """Raises:
-    ResultsMissing: the runs have histories of different lengths.
+    StudyError: the runs have histories of different lengths.
     """
     lengths = {len(history) for history in answers.histories}
     if len(lengths) > 1:
-        raise ResultsMissing(
+        raise StudyError(
             f"The runs of {answers.recipe} have histories of {join(map(str, sorted(lengths)))} epochs; expected the same "
-            "of each. Run the study anew in an empty folder."
+            "of each. Run the study again in an empty folder."
         )
     points = []
     for epoch, of_seeds in enumerate(zip(*answers.histories, strict=True), start=1):
@@ -486,7 +490,7 @@ def _accuracies(accuracies: Sequence[Accuracy]) -> str:
         return f"The mean accuracy on the test images is {described(ranked[0])}."
     return (
         f"The mean accuracies on the test images lie between {described(ranked[0])} and {described(ranked[-1])}. "
-        "The recipes of an order are not thereby apart: that is what the comparisons are for."
+        "Which recipes between them differ, this order does not say; the comparisons do."
     )
 
 
@@ -505,8 +509,8 @@ def _seeds(accuracies: Sequence[Accuracy]) -> str:
         # Repeatability limit, ISO 5725-6: what 95 of 100 differences between two single results stay below.
         limit = float(stats.norm.ppf(1 - LEVEL / 2)) * 2**0.5 * high
         finding += (
-            f". Two single runs of one recipe can therefore differ by about {_points(limit)} points by chance: a smaller "
-            "difference between single runs says nothing."
+            f". Chance alone therefore sets two single runs of that recipe apart by up to {_points(limit)} points in 95 of "
+            "100 cases: a smaller difference between single runs says nothing."
         )
     if alone:
         finding += (
@@ -580,10 +584,11 @@ def _reproductions(reproductions: Sequence[Reproduction]) -> str:
             for each in outside
             if each.single_run is not None
         )
-        finding += f"{' ' if finding else ''}It lies outside for" if inside else "The published accuracy lies outside "
-        finding += "" if inside else "what a single run of ours gives for"
-        finding += f" {named}: something that the publication leaves open was different there."
-        finding += " By chance, one figure in 20 lies outside."
+        finding += " It" if inside else "The published accuracy"
+        finding += (
+            f" lies outside what a single run of ours gives for {named}. Chance alone puts one figure in 20 outside; else "
+            "something was different there."
+        )
     return finding
 
 
@@ -611,9 +616,8 @@ def _agreements(agreements: Sequence[Agreement]) -> str:
 def _always_wrong(indices: Sequence[int], runs: int) -> str:
     if runs < 2:
         return ""
-    if not indices:
-        return f"No test image is answered wrongly by all {runs} runs."
-    return f"{len(indices)} test image{'' if len(indices) == 1 else 's'} {'is' if len(indices) == 1 else 'are'} answered wrongly by all {runs} runs."
+    count, verb = str(len(indices)) if indices else "none", "is" if len(indices) == 1 else "are"
+    return f"Of the test images, {count} {verb} answered wrongly by every one of the {runs} runs."
 
 
 def _ahead(comparison: Comparison) -> str:
@@ -646,8 +650,3 @@ def _of(count: int) -> str:
 def _points(fraction: float) -> str:
     """In points of a percent. Two decimals: one image in 10,000."""
     return f"{100 * fraction:.2f}"
-
-
-def all_pairs(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
-    """Every two recipes, once."""
-    return list(combinations(answers, 2))

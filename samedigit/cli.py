@@ -92,6 +92,26 @@ def evaluate(
 
 
 @app.command()
+def study(
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="All without this.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=9999, help="Each recipe is trained from the seeds 1 to N.")] = 10,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; as many as there are cores without this.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--study", help="Where the runs are kept.")] = Path("study"),
+    as_json: Json = False,
+) -> None:
+    """Train recipes from many seeds, and say which differences between them are real.
+
+    Stopped, even by kill -9, the same command goes on where it was: finished runs are kept, none counts twice.
+    """
+    with saying_when_interrupted("finished runs are kept, and the same command goes on from there"):
+        runs = commands.study(recipes or [], seeds=seeds, jobs=jobs, folder=folder)
+    if as_json:
+        print_json(runs)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,38 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
             progress_console.print(f"{model.tag}: {accuracy:.2f} %, trained in {seconds:.0f} s", highlight=False)
             trained.append(model)
     return trained
+
+
+def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -> list[dict[str, Any]]:
+    """Trains the named recipes, or all, from the seeds 1 to `seeds`; gives what each run found."""
+    from training.recipes import RECIPES, find_recipe
+    from training.study import Progress as Done
+    from training.study import run_study
+
+    recipes = [find_recipe(name) for name in names or RECIPES]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal) as progress:
+        task = progress.add_task("", total=None, left="")
+
+        def on_done(done: Done) -> None:
+            left = "" if done.seconds_left is None else f"{timedelta(seconds=round(done.seconds_left))} left"
+            progress.update(
+                task, completed=done.done, total=done.total, left=left, description=f"{done.done}/{done.total}"
+            )
+            if done.run is not None:
+                found = f"{done.run.name}, seed {done.run.seed}: {100 * done.run.accuracy:.2f} %"
+                progress_console.print(found, f"({done.done}/{done.total})", highlight=False)
+
+        runs = run_study(recipes, seeds=seeds, jobs=jobs, folder=folder, on_done=on_done)
+    return [
+        {"recipe": run.name, "seed": run.seed, "correct": run.correct, "total": run.total, "file": str(run.file)}
+        for run in runs
+    ]
 
 
 def model_facts(model: StoredModel) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import PROJECT, python, require, require_recipe
+from conftest import PROJECT, TRAINED, python, require, require_recipe
 
 from digits.card import Card
 from digits.contract import BACKENDS, EXPORTED, Backend
 from digits.mnist import LabelledImages
-from training.recipes import RECIPES
 
 OURS = "samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits"
 PACKAGE = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "onnx": "onnxruntime"}
@@ -106,7 +105,7 @@ for folder in sys.argv[3:]:
 # They agree
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_gives_the_same_probabilities_on_all_test_images(
     backend: Backend, recipe: str, answers: Answers
@@ -119,7 +118,7 @@ def test_every_backend_gives_the_same_probabilities_on_all_test_images(
     assert found.min() >= 0
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_the_cards_scores_are_those_of_the_stored_files(
     recipe: str, answers: Answers, trained_home: Path, test_set: LabelledImages
 ) -> None:
@@ -201,7 +200,7 @@ assert found == [], found
         np.testing.assert_allclose(np.load(tmp_path / f"{recipe}.npy"), answers("numpy", recipe)[:100], atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_the_torch_export_holds_no_pickle(recipe: str, trained_home: Path) -> None:
     require("torch")
     require_recipe(recipe)
@@ -231,7 +230,7 @@ def test_a_pickle_would_be_recognised() -> None:
     assert not is_pickle(np.random.default_rng(1).normal(size=100).tobytes())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_the_numpy_weights_open_without_pickle(
     recipe: str, trained_home: Path, test_set: LabelledImages, answers: Answers
 ) -> None:
@@ -252,7 +251,7 @@ def test_the_numpy_weights_open_without_pickle(
     np.testing.assert_allclose(answers("numpy", recipe)[:100], probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_the_onnx_file_passes_the_checker_and_has_the_contracts_ends(recipe: str, trained_home: Path) -> None:
     require("onnx")
     require_recipe(recipe)
@@ -269,7 +268,7 @@ def described(value: Any) -> tuple[str, int, list[int | str]]:
     return value.name, tensor.elem_type, [side.dim_param or side.dim_value for side in tensor.shape.dim]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 @pytest.mark.parametrize("number", [1, 2, 1000])
 def test_the_onnx_file_takes_any_number_of_images(
     number: int, recipe: str, trained_home: Path, test_set: LabelledImages
@@ -285,7 +284,7 @@ def test_the_onnx_file_takes_any_number_of_images(
     assert probabilities.shape == (number, 10)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_no_stored_file_names_a_folder_of_this_machine(recipe: str, trained_home: Path) -> None:
     require_recipe(recipe)
     folder = folder_of(trained_home, recipe)
@@ -316,7 +315,7 @@ def inside(file: Path) -> list[bytes]:
         return [archive.read(name) for name in archive.namelist()]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_a_model_is_stored_with_its_four_exports_and_nothing_else(recipe: str, trained_home: Path) -> None:
     require("torch", "tensorflow", "keras", "onnxruntime")
     folder = folder_of(trained_home, recipe)
@@ -341,7 +340,8 @@ for name in sys.argv[2:]:
     recipe_name, _, seed = name.partition("=")
     recipe = dataclasses.replace(RECIPES[recipe_name], epochs=2, seed=int(seed))
     trainer = load_trainer(recipe.framework)
-    model = trainer.train(recipe, Split(train=some, held_out=some, held_out_is="the same images"), device=CPU, on_epoch=lambda epoch: None)
+    split = Split(train=some, held_out=some, held_out_is="the same images")
+    model = trainer.train(recipe, split, device=CPU, on_epoch=lambda epoch: None)
     arrays = [array for layer in trainer.get_weights(model) for array in layer]
     file = folder / f"{name}.npz"
     np.savez(file if not file.exists() else folder / f"{name} again.npz", *arrays)
@@ -371,7 +371,7 @@ def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return train
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_gives_others(
     recipe: str, trained_alone: Callable[[str], Path]
 ) -> None:

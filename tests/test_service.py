@@ -24,7 +24,7 @@ import numpy.typing as npt
 import orjson
 import psutil
 import pytest
-from conftest import PROJECT, require, require_recipe
+from conftest import PROJECT, TRAINED, require, require_recipe
 
 from digits.contract import BACKENDS, Backend, Images
 from digits.mnist import LabelledImages
@@ -35,7 +35,6 @@ from serving.runtimes.numpy_runtime import open_model
 
 pytestmark = pytest.mark.slow
 
-RECIPES = ("numpy-sigmoid", "torch-relu", "keras-sequential")
 Expected = Callable[[str, int], npt.NDArray[np.float32]]  # what a recipe's stored file answers to the first images
 START_SECONDS = 120
 JSON = {"content-type": "application/json"}
@@ -120,7 +119,7 @@ def wait_until_ready(server: Server) -> None:
 def server(trained_home: Path) -> Iterator[Server]:
     """Every model through every backend."""
     require("onnxruntime")
-    for recipe in RECIPES:
+    for recipe in TRAINED:
         require_recipe(recipe)
     with serving(trained_home, {"SAMEDIGIT_MAX_IMAGES": "150", "SAMEDIGIT_MAX_BODY_BYTES": "1000000"}) as found:
         yield found
@@ -151,7 +150,7 @@ def expected(trained_home: Path, test_set: LabelledImages) -> Expected:
 # Right answers
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TRAINED)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     backend: Backend, recipe: str, server: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
@@ -170,7 +169,7 @@ def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
 def test_a_model_is_chosen_by_recipe_by_version_and_as_latest(
     server: Server, test_set: LabelledImages, trained_home: Path
 ) -> None:
-    for recipe in RECIPES:
+    for recipe in TRAINED:
         tag = f"{recipe}:{folder_of(trained_home, recipe).name}"
         for name in (recipe, tag, f"{recipe}:latest"):
             assert server.predict("numpy", test_set.images[:1], name)["model"] == tag
@@ -192,7 +191,7 @@ def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     models = {model["model"].partition(":")[0]: model for model in answer.json()["models"]}
-    assert set(models) == set(RECIPES)
+    assert set(models) == set(TRAINED)
     for recipe, model in models.items():
         assert model["model"] == f"{recipe}:{folder_of(trained_home, recipe).name}"
         correct = int((expected(recipe, 10_000).argmax(axis=1) == test_set.labels).sum())
@@ -267,7 +266,7 @@ def test_an_unknown_model_is_404_and_those_served_are_named(
         answer = client.post("/predict/onnx", content=body(test_set.images[:1], name), headers=JSON)
         message = error_of(answer, 404)
         assert message.startswith(f"No model {name!r} is served through onnx; served are ")
-        for recipe in RECIPES:
+        for recipe in TRAINED:
             assert f"{recipe}:{folder_of(trained_home, recipe).name}" in message
 
 

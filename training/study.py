@@ -19,6 +19,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from digits.errors import SamedigitError, StudyError
 from serving.device import CPU
 from training import trainers
 from training.recipes import RECIPES, Recipe
-from training.train import _versions, split_for
+from training.train import split_for, versions
 from training.trainers import Trainer
 
 MEGABYTES_PER_RUN: Final = 1  # more than the largest takes
@@ -121,8 +122,9 @@ class Run:
 
     def _array(self, name: str) -> Probabilities | None:
         try:
-            with np.load(self.file, allow_pickle=False) as arrays:
-                return arrays[name] if name in arrays else None
+            with open(self.file, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                array: Probabilities | None = arrays.get(name)
+                return array
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             raise StudyError(f"{self.file} cannot be read ({error}). {_delete(self.file)}") from error
 
@@ -176,11 +178,11 @@ def run_study(
                 leftover.unlink(missing_ok=True)
         runs = {(run.name, run.seed): run for run in read_runs(folder) if run.name in by_name}
         _check_unchanged(by_name, list(runs.values()))
-        wanted = [(name, seed) for seed in range(1, seeds + 1) for name in by_name]
+        wanted = dict.fromkeys((name, seed) for seed in range(1, seeds + 1) for name in by_name)
         missing = [dataclasses.replace(by_name[name], seed=seed) for name, seed in wanted if (name, seed) not in runs]
         _check_space(folder, len(missing))
         _run_all(missing, folder, jobs or _cores(), total=len(wanted), kept=list(runs.values()), on_done=on_done)
-        return [run for run in read_runs(folder) if (run.name, run.seed) in set(wanted)]
+        return [run for run in read_runs(folder) if (run.name, run.seed) in wanted]
 
 
 def read_runs(study: Path) -> list[Run]:
@@ -190,9 +192,8 @@ def read_runs(study: Path) -> list[Run]:
         StudyError: a run cannot be read.
     """
     table = list(RECIPES)
-    runs = [
-        _read_run(file) for file in study.glob("*/seed-*.json") if file.with_suffix(".npz").is_file()
-    ]  # one whose .npz was deleted is to be run again
+    # A run whose .npz was deleted is to be done again.
+    runs = [_read_run(file) for file in study.glob("*/seed-*.json") if file.with_suffix(".npz").is_file()]
     return sorted(
         runs, key=lambda run: (table.index(run.name) if run.name in table else len(table), run.name, run.seed)
     )
@@ -221,9 +222,12 @@ def _delete(file: Path) -> str:
     return f"Delete it, and the run is done again: rm {file.with_suffix('.json')}"
 
 
+_NO_MATHEMATICS: Final = ("seed", "source", "reported")
+
+
 def _sha256(recipe: Recipe) -> str:
-    fields = dataclasses.asdict(recipe)
-    del fields["seed"]
+    """Of what the runs of a recipe have in common, without the words about it."""
+    fields = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in _NO_MATHEMATICS}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -277,7 +281,7 @@ def _check_unchanged(recipes: Mapping[str, Recipe], runs: Sequence[Run]) -> None
             continue
         now = json.loads(json.dumps(dataclasses.asdict(recipe)))
         before = stale[0].recipe
-        changed = [key for key in {**before, **now} if key != "seed" and before.get(key) != now.get(key)]
+        changed = [key for key in {**before, **now} if key not in _NO_MATHEMATICS and before.get(key) != now.get(key)]
         raise StudyError(
             f"{name} has changed ({', '.join(changed)}) since {len(stale)} of its runs in {stale[0].file.parent} were "
             f"made, for instance seed {stale[0].seed}. Delete that folder, or give another one for the study: --study"
@@ -300,7 +304,8 @@ class _Process:
 
     @classmethod
     def start(cls, recipe: Recipe, folder: Path) -> _Process:
-        output = tempfile.TemporaryFile()  # not a pipe, which a talkative framework fills
+        # Not a pipe, which a talkative framework fills.
+        output = tempfile.TemporaryFile()  # noqa: SIM115  # `close` does
         process = subprocess.Popen(
             [sys.executable, "-c", _RUN, recipe.framework, str(folder)],
             env={**os.environ, **_ONE_THREAD_NO_GPU},
@@ -331,6 +336,8 @@ class _Process:
         self.output.seek(0)
         said = self.output.read().decode(errors="replace").strip()[-LAST_WORDS:]
         how = f"was killed by signal {-status}" if status < 0 else f"failed (exit {status})"
+        if status == -signal.SIGKILL:
+            how += ", as happens where memory runs out (then try fewer --jobs)"
         raise StudyError(
             f"{self.recipe.name} with seed {self.recipe.seed} {how}. The runs finished so far are kept; the same "
             f"command goes on from there. " + (f"It said:\n{said}" if said else "It said nothing.")
@@ -391,7 +398,9 @@ def estimate_seconds_left(
     *,
     jobs: int,
 ) -> float | None:
-    """How long a study still takes; None if nothing is known. A recipe not seen yet is taken for the mean of the others.
+    """How long a study still takes; None if nothing is known.
+
+    A recipe not seen yet is taken for the mean of the others, and a run that is overdue for nearly done.
 
     Args:
         waiting: the recipe of each run not started.
@@ -406,7 +415,7 @@ def estimate_seconds_left(
         return None
     unseen = sum(means.values()) / len(means)
     parts = [means.get(name, unseen) for name in waiting]
-    parts += [max(0.0, means.get(name, unseen) - elapsed) for name, elapsed in under_way]
+    parts += [max(means.get(name, unseen) - elapsed, elapsed / 10) for name, elapsed in under_way]
     return max(max(parts), sum(parts) / jobs)
 
 
@@ -455,7 +464,7 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
         peak_memory_mb=_peak_memory_mb(),
         device=str(CPU),
         threads=1,
-        versions=_versions(),
+        versions=versions(),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         finished_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         file=file.with_suffix(".npz"),

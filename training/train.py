@@ -76,7 +76,7 @@ def train_and_store(
             bytes={backend: store.size(folder / EXPORTED[backend]) for backend in scores},
             files=store.hashes(folder),
             data=dict(mnist.SHA256),
-            versions=_versions(),
+            versions=versions(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             threads=1,
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -116,7 +116,8 @@ def _training_device(trainer: Trainer, recipe: Recipe, wish: str) -> Device:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of each package that a model depends on, where it is installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

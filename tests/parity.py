@@ -1,0 +1,164 @@
+"""What one framework makes of given weights and batches: the other half of test_parity.py, in a process of its own.
+
+    python tests/parity.py FRAMEWORK CASES.json INPUTS.npz ANSWERS.npz
+
+The steps are those of the trainer itself (`train_step`, or Keras's `train_on_batch`); only dropout's draw is replaced, by a
+given mask.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from digits.contract import Labels
+from training.recipes import Recipe
+from training.trainers import Weights
+
+Arrays = dict[str, npt.NDArray[Any]]
+MOMENTUM = 0.9  # of SGD, which no recipe has
+
+
+def weights_of(inputs: Arrays, recipe: Recipe) -> Weights:
+    """The given weights of a network of the recipe's shape."""
+    sizes = recipe.layer_sizes
+    return [(inputs[f"weight {shape}"], inputs[f"bias {shape}"]) for shape in sizes]
+
+
+def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
+    from scratch.layers import Dropout
+    from scratch.optimizers import SGD
+    from training import numpy_trainer as trainer
+
+    class Shown:
+        """An optimizer that moves nothing and keeps the gradients it is shown."""
+
+        def step(self, gradients: Any) -> None:
+            self.gradients = gradients.copy()
+
+    model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    given = inputs["mask"] / np.float32(1 - recipe.dropout)
+    for layer in model.layers:
+        if isinstance(layer, Dropout):
+            masked: Any = layer
+            masked.draw_mask = lambda outputs: given[: len(outputs)]
+    trainer.set_training(model, True)
+    shown = Shown()
+    logits, loss = trainer.train_step(model, shown, recipe, *batches[0])
+    answers = {"logits": logits.copy(), "loss": np.array(loss), "parameters": np.array(len(model.parameters))}
+    answers["gradients"] = shown.gradients
+    if optimizer == "sgd":
+        moving: Any = SGD(model.parameters, learning_rate=recipe.learning_rate, momentum=MOMENTUM)
+    else:
+        moving = trainer.make_optimizer(model, recipe)
+    losses = [trainer.train_step(model, moving, recipe, *batch)[1] for batch in batches]
+    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+
+
+def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
+    import torch
+    from torch import nn
+
+    from training import torch_trainer as trainer
+
+    class Masked(nn.Module):
+        def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+            return outputs * torch.tensor(inputs["mask"][: len(outputs)]) / (1 - recipe.dropout)
+
+    torch.set_num_threads(1)
+    model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    for i, layer in enumerate(model):
+        if isinstance(layer, nn.Dropout):
+            model[i] = Masked()
+    model.train()
+    tensors = [(torch.tensor(pixels), torch.tensor(labels, dtype=torch.long)) for pixels, labels in batches]
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    logits, loss = trainer.train_step(model, still, recipe, *tensors[0])
+    gradients = [
+        (layer.weight.grad.numpy().T.copy(), layer.bias.grad.numpy().copy())  # type: ignore[union-attr]
+        for layer in trainer.dense_layers(model)
+    ]
+    answers = {
+        "logits": logits.numpy(),
+        "loss": loss.numpy(),
+        "parameters": np.array(sum(parameter.numel() for parameter in model.parameters())),
+        "gradients": flat(gradients),
+    }
+    if optimizer == "sgd":
+        moving: Any = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=MOMENTUM)
+    else:
+        moving = trainer.make_optimizer(model, recipe)
+    losses = [trainer.train_step(model, moving, recipe, *batch)[1].item() for batch in tensors]
+    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+
+
+def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
+    from training import keras_trainer as trainer  # isort: skip  # first: it sets Keras's backend
+    import keras
+    import tensorflow as tf
+
+    class Masked(keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self, rate: float, seed: int) -> None:
+            super().__init__()
+            self.rate = rate
+
+        def call(self, outputs: Any, training: bool = False) -> Any:
+            return outputs * inputs["mask"][:32] / (1 - self.rate) if training else outputs
+
+    dropout = keras.layers.Dropout
+    keras.layers.Dropout = Masked
+    try:
+        model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    finally:
+        keras.layers.Dropout = dropout
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    dense = trainer.dense_layers(model)
+    variables = [variable.value for layer in dense for variable in (layer.kernel, layer.bias)]
+    with tf.GradientTape() as tape:
+        logits = model(batches[0][0], training=True)
+        loss = cross_entropy(batches[0][1], logits) + sum(model.losses)
+    gradients = tape.gradient(loss, variables)
+    answers = {
+        "logits": logits.numpy(),
+        "loss": loss.numpy(),
+        "parameters": np.array(model.count_params()),
+        "gradients": np.concatenate([gradient.numpy().ravel() for gradient in gradients]),
+    }
+    trainer.compile_model(model, recipe)
+    if optimizer == "sgd":
+        model.optimizer = keras.optimizers.SGD(recipe.learning_rate, momentum=MOMENTUM)
+    losses = []
+    for pixels, labels in batches:
+        model.reset_metrics()  # the loss that train_on_batch gives is a mean since the last reset
+        losses.append(model.train_on_batch(pixels, labels, return_dict=True)["loss"])
+    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+
+
+def flat(weights: Any) -> npt.NDArray[np.float32]:
+    """Weight, bias, weight, bias, ... in one row."""
+    return np.concatenate([array.ravel() for pair in weights for array in pair])
+
+
+def main() -> None:
+    framework, cases_file, inputs_file, answers_file = sys.argv[1:]
+    with open(cases_file) as file:
+        cases = json.load(file)
+    with np.load(inputs_file, allow_pickle=False) as loaded:
+        inputs: Arrays = dict(loaded)
+    answer = {"numpy": numpy_answers, "torch": torch_answers, "keras": keras_answers}[framework]
+    answers: Arrays = {}
+    for name, case in cases.items():
+        recipe = Recipe.from_data(case["recipe"])
+        pixels = inputs["images"].reshape(-1, 784) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)
+        batches = [(pixels[i : i + 32], inputs["labels"][i : i + 32]) for i in range(0, len(pixels), 32)]
+        for key, value in answer(recipe, case["optimizer"], inputs, batches).items():
+            answers[f"{name}/{key}"] = value
+    np.savez(answers_file, allow_pickle=False, **answers)
+
+
+if __name__ == "__main__":
+    main()
