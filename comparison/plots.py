@@ -97,7 +97,7 @@ def latency_distribution(latencies: dict[str, Latencies], *, limits: tuple[float
         name: unlike that of any other picture in the page.
     """
     with rc_context(STYLE):
-        figure, axes = _figure(370, 270)
+        figure, axes = new_figure(370, 270)
         for backend, latency_ms in latencies.items():
             if len(latency_ms) == 0:
                 continue
@@ -116,7 +116,7 @@ def latency_distribution(latencies: dict[str, Latencies], *, limits: tuple[float
         _milliseconds(axes, limits)
         axes.set_xlabel("latency, ms (logarithmic)")
         axes.set_ylabel("answered within that time")
-        return _svg(figure, name, "Share of requests answered within a time, one line per backend")
+        return to_svg(figure, name, "Share of requests answered within a time, one line per backend")
 
 
 def latency_limits(latencies: Sequence[Latencies]) -> tuple[float, float]:
@@ -169,7 +169,9 @@ def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
         strip.set_xlabel("95 %\ninterval")
         strip.spines["left"].set_visible(False)
         _label_right(figure, strip, ends)
-        return _svg(figure, name, "Accuracy of each model, with its interval, against its latency through each backend")
+        return to_svg(
+            figure, name, "Accuracy of each model, with its interval, against its latency through each backend"
+        )
 
 
 def _label_right(figure: Figure, axes: Axes, points: dict[str, tuple[float, float]]) -> None:
@@ -218,7 +220,7 @@ def training_curve(model: StoredModel, others: Sequence[StoredModel], *, name: s
         accuracies.set_ylabel("held-out\naccuracy, %")
         losses.set_ylabel("training loss,\nnats (log.)")
         losses.set_yscale("log")
-        losses.yaxis.set_major_locator(FixedLocator(_ticks(losses.get_ylim())))
+        losses.yaxis.set_major_locator(FixedLocator(round_ticks(losses.get_ylim())))
         losses.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
         losses.yaxis.set_minor_locator(NullLocator())
         losses.set_xlabel("epoch")
@@ -227,7 +229,7 @@ def training_curve(model: StoredModel, others: Sequence[StoredModel], *, name: s
         losses.xaxis.set_major_locator(FixedLocator(range(step, longest + 1, step)))
         losses.set_xlim(1 - 0.02 * longest - 0.2, longest + 0.02 * longest + 0.2)
         figure.align_ylabels()
-        return _svg(figure, name, f"Held-out accuracy and training loss of {model.recipe} by epoch")
+        return to_svg(figure, name, f"Held-out accuracy and training loss of {model.recipe} by epoch")
 
 
 def _curve(accuracies: Axes, losses: Axes, history: Sequence[Epoch], colour: str, *, highlighted: bool) -> None:
@@ -248,7 +250,7 @@ def _curve(accuracies: Axes, losses: Axes, history: Sequence[Epoch], colour: str
         )
 
 
-def _figure(width: int, height: int) -> tuple[Figure, Axes]:
+def new_figure(width: int, height: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # SVG counts 72 units an inch: a unit is a pixel
     return figure, figure.subplots()
 
@@ -256,12 +258,12 @@ def _figure(width: int, height: int) -> tuple[Figure, Axes]:
 def _milliseconds(axes: Axes, limits: tuple[float, float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(*limits)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(limits)))
+    axes.xaxis.set_major_locator(FixedLocator(round_ticks(limits)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _ticks(limits: tuple[float, float]) -> list[float]:
+def round_ticks(limits: tuple[float, float]) -> list[float]:
     """Round numbers within the limits: as many as there is room for."""
     low, high = limits
     ticks: list[float] = []
@@ -274,7 +276,7 @@ def _ticks(limits: tuple[float, float]) -> list[float]:
     return ticks
 
 
-def _svg(figure: Figure, name: str, label: str) -> str:
+def to_svg(figure: Figure, name: str, label: str) -> str:
     """The figure as an <svg> element that fills the width it gets, its ids made unique by `name`."""
     out = io.StringIO()
     with rc_context({"svg.hashsalt": name}):  # the same picture, the same bytes

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from comparison import plots
+from comparison import page, plots
 from comparison.results import ECHO, Comparison, compare, read_results
 from comparison.statistics import card_interval
-from comparison.summary import format_ms, format_percent, join, summarise
+from comparison.summary import join, summarise
 from digits.contract import BACKENDS
-from digits.errors import ReportError
 from digits.store import StoredModel
 
 TEMPLATE: Final = "report.html.j2"
-NOT_MEASURED: Final = "-"
 
 
 def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> Path:
@@ -34,36 +29,14 @@ def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> 
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    page = _render(comparison)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(page, encoding="utf-8")
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise ReportError(
-            f"The report cannot be written to {target}: {error.strerror}. Make that possible, or name another file."
-        ) from error
+    page.write(_render(comparison), target)
     return target
 
 
 def _render(comparison: Comparison) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "ms": _or_dash(format_ms),
-        "percent": _or_dash(format_percent),
-        "count": _or_dash("{:,.0f}".format),
-        "seconds": _or_dash("{:,.1f}".format),
-        "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
-        "interval": lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}",
-        "day": _day,
-    }
-    template = environment.from_string(resources.files("comparison").joinpath(TEMPLATE).read_text(encoding="utf-8"))
     models, results = comparison.models, comparison.results
-    return template.render(
+    return page.render(
+        TEMPLATE,
         comparison=comparison,
         results=results,
         models=models,
@@ -84,15 +57,6 @@ def _render(comparison: Comparison) -> str:
         versions=[("load test", results.versions), *_grouped(models, lambda model: model.card.versions)],
         data=_grouped(models, lambda model: model.card.data),
     )
-
-
-def _or_dash(text: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda value: NOT_MEASURED if value is None else text(value)
-
-
-def _day(moment: str) -> str:
-    """Of an ISO 8601 time in UTC."""
-    return f"{moment[:10]}, {moment[11:16]} UTC"
 
 
 def _median_epoch_seconds(model: StoredModel) -> float:
@@ -131,21 +95,13 @@ def _training_pictures(models: Sequence[StoredModel]) -> list[tuple[StoredModel,
 def _recipe_rows(models: Sequence[StoredModel]) -> list[tuple[str, list[str]]]:
     """Every field of the recipes, and how each model was trained, with one value per model."""
     fields = dict.fromkeys(field for model in models for field in model.card.recipe if field not in ("name", "source"))
-    rows = [(field, [_value(model.card.recipe.get(field)) for model in models]) for field in fields]
+    rows = [(field, [page.value(model.card.recipe.get(field)) for model in models]) for field in fields]
     rows += [
-        (field, [_value(getattr(model.card, field)) for model in models])
+        (field, [page.value(getattr(model.card, field)) for model in models])
         for field in ("device", "threads", "machine", "held_out")
     ]
-    rows.append(("trained", [_day(model.card.trained_at) for model in models]))
+    rows.append(("trained", [page.day(model.card.trained_at) for model in models]))
     return [(field.replace("_", " "), values) for field, values in rows]
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return NOT_MEASURED
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _grouped(

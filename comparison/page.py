@@ -1,0 +1,79 @@
+"""What the pages share: their style, how figures are written in them, and how a page gets onto the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from comparison.summary import format_ms, format_percent
+from digits.errors import ReportError
+
+NOT_MEASURED: Final = "-"
+
+
+def render(template: str, **values: Any) -> str:
+    """The template of that name in this folder, filled with `values`."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files("comparison").joinpath(name).read_text(encoding="utf-8")),
+    )
+    environment.filters |= {
+        "ms": _or_dash(format_ms),
+        "percent": _or_dash(format_percent),
+        "points": _or_dash(lambda fraction: f"{100 * fraction:+.2f}"),
+        "count": _or_dash("{:,.0f}".format),
+        "seconds": _or_dash("{:,.1f}".format),
+        "decimals": lambda number, places: NOT_MEASURED if number is None else f"{number:,.{places}f}",
+        "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
+        "interval": _or_dash(lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}"),
+        "points_interval": _or_dash(lambda interval: f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"),
+        "p": _or_dash(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"),
+        "day": day,
+    }
+    return environment.get_template(template).render(values)
+
+
+def write(text: str, target: Path) -> None:
+    """Writes `target` whole or not at all.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(
+            f"The report cannot be written to {target}: {error.strerror}. Make that possible, or name another file."
+        ) from error
+
+
+def day(moment: str) -> str:
+    """Of an ISO 8601 time in UTC."""
+    return f"{moment[:10]}, {moment[11:16]} UTC"
+
+
+def value(field: Any) -> str:
+    """A field of a recipe."""
+    if field is None:
+        return NOT_MEASURED
+    if isinstance(field, list | tuple):
+        return ", ".join(value(item) for item in field)
+    return f"{field:g}" if isinstance(field, float) else str(field)
+
+
+def _or_dash(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda number: NOT_MEASURED if number is None else text(number)
