@@ -3,6 +3,7 @@
 SamedigitError
 ├── DataError          the MNIST files cannot be had, or are not MNIST
 ├── UnknownRecipe      no recipe of that name
+├── ImpossibleRecipe   a field of a recipe that makes no sense
 ├── ModelNotFound      nothing of that name and version is stored
 ├── ModelDamaged       a stored file is missing or is not the one that was stored
 ├── StoreError         the model store cannot be written
@@ -29,6 +30,10 @@ class DataError(SamedigitError):
 
 
 class UnknownRecipe(SamedigitError):
+    pass
+
+
+class ImpossibleRecipe(SamedigitError):
     pass
 
 

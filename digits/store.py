@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import bentoml
 
 MODULE: Final = "samedigit"  # what BentoML's model.yaml names as the maker; tells our models from others in the store
+MODEL_BYTES: Final = 20_000_000  # more than the largest takes while it is made
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,23 @@ def find_model(tag: str) -> StoredModel:
         f"No model {tag} is stored; there are {', '.join(model.tag for model in models)}. "
         f"Train it: samedigit train {recipe}"
     )
+
+
+def require_space() -> None:
+    """Raises StoreError if the store cannot be written or has no room for a model: better told before training."""
+    home = bentoml_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="samedigit-", dir=home):
+            pass
+        free = shutil.disk_usage(home).free
+    except OSError as error:
+        raise StoreError(f"The model store {home} cannot be written: {error.strerror}. {_STORE_ADVICE}") from error
+    if free < MODEL_BYTES:
+        raise StoreError(
+            f"The model store {home} has {free / 1e6:.1f} MB left, and a model needs up to {MODEL_BYTES / 1e6:.0f}. "
+            f"{_STORE_ADVICE}"
+        )
 
 
 def save(recipe: str, *, fill: Callable[[Path], Card]) -> StoredModel:

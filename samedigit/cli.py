@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from digits.errors import SamedigitError, SettingError, UnknownRecipe
+from digits.errors import ImpossibleRecipe, SamedigitError, SettingError, UnknownRecipe
 from samedigit import commands
 
 NO: Final = 1
@@ -42,7 +42,7 @@ Results = Annotated[Path, typer.Option(help="Folder of the load test's results."
 def train(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Which to train.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every recipe.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's own.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="In place of the recipe's own.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     as_json: Json = False,
@@ -180,7 +180,7 @@ def main() -> None:
     """Runs the command line; what goes wrong on purpose becomes a message and an exit code."""
     try:
         app()
-    except (UnknownRecipe, SettingError) as error:
+    except (UnknownRecipe, ImpossibleRecipe, SettingError) as error:
         errors.print(f"[red]Error:[/] {_plain(error)}")
         sys.exit(WRONG_COMMAND_LINE)
     except SamedigitError as error:

@@ -8,15 +8,17 @@ has one, else what `torch-relu` has, and is named in `source`.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from digits.contract import Framework
-from digits.errors import UnknownRecipe
+from digits.contract import FRAMEWORKS, Framework
+from digits.errors import ImpossibleRecipe, UnknownRecipe
 
 Activation = Literal["sigmoid", "relu"]
 WeightDraw = Literal["glorot_uniform", "he_uniform", "fan_in_uniform"]
 BiasDraw = Literal["zeros", "fan_in_uniform"]
+OptimizerName = Literal["adam", "rmsprop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Recipe:
     bias_draw: BiasDraw
     l2: float
     scaling: tuple[float, float]  # what pixels 0 and 255 become
-    optimizer: Literal["adam", "rmsprop"]
+    optimizer: OptimizerName
     learning_rate: float
     beta_1: float  # decay of the mean of the gradients; 0 for rmsprop, which keeps none
     beta_2: float  # decay of the mean of their squares
@@ -52,6 +54,33 @@ class Recipe:
     keras_api: Literal["sequential", "functional"] | None  # how Keras is told; no mathematics
     reported: float | None
     source: str
+
+    def __post_init__(self) -> None:
+        """Raises ImpossibleRecipe, naming the field, what it takes and what it has."""
+        possible: dict[str, tuple[bool, str]] = {
+            "framework": (self.framework in FRAMEWORKS, " or ".join(FRAMEWORKS)),
+            "hidden": (all(units >= 1 for units in self.hidden), "at least 1 unit in each hidden layer"),
+            "activation": (self.activation in get_args(Activation), " or ".join(get_args(Activation))),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
+            "weight_draw": (self.weight_draw in get_args(WeightDraw), " or ".join(get_args(WeightDraw))),
+            "bias_draw": (self.bias_draw in get_args(BiasDraw), " or ".join(get_args(BiasDraw))),
+            "l2": (0 <= self.l2 < math.inf, "a number of at least 0"),
+            "scaling": (-math.inf < self.scaling[0] < self.scaling[1] < math.inf, "two numbers, the lower one first"),
+            "optimizer": (self.optimizer in get_args(OptimizerName), " or ".join(get_args(OptimizerName))),
+            "learning_rate": (0 <= self.learning_rate < math.inf, "a number of at least 0"),
+            "beta_1": (0 <= self.beta_1 < 1, "at least 0 and less than 1"),
+            "beta_2": (0 <= self.beta_2 < 1, "at least 0 and less than 1"),
+            "epsilon": (0 < self.epsilon < math.inf, "a number greater than 0"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "validation_fraction": (0 <= self.validation_fraction < 1, "at least 0 and less than 1"),
+            "seed": (0 <= self.seed < 2**31, "at least 0 and less than 2**31"),
+        }
+        for field, (is_possible, expected) in possible.items():
+            if not is_possible:
+                raise ImpossibleRecipe(
+                    f"The recipe {self.name} cannot be trained: {field} must be {expected}; it is {getattr(self, field)!r}."
+                )
 
     @property
     def layer_sizes(self) -> list[tuple[int, int]]:

@@ -45,6 +45,7 @@ def train_and_store(
     Raises:
         SamedigitError: data, framework, device or store is missing; or an export does not answer as the model does.
     """
+    store.require_space()
     on_stage("importing")
     trainer = trainers.load_trainer(recipe.framework)
     place = _training_device(trainer, recipe, device)

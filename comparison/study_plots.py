@@ -1,0 +1,124 @@
+"""The pictures of a study, made as those of `plots` are. They take the tables of `study_report`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import matplotlib.image
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from comparison.plots import BACKEND_COLOURS, INK, PAGE, SOFT, STYLE, new_figure, round_ticks, to_svg
+from digits.contract import Framework, Images
+
+# What trained a model has, in every picture, the colour of the backend that is its own.
+FRAMEWORK_BACKENDS: Final[dict[Framework, str]] = {"numpy": "numpy", "torch": "torch", "keras": "tensorflow"}
+
+Row = Mapping[str, Any]
+
+
+def colour_of(framework: Framework) -> str:
+    return BACKEND_COLOURS[FRAMEWORK_BACKENDS[framework]]
+
+
+def accuracies(rows: Sequence[Row], *, name: str) -> str:
+    """A line for each recipe: a dot for each run, the mean with its intervals under them, and the published figure."""
+    with rc_context(STYLE):
+        figure, axes = new_figure(440, 60 + 36 * len(rows))
+        for place, row in enumerate(rows):
+            colour = colour_of(row["framework"])
+            runs = [100 * accuracy for accuracy in row["by_seed"].values()]
+            axes.plot(runs, [place - 0.17] * len(runs), "o", color=colour, markersize=6, alpha=0.55, markeredgewidth=0)
+            if row["reported"] is not None:
+                axes.plot(100 * row["reported"], place - 0.17, "x", color=INK, markersize=7, markeredgewidth=1.6)
+            for covers, width in (("over_both", 1.4), ("over_seeds", 5)):
+                if row["mean"][covers] is not None:
+                    bounds = [100 * bound for bound in row["mean"][covers]]
+                    axes.plot(bounds, [place + 0.2] * 2, color=colour, linewidth=width, solid_capstyle="butt")
+            axes.plot(
+                100 * row["mean"]["value"], place + 0.2, "D", color=INK, markersize=5, markeredgecolor=PAGE, zorder=3
+            )
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.yaxis.set_major_locator(FixedLocator(range(len(rows))))
+        axes.set_yticklabels([row["recipe"] for row in rows], color=INK)
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
+        axes.set_xlabel("accuracy on the test images, %")
+        return to_svg(figure, name, "Accuracy of every run, with the mean of each recipe and its intervals")
+
+
+def learning_curve(recipe: str, curves: Mapping[str, Row], *, name: str) -> str:
+    """Held-out accuracy and training loss of `recipe` by epoch, mean and standard deviation over seeds, over the others'."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(370 / 72, 330 / 72), dpi=72)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for other, curve in curves.items():
+            if other != recipe:
+                _means(upper, lower, curve["points"], SOFT, linewidth=1, alpha=0.35)
+        own = curves[recipe]
+        colour = colour_of(own["framework"])
+        _means(upper, lower, own["points"], colour, linewidth=1.8, marker="o", markersize=3)
+        for axes, quantity, unit in ((upper, "held_out_accuracy", 100), (lower, "loss", 1)):
+            limits = axes.get_ylim()
+            bands = [
+                (point["epoch"], unit * point[quantity], unit * point[f"{quantity}_deviation"])
+                for point in own["points"]
+                if point[f"{quantity}_deviation"] is not None
+            ]
+            if bands:
+                epochs, means, deviations = map(np.array, zip(*bands, strict=True))
+                low = np.maximum(means - deviations, limits[0] if axes is upper else means / 100)  # log of 0
+                axes.fill_between(epochs, low, means + deviations, color=colour, alpha=0.25, linewidth=0)
+        upper.set_ylabel("held-out\naccuracy, %")
+        lower.set_ylabel("training loss,\nnats (log.)")
+        lower.set_yscale("log")
+        lower.yaxis.set_major_locator(FixedLocator(round_ticks(lower.get_ylim())))
+        lower.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+        lower.yaxis.set_minor_locator(NullLocator())
+        lower.set_xlabel("epoch")
+        lower.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        longest = max(len(curve["points"]) for curve in curves.values())
+        lower.set_xlim(0.8 - 0.02 * longest, 1.02 * longest + 0.2)
+        figure.align_ylabels()
+        return to_svg(figure, name, f"Held-out accuracy and training loss of {recipe} by epoch, over its seeds")
+
+
+def _means(upper: Axes, lower: Axes, points: Sequence[Row], colour: str, **style: Any) -> None:
+    epochs = [point["epoch"] for point in points]
+    upper.plot(epochs, [100 * point["held_out_accuracy"] for point in points], color=colour, **style)
+    lower.plot(epochs, [point["loss"] for point in points], color=colour, **style)
+
+
+def reliability(row: Row, *, name: str) -> str:
+    """Accuracy against confidence: solid as trained, dashed at the fitted temperature, if there is one."""
+    with rc_context({**STYLE, "font.size": 10, "axes.labelsize": 10}):
+        figure, axes = new_figure(200, 190)
+        axes.plot((0, 100), (0, 100), color=SOFT, linewidth=0.8)
+        colour = colour_of(row["framework"])
+        for curve, dashes in ((row["reliability"], (None, None)), (row["reliability_after"], (4, 2))):
+            if curve is not None:
+                axes.plot(
+                    [100 * part["confidence"] for part in curve],
+                    [100 * part["accuracy"] for part in curve],
+                    color=colour,
+                    dashes=dashes,
+                    marker="o",
+                    markersize=2.5,
+                )
+        axes.set(xlim=(0, 103), ylim=(0, 103), xlabel="confidence, %", ylabel="right, %")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator((0, 25, 50, 75, 100)))
+        return to_svg(figure, name, f"How often {row['recipe']} is right, against how sure it is")
+
+
+def digit_png(image: Images) -> bytes:
+    """One image, uint8 [28, 28], as a PNG in dark ink on white."""
+    out = io.BytesIO()
+    matplotlib.image.imsave(out, 255 - image, cmap="gray", vmin=0, vmax=255, format="png", metadata={"Software": None})
+    return out.getvalue()
