@@ -19,6 +19,9 @@ from digits.contract import Framework, Images
 # What trained a model has, in every picture, the colour of the backend that is its own.
 FRAMEWORK_BACKENDS: Final[dict[Framework, str]] = {"numpy": "numpy", "torch": "torch", "keras": "tensorflow"}
 
+FURTHEST: Final = 3.0  # points below the best mean that the axis of accuracies reaches; it would squeeze the rest
+FEWEST: Final = 10  # images in a bin of a reliability curve that is drawn
+
 Row = Mapping[str, Any]
 
 
@@ -43,6 +46,14 @@ def accuracies(rows: Sequence[Row], *, name: str) -> str:
             axes.plot(
                 100 * row["mean"]["value"], place + 0.2, "D", color=INK, markersize=5, markeredgecolor=PAGE, zorder=3
             )
+        best = 100 * max(row["mean"]["value"] for row in rows)
+        low, high = axes.get_xlim()
+        low, high = max(low, best - FURTHEST), min(high, best + 1)
+        axes.set_xlim(low, high)
+        for place, row in enumerate(rows):
+            if 100 * row["mean"]["value"] < low:
+                text = f"\u2190 {100 * row['mean']['value']:.2f}"
+                axes.text(low + 0.02 * (high - low), place + 0.2, text, color=INK, va="center")
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.yaxis.set_major_locator(FixedLocator(range(len(rows))))
         axes.set_yticklabels([row["recipe"] for row in rows], color=INK)
@@ -64,17 +75,14 @@ def learning_curve(recipe: str, curves: Mapping[str, Row], *, name: str) -> str:
         own = curves[recipe]
         colour = colour_of(own["framework"])
         _means(upper, lower, own["points"], colour, linewidth=1.8, marker="o", markersize=3)
+        epochs = [point["epoch"] for point in own["points"]]
         for axes, quantity, unit in ((upper, "held_out_accuracy", 100), (lower, "loss", 1)):
-            limits = axes.get_ylim()
-            bands = [
-                (point["epoch"], unit * point[quantity], unit * point[f"{quantity}_deviation"])
-                for point in own["points"]
-                if point[f"{quantity}_deviation"] is not None
-            ]
-            if bands:
-                epochs, means, deviations = map(np.array, zip(*bands, strict=True))
-                low = np.maximum(means - deviations, limits[0] if axes is upper else means / 100)  # log of 0
-                axes.fill_between(epochs, low, means + deviations, color=colour, alpha=0.25, linewidth=0)
+            if any(point[f"{quantity}_deviation"] is None for point in own["points"]):
+                continue  # one seed
+            means = np.array([unit * point[quantity] for point in own["points"]])
+            deviations = np.array([unit * point[f"{quantity}_deviation"] for point in own["points"]])
+            low = np.maximum(means - deviations, means / 100)  # the loss is drawn by its logarithm
+            axes.fill_between(epochs, low, means + deviations, color=colour, alpha=0.25, linewidth=0)
         upper.set_ylabel("held-out\naccuracy, %")
         lower.set_ylabel("training loss,\nnats (log.)")
         lower.set_yscale("log")
@@ -103,9 +111,10 @@ def reliability(row: Row, *, name: str) -> str:
         colour = colour_of(row["framework"])
         for curve, dashes in ((row["reliability"], (None, None)), (row["reliability_after"], (4, 2))):
             if curve is not None:
+                drawn = [part for part in curve if part["images"] >= FEWEST]
                 axes.plot(
-                    [100 * part["confidence"] for part in curve],
-                    [100 * part["accuracy"] for part in curve],
+                    [100 * part["confidence"] for part in drawn],
+                    [100 * part["accuracy"] for part in drawn],
                     color=colour,
                     dashes=dashes,
                     marker="o",

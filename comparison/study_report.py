@@ -252,7 +252,8 @@ def _how(runs: Sequence[Run], by_recipe: Mapping[str, Sequence[Run]]) -> dict[st
             for package in dict.fromkeys(package for run in runs for package in run.versions)
         },
         "recipes": {
-            name: {**of_recipe[0].recipe, "seed": None, "seeds": [run.seed for run in of_recipe]}
+            name: {field: value for field, value in of_recipe[0].recipe.items() if field != "seed"}
+            | {"seeds": [run.seed for run in of_recipe]}
             for name, of_recipe in by_recipe.items()
         },
         "data": dict(mnist.SHA256),
@@ -263,9 +264,7 @@ def _render(tables: Mapping[str, Any]) -> str:
     curves, images = tables["learning_curves"], mnist.test_images().images
     recipes = list(curves)
     recipe_fields = [
-        field
-        for field in next(iter(tables["how"]["recipes"].values()))
-        if field not in ("name", "seed", "source", "seeds")
+        field for field in next(iter(tables["how"]["recipes"].values())) if field not in ("name", "source", "seeds")
     ]
     total = np.sum(list(tables["confusion"].values()), axis=0)
     return page.render(
@@ -278,6 +277,9 @@ def _render(tables: Mapping[str, Any]) -> str:
         colours=plots.BACKEND_COLOURS,
         colours_on_dark=plots.BACKEND_COLOURS_ON_DARK,
         bins=calibration.BINS,
+        furthest=study_plots.FURTHEST,
+        fewest=study_plots.FEWEST,
+        passes_100=any((row["mean"]["over_both"] or (0, 0))[1] > 1 for row in tables["accuracy"]),
         accuracy_picture=Markup(study_plots.accuracies(tables["accuracy"], name="accuracy")),
         curve_pictures=[
             (name, Markup(study_plots.learning_curve(name, curves, name=f"curve-{i}"))) for i, name in enumerate(curves)
@@ -304,11 +306,14 @@ def _render(tables: Mapping[str, Any]) -> str:
 
 
 def _heat(counts: Sequence[Sequence[int]], runs: int) -> list[list[tuple[str, int]]]:
-    """Of each cell the mean over runs as text, and the strength of its colour in percent; the diagonal is left out."""
+    """Of each cell the mean over runs as text, and the strength of its colour in percent; the diagonal is left out.
+
+    A text is empty where one decimal would say 0.
+    """
     largest = max((count for i, row in enumerate(counts) for j, count in enumerate(row) if i != j), default=0) or 1
     return [
         [
-            ("", 0) if i == j or count == 0 else (_short(count / runs), round(60 * count / largest))
+            ("", 0) if i == j else (_short(count / runs), round(60 * count / largest))
             for j, count in enumerate(row)
         ]
         for i, row in enumerate(counts)
@@ -316,7 +321,7 @@ def _heat(counts: Sequence[Sequence[int]], runs: int) -> list[list[tuple[str, in
 
 
 def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 9.95 else f"{number:.1f}"
+    return "" if number < 0.05 else f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -99,16 +99,22 @@ def study(
         int | None, typer.Option(min=1, help="Runs at once; as many as there are cores without this.")
     ] = None,
     folder: Annotated[Path, typer.Option("--study", help="Where the runs are kept.")] = Path("study"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train recipes from many seeds, and say which differences between them are real.
+    """Train recipes from many seeds, and say in a report which differences between them are real.
 
     Stopped, even by kill -9, the same command goes on where it was: finished runs are kept, none counts twice.
     """
     with saying_when_interrupted("finished runs are kept, and the same command goes on from there"):
-        runs = commands.study(recipes or [], seeds=seeds, jobs=jobs, folder=folder)
+        path, tables = commands.study(recipes or [], seeds=seeds, jobs=jobs, folder=folder)
     if as_json:
-        print_json(runs)
+        print_json({"report": str(path), **tables})
+    elif markdown:
+        print(commands.study_markdown(folder))
+    else:
+        commands.show_study(folder)
+        print(f"Report: {path}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
 from rich.console import Console
@@ -57,8 +57,13 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
     return trained
 
 
-def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -> list[dict[str, Any]]:
-    """Trains the named recipes, or all, from the seeds 1 to `seeds`; gives what each run found."""
+def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Trains the named recipes, or all, from the seeds 1 to `seeds`; writes the report on all runs in the folder.
+
+    Returns:
+        The report's path, and its tables as plain data.
+    """
+    from comparison.study_report import study_tables, write_study_report
     from training.recipes import RECIPES, find_recipe
     from training.study import Progress as Done
     from training.study import run_study
@@ -74,19 +79,72 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
         task = progress.add_task("", total=None, left="")
 
         def on_done(done: Done) -> None:
-            left = "" if done.seconds_left is None else f"{timedelta(seconds=round(done.seconds_left))} left"
-            progress.update(
-                task, completed=done.done, total=done.total, left=left, description=f"{done.done}/{done.total}"
-            )
+            left = "" if done.seconds_left is None else f"about {timedelta(seconds=round(done.seconds_left))} left"
+            description = f"{done.done} of {done.total} runs"
+            progress.update(task, completed=done.done, total=done.total, left=left, description=description)
             if done.run is not None:
                 found = f"{done.run.name}, seed {done.run.seed}: {100 * done.run.accuracy:.2f} %"
                 progress_console.print(found, f"({done.done}/{done.total})", highlight=False)
 
-        runs = run_study(recipes, seeds=seeds, jobs=jobs, folder=folder, on_done=on_done)
-    return [
-        {"recipe": run.name, "seed": run.seed, "correct": run.correct, "total": run.total, "file": str(run.file)}
-        for run in runs
-    ]
+        run_study(recipes, seeds=seeds, jobs=jobs, folder=folder, on_done=on_done)
+    return write_study_report(folder, folder / "report.html").resolve(), study_tables(folder)
+
+
+STUDY_COLUMNS: Final = ("recipe", "seeds", "mean, %", "95 %", "sd", "range", "reported", "one run gives")
+
+
+STUDY_NOTE: Final = (
+    "95 %: of the mean, over seeds and test images; one run gives: 95 of 100 single runs; *: not what one run gives."
+)
+
+
+def show_study(folder: Path) -> None:
+    table = _table("Accuracy on the test images over seeds")
+    for i, column in enumerate(STUDY_COLUMNS):
+        table.add_column(column.replace(", ", "\n"), justify="right" if i else "left")
+    for row in _study_rows(folder):
+        table.add_row(*row)
+    console.print(table)
+    console.print(STUDY_NOTE, style="dim")
+
+
+def study_markdown(folder: Path) -> str:
+    """The same table in Markdown, for the README."""
+    rows: list[tuple[str, ...]] = [STUDY_COLUMNS, tuple("---" for _ in STUDY_COLUMNS), *_study_rows(folder)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _study_rows(folder: Path) -> list[tuple[str, ...]]:
+    from comparison.study_statistics import accuracy, read_answers, reproduction
+    from digits import mnist
+    from training.study import read_runs
+
+    def percent(fraction: float) -> str:
+        return f"{100 * fraction:.2f}"
+
+    def interval(bounds: tuple[float, float] | None) -> str:
+        return "-" if bounds is None else f"{percent(bounds[0])}-{percent(bounds[1])}"
+
+    rows: list[tuple[str, ...]] = []
+    for answers in read_answers(read_runs(folder), mnist.test_images().labels).values():
+        found, reproduced = accuracy(answers), reproduction(answers)
+        reported = "-" if reproduced is None else f"{percent(reproduced.reported)}{_WITHIN[reproduced.within]}"
+        rows.append(
+            (
+                found.recipe,
+                str(found.seeds),
+                percent(found.mean.value),
+                interval(found.mean.over_both),
+                "-" if found.deviation is None else percent(found.deviation),
+                f"{percent(found.lowest)}-{percent(found.highest)}",
+                reported,
+                "-" if reproduced is None else interval(reproduced.single_run),
+            )
+        )
+    return rows
+
+
+_WITHIN: Final = {True: "", False: "*", None: ""}  # whether a single run can give the reported figure
 
 
 def model_facts(model: StoredModel) -> dict[str, Any]:

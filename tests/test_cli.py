@@ -217,3 +217,23 @@ def test_the_table_of_a_load_test_fits_a_terminal_of_80_columns(trained_home: Pa
     for run in json.loads((tmp_path / "loadtest.json").read_text())["runs"]:
         if run["users"] == 1:
             assert f"{run['p50_ms']:.2f}" in loaded.stdout
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_a_table_and_a_report_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    require("scipy", "statsmodels", "matplotlib")
+    folder = tmp_path / "study"
+    first = samedigit("study", "numpy-deep", "--seeds", 1, "--study", folder, "--json")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["report"] == str(folder / "report.html")
+    before = (folder / "numpy-deep" / "seed-0001.json").read_bytes()
+    second = samedigit("study", "numpy-deep", "--seeds", 2, "--study", folder, COLUMNS=80)
+    assert second.returncode == 0, second.stderr
+    assert "seed 2" in second.stderr
+    assert "seed 1:" not in second.stderr
+    assert (folder / "numpy-deep" / "seed-0001.json").read_bytes() == before
+    correct = [json.loads((folder / "numpy-deep" / f"seed-000{seed}.json").read_text())["correct"] for seed in (1, 2)]
+    assert f"{sum(correct) / 200:.2f}" in second.stdout
+    assert "…" not in second.stdout
+    markdown = samedigit("study", "numpy-deep", "--seeds", 2, "--study", folder, "--markdown")
+    assert markdown.stdout.splitlines()[2].startswith(f"| numpy-deep | 2 | {sum(correct) / 200:.2f} |")

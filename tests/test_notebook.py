@@ -13,7 +13,6 @@ from conftest import PROJECT, require
 
 NOTEBOOK = PROJECT / "notebooks" / "comparison.ipynb"
 PICTURES = {"digits-drawn", "histograms", "curves", "differing-digits", "intervals"}
-pytestmark = pytest.mark.slow
 
 Shown = dict[str, list[Any]]  # the id of each code cell -> its outputs
 
@@ -38,7 +37,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         for name, value in {**homes, **settings}.items():
             patch.setenv(name, value)
-        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # nbformat has no types here
         client = nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(folder)}})
         client.execute(env=dict(os.environ))
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
@@ -57,6 +56,7 @@ def rows(outputs: list[Any]) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text(outputs).splitlines()[2:]]
 
 
+@pytest.mark.slow
 def test_every_trainer_learns(shown: Shown) -> None:
     accuracies = {framework: accuracy for framework, accuracy, *_ in rows(shown["accuracies"])}
     assert [*accuracies] == ["numpy", "torch", "keras"]
@@ -65,24 +65,28 @@ def test_every_trainer_learns(shown: Shown) -> None:
         assert f"test accuracy {accuracy}" in text(shown[f"{framework}-run"])  # of the last epoch
 
 
+@pytest.mark.slow
 def test_the_same_weights_answer_the_same_in_every_format(shown: Shown) -> None:
     said = text(shown["same-weights"]).splitlines()
     assert [line.split()[0] for line in said] == ["numpy", "torch", "tensorflow", "onnx"]
     assert all("agrees within 1e-5" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_models_differ_about_some_images(shown: Shown) -> None:
     shares = [float(share) for share in re.findall(r"same digit to ([\d.]+)%", text(shown["agreement"]))]
     assert len(shares) == 3
     assert all(60 < share < 100 for share in shares)
 
 
+@pytest.mark.slow
 def test_several_seeds_have_an_interval(shown: Shown) -> None:
     said = text(shown["seeds"])
     assert "(numpy-relu, 2 seeds; 95 % interval over seeds and test images" in said
     assert "From seed to seed" in said
 
 
+@pytest.mark.slow
 def test_the_code_shown_is_the_code_that_runs(shown: Shown) -> None:
     for cell, name in {"numpy-source": "train_step", "torch-source": "train_step", "keras-source": "train"}.items():
         module = PROJECT / "training" / f"{cell.removesuffix('-source')}_trainer.py"
@@ -91,6 +95,7 @@ def test_the_code_shown_is_the_code_that_runs(shown: Shown) -> None:
     assert [framework for framework, *_ in rows(shown["usability"])] == ["numpy", "torch", "keras"]
 
 
+@pytest.mark.slow
 def test_there_are_pictures_and_nothing_goes_to_stderr(shown: Shown) -> None:
     pictures = {cell for cell, outputs in shown.items() for each in outputs if "image/png" in each.get("data", {})}
     assert pictures == PICTURES
