@@ -28,13 +28,13 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {
         "ms": _or_dash(format_ms),
         "percent": _or_dash(format_percent),
-        "points": _or_dash(lambda fraction: f"{100 * fraction:+.2f}"),
+        "points": _or_dash(_points),
         "count": _or_dash("{:,.0f}".format),
         "seconds": _or_dash("{:,.1f}".format),
         "decimals": lambda number, places: NOT_MEASURED if number is None else f"{number:,.{places}f}",
         "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
         "interval": _or_dash(lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}"),
-        "points_interval": _or_dash(lambda interval: f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"),
+        "points_interval": _or_dash(lambda interval: f"{_points(interval[0])} to {_points(interval[1])}"),
         "p": _or_dash(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"),
         "day": day,
     }
@@ -73,6 +73,11 @@ def value(field: Any) -> str:
     if isinstance(field, list | tuple):
         return ", ".join(value(item) for item in field)
     return f"{field:g}" if isinstance(field, float) else str(field)
+
+
+def _points(fraction: float) -> str:
+    """In points of a percent, with the sign; never -0.00."""
+    return f"{round(100 * fraction, 2) + 0:+.2f}"
 
 
 def _or_dash(text: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -58,7 +58,7 @@ def accuracies(rows: Sequence[Row], *, name: str) -> str:
         axes.yaxis.set_major_locator(FixedLocator(range(len(rows))))
         axes.set_yticklabels([row["recipe"] for row in rows], color=INK)
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
         axes.set_xlabel("accuracy on the test images, %")
         return to_svg(figure, name, "Accuracy of every run, with the mean of each recipe and its intervals")
@@ -129,5 +129,5 @@ def reliability(row: Row, *, name: str) -> str:
 def digit_png(image: Images) -> bytes:
     """One image, uint8 [28, 28], as a PNG in dark ink on white."""
     out = io.BytesIO()
-    matplotlib.image.imsave(out, 255 - image, cmap="gray", vmin=0, vmax=255, format="png", metadata={"Software": None})
+    matplotlib.image.imsave(out, 255 - image, cmap="gray", vmin=0, vmax=255, format="png", metadata={"Software": ""})
     return out.getvalue()

@@ -312,10 +312,7 @@ def _heat(counts: Sequence[Sequence[int]], runs: int) -> list[list[tuple[str, in
     """
     largest = max((count for i, row in enumerate(counts) for j, count in enumerate(row) if i != j), default=0) or 1
     return [
-        [
-            ("", 0) if i == j else (_short(count / runs), round(60 * count / largest))
-            for j, count in enumerate(row)
-        ]
+        [("", 0) if i == j else (_short(count / runs), round(60 * count / largest)) for j, count in enumerate(row)]
         for i, row in enumerate(counts)
     ]
 
