@@ -29,6 +29,7 @@ from comparison.study_statistics import (
     read_answers,
     reproduction,
 )
+from comparison.usability import usabilities
 from digits import mnist
 from digits.contract import CLASSES, FRAMEWORKS, Labels
 from digits.errors import StudyError
@@ -38,6 +39,7 @@ from training.train import split_for
 
 TEMPLATE: Final = "study_report.html.j2"
 TABLES: Final = "study.json"
+BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
 NOT_MATHEMATICS: Final = ("name", "framework", "seed", "keras_api", "reported", "source")  # fields of a recipe
 
@@ -103,6 +105,8 @@ def study_tables(study: Path) -> dict[str, Any]:
         ],
         "comparisons": _comparison_rows(comparisons, recipes),
         "all_comparisons": _comparison_rows(compare_pairs(answers, every), recipes),
+        "best_effort": _best_effort(study / BEST_EFFORT),
+        "usability": [asdict(row) for row in usabilities()],
         "costs": [_cost_row(name, of_recipe) for name, of_recipe in by_recipe.items()],
         "learning_curves": {
             name: {
@@ -118,6 +122,17 @@ def study_tables(study: Path) -> dict[str, Any]:
         "always_wrong": _wrong_rows(wrong, answers, labels),
         "how": _how(runs, by_recipe),
     }
+
+
+def _best_effort(file: Path) -> dict[str, Any] | None:
+    """What `python -m benchmarks.best_effort --json` wrote there; None where it has not been run."""
+    if not file.is_file():
+        return None
+    try:
+        document: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{file} cannot be read ({error}). Delete it, or run benchmarks.best_effort again.") from error
+    return document
 
 
 def asked_pairs(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

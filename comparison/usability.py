@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ PACKAGES: Final[dict[Framework, tuple[str, ...]]] = {
     "torch": ("torch",),
     "keras": ("keras", "tensorflow"),
 }
+# The function of each trainer that moves the weights, or has them moved: what a reader compares first.
+EXHIBITS: Final[dict[Framework, str]] = {"numpy": "train_step", "torch": "train_step", "keras": "compile_model"}
 BRANCHES: Final = (ast.If, ast.IfExp, ast.For, ast.While, ast.comprehension, ast.ExceptHandler, ast.Match)
 
 
@@ -29,19 +32,21 @@ class Usability:
     framework_names: tuple[str, ...]  # distinct names of the framework that it uses, such as torch.nn.Linear
     methods: tuple[str, ...]  # distinct methods that it calls on objects, the framework's and others
     branches: int  # if, for, while, except, match, and each for of a comprehension
+    exhibit: str  # the source of EXHIBITS
+    installed_mb: float | None  # of the framework's own packages, without what they need; None if one is not installed
 
 
 def usability(framework: Framework) -> Usability:
     """Counts in the source of `framework`'s trainer, which is not imported."""
-    return count(framework, (ROOM / f"{framework}_trainer.py").read_text(encoding="utf-8"))
+    return count(framework, (ROOM / f"{framework}_trainer.py").read_text(encoding="utf-8"), EXHIBITS[framework])
 
 
 def usabilities() -> list[Usability]:
     return [usability(framework) for framework in FRAMEWORKS]
 
 
-def count(framework: Framework, source: str) -> Usability:
-    """Counts in `source`, a module that uses `framework`."""
+def count(framework: Framework, source: str, exhibit: str) -> Usability:
+    """Counts in `source`, a module that uses `framework` and has a function `exhibit`."""
     tree = ast.parse(source)
     modules = _imported(tree, PACKAGES[framework])
     names, methods = set(), set()
@@ -62,7 +67,27 @@ def count(framework: Framework, source: str) -> Usability:
         framework_names=tuple(sorted(names)),
         methods=tuple(sorted(methods)),
         branches=sum(isinstance(node, BRANCHES) for node in ast.walk(tree)),
+        exhibit=next(
+            ast.get_source_segment(source, node) or ""
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef) and node.name == exhibit
+        ),
+        installed_mb=_installed_mb(framework),
     )
+
+
+def _installed_mb(framework: Framework) -> float | None:
+    try:
+        files = [
+            file
+            for package in PACKAGES[framework]
+            if package != "scratch"
+            for file in distribution(package).files or ()
+        ]
+    except PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in files)
+    return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
 
 
 def _imported(tree: ast.Module, packages: tuple[str, ...]) -> dict[str, str]:

@@ -26,11 +26,13 @@ def build(wide: bool) -> object:
 
 
 def test_statements_names_methods_and_branches_are_counted_and_nothing_else() -> None:
-    counted = count("torch", SOURCE)
+    counted = count("torch", SOURCE, "build")
     assert counted.logical_lines == 7  # def, model, if, append, for, dumps, return
     assert counted.framework_names == ("torch.nn.Linear", "torch.nn.Sequential", "torch.nn.functional.relu")
     assert counted.methods == ("append", "parameters")
     assert counted.branches == 3  # if, for, and the comprehension's for
+    assert counted.exhibit.startswith("def build(wide: bool) -> object:")
+    assert counted.exhibit.endswith("return model")
 
 
 def test_the_three_trainers_are_counted_from_their_source() -> None:
@@ -41,4 +43,8 @@ def test_the_three_trainers_are_counted_from_their_source() -> None:
     assert "scratch.layers.Dense" in counts["numpy"].framework_names
     assert "fit" in counts["keras"].methods
     assert "backward" in counts["torch"].methods
+    assert "loss.backward()" in counts["torch"].exhibit
+    assert "model.backward(gradient)" in counts["numpy"].exhibit
+    assert "model.compile(" in counts["keras"].exhibit
+    assert (counts["numpy"].installed_mb or 0) > 10
     assert all(counted.logical_lines > 50 and counted.branches > 3 for counted in counts.values())
