@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from comparison import calibration, page, plots, study_plots
+from comparison.advice import advise
 from comparison.study_statistics import (
     LEVEL,
     Answers,
@@ -89,8 +90,13 @@ def study_tables(study: Path) -> dict[str, Any]:
     agreed = agreements(answers)
     wrong = always_wrong(answers)
     recipes = {name: of_recipe[0].recipe for name, of_recipe in by_recipe.items()}
+    comparison_rows = _comparison_rows(comparisons, recipes)
+    costs = [_cost_row(name, of_recipe) for name, of_recipe in by_recipe.items()]
+    best_effort = _best_effort(study / BEST_EFFORT)
+    usability = [asdict(row) for row in usabilities()]
     return {
         "findings": findings(accuracies, comparisons, reproductions, agreed, wrong),
+        "advice": advise(comparison_rows, costs, best_effort["rows"] if best_effort else [], usability),
         "accuracy": [
             asdict(row)
             | {
@@ -103,11 +109,11 @@ def study_tables(study: Path) -> dict[str, Any]:
         "reproduction": [
             asdict(row) | {"within": row.within, "source": recipes[row.recipe]["source"]} for row in reproductions
         ],
-        "comparisons": _comparison_rows(comparisons, recipes),
+        "comparisons": comparison_rows,
         "all_comparisons": _comparison_rows(compare_pairs(answers, every), recipes),
-        "best_effort": _best_effort(study / BEST_EFFORT),
-        "usability": [asdict(row) for row in usabilities()],
-        "costs": [_cost_row(name, of_recipe) for name, of_recipe in by_recipe.items()],
+        "best_effort": best_effort,
+        "usability": usability,
+        "costs": costs,
         "learning_curves": {
             name: {
                 "framework": by_recipe[name][0].framework,

@@ -210,9 +210,9 @@ def test_the_tables_are_the_same_beside_the_page(study: Path, written: tuple[str
     page, tables = written
     assert tables == json.loads(json.dumps(study_tables(study)))
     findings = page[page.index('<section id="findings">') :].split("</section>")[0]
-    assert [html.unescape(one).replace("\u00a0", " ") for one in re.findall(r"<li>(.*?)</li>", findings)] == tables[
-        "findings"
-    ]
+    said = [html.unescape(one).replace("\u00a0", " ") for one in re.findall(r"<li>(.*?)</li>", findings)]
+    assert said == [*tables["findings"], *tables["advice"]]
+    assert tables["advice"]
 
 
 def test_the_pairs_asked_about() -> None:

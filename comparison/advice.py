@@ -1,0 +1,93 @@
+"""What to choose when: sentences computed from the tables of a study."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comparison.summary import join
+
+Row = Mapping[str, Any]
+
+
+def advise(
+    comparisons: Sequence[Row], costs: Sequence[Row], tracks: Sequence[Row], usabilities: Sequence[Row]
+) -> list[str]:
+    """One sentence for each thing that a reader may choose by; nothing where there is only one framework to choose.
+
+    Args:
+        comparisons: the rows of pairs, with `first`, `second`, `verdict` and `differs_in`.
+        costs: a row per recipe, with `framework`, `fastest_epoch_seconds`, `import_seconds` and `peak_memory_mb`.
+        tracks: rows with `framework`, `track` and `epoch_seconds`; empty where they were not measured.
+        usabilities: a row per framework, with `logical_lines`.
+    """
+    frameworks = list(dict.fromkeys(row["framework"] for row in costs))
+    if len(frameworks) < 2:
+        return []
+    return [
+        *_by_accuracy(comparisons, {row["recipe"]: row["framework"] for row in costs}),
+        _by_epoch(costs, frameworks),
+        *_by_track(tracks),
+        _least(
+            "What starts soonest, from a fresh process to the imported trainer",
+            costs,
+            frameworks,
+            "import_seconds",
+            "s",
+            1,
+        ),
+        _least("What holds least memory while it trains", costs, frameworks, "peak_memory_mb", "MB", 0),
+        _by_lines([row for row in usabilities if row["framework"] in frameworks]),
+    ]
+
+
+def _by_accuracy(comparisons: Sequence[Row], framework_of: Mapping[str, str]) -> list[str]:
+    """By pairs of one mathematics in two frameworks: no other pair says something of the frameworks."""
+    pairs = [row for row in comparisons if framework_of[row["first"]] != framework_of[row["second"]]]
+    same = [row for row in pairs if not row["differs_in"]]
+    if not same:
+        return []
+    different = [row for row in same if row["verdict"] == "different"]
+    compared = f"{len(same)} pair{'s' if len(same) > 1 else ''} of one recipe written in two frameworks"
+    if not different:
+        return [f"By accuracy, no framework is to be chosen: of {compared}, none is shown to differ."]
+    named = join(f"{row['first']} and {row['second']}" for row in different)
+    return [f"By accuracy, of {compared}, shown to differ: {named}. Ask why before choosing by it."]
+
+
+def _by_epoch(costs: Sequence[Row], frameworks: Sequence[str]) -> str:
+    return _least(
+        "What trains an epoch soonest in its readable form", costs, frameworks, "fastest_epoch_seconds", "s", 2
+    )
+
+
+def _by_track(tracks: Sequence[Row]) -> list[str]:
+    if not tracks:
+        return []
+    ranked = sorted(tracks, key=lambda row: float(row["epoch_seconds"]))
+    best = ranked[0]
+    others = join(f"{row['framework']}, {row['track']}, {row['epoch_seconds']:.2f} s" for row in ranked[1:])
+    return [
+        f"With every fast path used, on the same network: {best['framework']} ({best['track']}) with "
+        f"{best['epoch_seconds']:.2f} s an epoch, after {best['paid_once_seconds']:.1f} s paid once; then {others}."
+    ]
+
+
+def _by_lines(usabilities: Sequence[Row]) -> str:
+    ranked = sorted(usabilities, key=lambda row: int(row["logical_lines"]))
+    listed = join(f"{row['framework']} {row['logical_lines']}" for row in ranked)
+    return f"What takes least writing, in logical lines of our trainers: {listed}."
+
+
+def _least(question: str, costs: Sequence[Row], frameworks: Sequence[str], key: str, unit: str, decimals: int) -> str:
+    """Frameworks by the median over their recipes, the least first."""
+
+    def median(framework: str) -> float:
+        return statistics.median(float(row[key]) for row in costs if row["framework"] == framework)
+
+    def text(number: float) -> str:
+        return f"{number:,.{decimals}f} {unit}"
+
+    ranked = [f"{framework} {text(median(framework))}" for framework in sorted(frameworks, key=median)]
+    return f"{question}, median over its recipes: {join(ranked)}."
