@@ -171,7 +171,7 @@ def test_differences_are_first_minus_second(study: Path, written: tuple[str, dic
 def test_costs_are_medians(written: tuple[str, dict[str, Any]]) -> None:
     for name, *figures in table(written[0], "costs"):
         assert name in SOME
-        assert figures == ["3", "3", "2.33", "20.0", "1.00", "0.0200", "302"]
+        assert figures == ["3", "3", "2.33", "0.67", "20.0", "1.00", "0.0200", "302"]
 
 
 def test_calibration_is_scaled_where_images_were_held_out(study: Path, written: tuple[str, dict[str, Any]]) -> None:
