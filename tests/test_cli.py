@@ -46,7 +46,11 @@ def test_help_names_every_command() -> None:
     [
         (["train"], 2, "name one or more recipes, or give --all"),
         (["train", "torch-relu", "--all"], 2, "name one or more recipes, or give --all"),
-        (["train", "torch-rel"], 2, "no recipe 'torch-rel'; there are numpy-sigmoid, numpy-relu, numpy-deep, torch-relu"),
+        (
+            ["train", "torch-rel"],
+            2,
+            "no recipe 'torch-rel'; there are numpy-sigmoid, numpy-relu, numpy-deep, torch-relu",
+        ),
         (["train", "torch-relu", "--epochs", "0"], 2, "--epochs"),
         (["train", "torch-relu", "--seed", "-1"], 2, "--seed"),
         (["train", "numpy-sigmoid", "--device", "gpu"], 2, "auto, cpu, cuda or cuda:INDEX; got 'gpu'"),
