@@ -31,13 +31,6 @@ from loadtests.server import Server, fresh_server
 
 RESULTS_FILE: Final = "loadtest.json"
 WARM_UP_SECONDS: Final = 1
-USER_CLASSES: Final = {
-    "numpy": "NumpyUser",
-    "torch": "TorchUser",
-    "tensorflow": "TensorflowUser",
-    "onnx": "OnnxUser",
-    "echo": "EchoUser",
-}
 
 OnStep = Callable[[str], None]
 
@@ -91,7 +84,9 @@ def run_load_test(
         results.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".loadtest-", dir=results))
     except OSError as error:
-        raise LoadTestError(f"The results cannot be written to {results}: {error.strerror}.") from error
+        raise LoadTestError(
+            f"The results cannot be written to {results}: {error.strerror}. {_RESULTS_ADVICE}"
+        ) from error
     try:
         (staging / "latencies").mkdir()
         runs = []
@@ -118,10 +113,13 @@ def run_load_test(
         os.rename(staging / "latencies", results / "latencies")
         os.replace(staging / RESULTS_FILE, results / RESULTS_FILE)
     except OSError as error:
-        raise LoadTestError(f"The results could not be written to {results}: {error}.") from error
+        raise LoadTestError(f"The results could not be written to {results}: {error}. {_RESULTS_ADVICE}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return runs
+
+
+_RESULTS_ADVICE: Final = "Free some space or fix its permissions, or give another folder: --results"
 
 
 def steps(pairs: int, users: int) -> int:
@@ -170,7 +168,7 @@ def _locust(server: Server, target: str, users: int, duration: int, core: int | 
     with tempfile.TemporaryDirectory() as folder:
         client = subprocess.Popen(
             [
-                sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), USER_CLASSES[target],
+                sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), f"{target.title()}User",
                 "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
                 "--host", server.url, "--users", str(users), "--spawn-rate", str(users),
                 "--run-time", f"{WARM_UP_SECONDS + duration + 1}s",  # of which its own start takes a part
@@ -194,6 +192,7 @@ def _locust(server: Server, target: str, users: int, duration: int, core: int | 
             output = "it did not end in time"
         finally:
             client.kill()
+            client.wait()
         if client.returncode != 0 or not latencies.exists():
             raise LoadTestError(f"Locust failed (exit {client.returncode}). It printed:\n{output[-2000:]}")
         with open(f"{folder}/locust_failures.csv", newline="") as file:

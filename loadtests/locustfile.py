@@ -69,13 +69,6 @@ class OnnxUser(FastHttpUser):
         ask(self, "/predict/onnx")
 
 
-USER_CLASSES: Final = {
-    "numpy": "NumpyUser",
-    "torch": "TorchUser",
-    "tensorflow": "TensorflowUser",
-    "onnx": "OnnxUser",
-}
-
 _shuffled = list(range(len(BODIES)))
 random.Random(0).shuffle(_shuffled)
 _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few as possible are asked twice
@@ -119,7 +112,7 @@ def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
     global _started
     served = _served(environment)
     if served is not None:
-        missing = {USER_CLASSES[backend] for backend in BACKENDS if backend not in served}
+        missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
         for user_class in list(environment.user_classes):
             if user_class.__name__ in missing:
                 log.warning("%s is left out: the server does not serve its backend.", user_class.__name__)
