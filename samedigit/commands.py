@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
             task = progress.add_task(recipe.name, total=recipe.epochs + 1, note="")
 
             def on_epoch(epoch: Epoch, task: Any = task) -> None:
-                note = f"loss {epoch.loss:.3f}, test {100 * epoch.held_out_accuracy:.2f} %"
+                note = f"loss {epoch.loss:.3f}, held out {100 * epoch.held_out_accuracy:.2f} %"
                 progress.update(task, advance=1, note=note)
 
             def on_stage(stage: str, task: Any = task) -> None:
@@ -63,7 +64,7 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
     Returns:
         The report's path, and its tables as plain data.
     """
-    from comparison.study_report import study_tables, write_study_report
+    from comparison.study_report import TABLES, write_study_report
     from training.recipes import RECIPES, find_recipe
     from training.study import Progress as Done
     from training.study import run_study
@@ -87,12 +88,11 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
                 progress_console.print(found, f"({done.done}/{done.total})", highlight=False)
 
         run_study(recipes, seeds=seeds, jobs=jobs, folder=folder, on_done=on_done)
-    return write_study_report(folder, folder / "report.html").resolve(), study_tables(folder)
+    report = write_study_report(folder, folder / "report.html").resolve()
+    return report, json.loads(report.with_name(TABLES).read_text())
 
 
 STUDY_COLUMNS: Final = ("recipe", "seeds", "mean, %", "95 %", "sd", "range", "reported", "one run gives")
-
-
 STUDY_NOTE: Final = (
     "95 %: of the mean, over seeds and test images; one run gives: 95 of 100 single runs; *: not what one run gives."
 )
