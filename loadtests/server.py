@@ -24,7 +24,8 @@ STOP_TIMEOUT_SECONDS: Final = 15
 
 @dataclass(frozen=True)
 class Server:
-    url: str
+    url: str  # BentoML's port
+    data_url: str  # the data plane
     ready_seconds: float  # from start to the first successful /readyz
     process: psutil.Process
 
@@ -35,18 +36,18 @@ class Server:
 
 @contextlib.contextmanager
 def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[Server]:
-    """A server with these `SAMEDIGIT_*` settings, ready, on a free port; pinned to `core` if there is one. Stopped after.
+    """A server with these `SAMEDIGIT_*` settings, ready, on free ports; pinned to `core` if there is one. Stopped after.
 
     Raises:
         LoadTestError: it did not become ready; the message ends with what it printed.
     """
-    port = _free_port()
+    port, data_port = free_ports(2)
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
         server = subprocess.Popen(
             serve_command(host="127.0.0.1", port=port),
-            env=serve_environment(settings),
+            env=serve_environment({**settings, "SAMEDIGIT_DATA_PORT": str(data_port)}),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
@@ -60,7 +61,8 @@ def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[S
                     output.seek(0)
                     raise LoadTestError(f"The server did not become ready. It printed:\n{output.read()[-2000:]}")
                 time.sleep(0.02)
-            yield Server(url=url, ready_seconds=time.perf_counter() - started, process=process)
+            ready_seconds = time.perf_counter() - started
+            yield Server(url, f"http://127.0.0.1:{data_port}", ready_seconds, process)
         finally:
             stop(process)
 
@@ -83,8 +85,12 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(number: int) -> list[int]:
+    """Ports of this machine that nobody listens on; all different."""
+    with contextlib.ExitStack() as probes:
+        ports = []
+        for _ in range(number):
+            probe = probes.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(int(probe.getsockname()[1]))
+        return ports

@@ -1,136 +1,162 @@
-"""The door: HTTP in front of the runtimes, as an ASGI middleware of the BentoML service.
+"""The door: a request in, an answer out, in front of the models.
 
-It answers the paths below itself and passes every other on to BentoML. As a middleware it stands behind BentoML's metrics,
-and before its routing, which would parse any content type as JSON and read bodies of any size.
+    POST /predict/{backend}                                 images to predictions
+    POST /echo                                              the same without a model: every probability is 0.1
+    GET  /models                                            what is served, with the stored accuracy and card
+    POST /v2/models/{model}[/versions/{version}]/infer      the Open Inference Protocol; the model echo is no model
+         /v2/...                                            the rest of that protocol: v2_control.py
 
-    POST /predict/{backend}     images to predictions
-    POST /echo                  the same without a model: every probability is 0.1; what the door costs
-    GET  /models                what is served, with the stored accuracy and card
-    GET  /docs.json             BentoML's OpenAPI document with these paths added
+Two ports lead to it: BentoML's (`api_port.py`), and one without BentoML's stack in between (`data_port.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import numpy as np
-import orjson
 
-from digits.contract import CLASSES
+from digits.contract import CLASSES, Probabilities
 from digits.errors import RequestError
-from serving.openapi import add_paths
-from serving.protocol import read_request, write_answer
+from serving import predict_protocol, v2_control, v2_protocol
+from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
+from serving.metrics import Metrics
 from serving.served import ServedModels
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-JSON: Final = (b"content-type", b"application/json")
+ECHO: Final = "echo"
+BINARY: Final = (b"content-type", b"application/octet-stream")
 
 log = logging.getLogger("samedigit")
 
 
+def owns(path: str) -> bool:
+    """Whether the door answers this path, if only with an error."""
+    return path.startswith(("/v2/", "/predict/")) or path in ("/v2", "/models", "/echo")
+
+
 class Door:
-    """Answers its own paths, passes the others to `app`."""
-
-    def __init__(self, app: App, served: ServedModels, openapi: Callable[[], dict[str, Any]]) -> None:
-        self._app = app
+    def __init__(self, served: ServedModels) -> None:
         self._served = served
-        self._openapi = openapi
+        self._max_images = served.settings.max_images
+        self._metrics = Metrics()
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop would not keep them
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path: str = scope["path"]
-        status, headers = 200, [JSON]
+    def handle(self, request: Request, reply: Reply) -> None:
+        """Answers a request: calls `reply` once, now or later. Never raises."""
+        began = time.perf_counter()
+
+        def finish(answer: Answer) -> None:
+            reply(answer)
+            self._metrics.observe(request.path, answer.status, time.perf_counter() - began)
+
         try:
-            if path.startswith("/predict/"):
-                _require_method(scope, "POST")
-                answer = self._predict(path.removeprefix("/predict/"), await self._read_body(scope, receive))
-            elif path == "/models":
-                _require_method(scope, "GET")
-                answer = orjson.dumps(self._served.describe())
-            elif path == "/echo":
-                _require_method(scope, "POST")
-                answer = self._echo(await self._read_body(scope, receive))
-            elif path == "/docs.json":
-                _require_method(scope, "GET")
-                answer = orjson.dumps(add_paths(self._openapi()))
-            else:
-                await self._app(scope, receive, send)
-                return
+            self._route(request, finish)
         except RequestError as error:
-            status, headers = error.status, [JSON, *error.headers]
-            answer = orjson.dumps({"error": str(error)})
+            finish(refusal(error))
         except Exception:
-            log.exception("%s failed", path)
-            status, answer = 500, orjson.dumps({"error": "The server failed; its log says why."})
-        headers.append((b"content-length", b"%d" % len(answer)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+            finish(_failure(request))
 
-    def _predict(self, backend: str, body: bytes) -> bytes:
-        request = read_request(body, max_images=self._served.settings.max_images)
-        opened = self._served.find(backend, request.model)
-        return write_answer(opened.runtime.predict(request.images), model=opened.model.tag, backend=backend)
+    def _route(self, request: Request, reply: Reply) -> None:
+        match request.path.split("/")[1:]:
+            case ["v2", "models", name, "infer"]:
+                self._infer(name, None, request, reply)
+            case ["v2", "models", name, "versions", version, "infer"]:
+                self._infer(name, version, request, reply)
+            case ["v2", *parts]:
+                self._later(v2_control.answer(self._served, parts, request), request, reply)
+            case ["predict", backend]:
+                self._predict(backend, request, reply)
+            case ["echo"]:
+                images = _read_predict(request, self._max_images).images
+                reply(Answer(200, predict_protocol.write_answer(_tenths(len(images)), model=ECHO, backend=ECHO)))
+            case ["models"]:
+                if request.method != "GET":
+                    raise wrong_method(request, "GET")
+                reply(json_answer(self._served.describe()))
+            case _:
+                raise RequestError(
+                    404, f"Nothing is at {request.path[:100]}; /v2, /predict/BACKEND and /models are here."
+                )
 
-    def _echo(self, body: bytes) -> bytes:
-        request = read_request(body, max_images=self._served.settings.max_images)
-        tenths = np.full((len(request.images), CLASSES), 0.1, np.float32)
-        return write_answer(tenths, model="echo", backend="echo")
+    def _predict(self, backend: str, request: Request, reply: Reply) -> None:
+        asked = _read_predict(request, self._max_images)
+        opened = self._served.find(backend, asked.model)
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body.
+        def write(probabilities: Probabilities) -> Answer:
+            tag = opened.model.tag
+            return Answer(200, predict_protocol.write_answer(probabilities, model=tag, backend=opened.backend))
 
-        Raises:
-            RequestError: 415 for another content type, 413 as soon as it is known that the body is too long, 400 if the
-                client went away.
-        """
-        content_type = b"none"
-        length = None
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                content_type = value.partition(b";")[0].strip().lower()
-            elif name == b"content-length":
-                length = int(value)
-        if content_type != b"application/json":
-            came = content_type.decode("latin-1")
-            raise RequestError(415, f"Expected the content type application/json, got {came}.")
-        limit = self._served.settings.max_body_bytes
-        if length is not None and length > limit:
-            raise _too_long(limit)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body") and message["type"] == "http.request":
-            if len(body) > limit:
-                raise _too_long(limit)
-            return body
-        chunks, size = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise _too_long(limit)
-        if message["type"] == "http.disconnect":
-            raise RequestError(400, "The client went away before the whole body came.")
-        return b"".join(chunks)
+        opened.batcher.submit(asked.images, _writing(write, request, reply))
 
+    def _infer(self, name: str, version: str | None, request: Request, reply: Reply) -> None:
+        if request.method != "POST":
+            raise wrong_method(request, "POST")
+        opened = None if name == ECHO and version is None else self._served.named(name, version)
+        if request.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(415, "The body must not be compressed; send it as it is.")
+        asked = v2_protocol.read_infer(
+            request.body, request.headers.get(v2_protocol.HEADER_LENGTH), max_images=self._max_images
+        )
+        version = "1" if opened is None else opened.model.version
 
-def _require_method(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
-        allow = ((b"allow", method.encode()),)
-        raise RequestError(405, f"{scope['path']} takes {method}, got {scope['method']}.", headers=allow)
+        def write(probabilities: Probabilities) -> Answer:
+            body, length = v2_protocol.write_infer(probabilities, asked, model=name, version=version)
+            if length is None:
+                return Answer(200, body)
+            return Answer(200, body, (BINARY, (v2_protocol.HEADER_LENGTH, b"%d" % length)))
+
+        if opened is None:
+            reply(write(_tenths(len(asked.images))))
+        else:
+            opened.batcher.submit(asked.images, _writing(write, request, reply), timeout_us=asked.timeout_us)
+
+    def _later(self, answer: Coroutine[Any, Any, Answer], request: Request, reply: Reply) -> None:
+        async def finish() -> None:
+            try:
+                found = await answer
+            except RequestError as error:
+                found = refusal(error)
+            except Exception:
+                found = _failure(request)
+            reply(found)
+
+        task = asyncio.get_running_loop().create_task(finish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def _too_long(limit: int) -> RequestError:
-    # Without `connection: close` the server would read on, to find where the next request begins.
-    return RequestError(
-        413, f"The body is longer than {limit} bytes. Send fewer images.", headers=((b"connection", b"close"),)
-    )
+def _writing(
+    write: Callable[[Probabilities], Answer], request: Request, reply: Reply
+) -> Callable[[Probabilities | RequestError], None]:
+    """What a batcher calls with the outcome; it never raises."""
+
+    def done(outcome: Probabilities | RequestError) -> None:
+        try:
+            answer = refusal(outcome) if isinstance(outcome, RequestError) else write(outcome)
+        except Exception:
+            answer = _failure(request)
+        reply(answer)
+
+    return done
+
+
+def _read_predict(request: Request, max_images: int) -> predict_protocol.PredictRequest:
+    if request.method != "POST":
+        raise wrong_method(request, "POST")
+    content_type = request.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
+    if content_type != b"application/json":
+        came = content_type.decode("latin-1")
+        raise RequestError(415, f"Expected the content type application/json, got {came}.")
+    return predict_protocol.read_request(request.body, max_images=max_images)
+
+
+def _tenths(images: int) -> Probabilities:
+    return np.full((images, CLASSES), 0.1, np.float32)
+
+
+def _failure(request: Request) -> Answer:
+    log.exception("%s failed", request.path)
+    return refusal(RequestError(500, "The server failed; its log says why."))

@@ -10,24 +10,34 @@ import bentoml
 import click
 
 from digits.errors import SamedigitError
+from serving.api_port import ApiPort
+from serving.data_port import DataPort, listening_socket
 from serving.door import Door
 from serving.served import ServedModels
 from serving.settings import read_settings
 
 try:
-    served = ServedModels(read_settings())
-    # `bentoml serve` imports this module before it starts the worker that opens the models. What can be told now stops it
-    # with a message; from the worker, BentoML would print tracebacks and start another one, every ten seconds.
+    # `bentoml serve` imports this module before it starts the workers, which open the models. What can be told now stops it
+    # with a message; from a worker, BentoML would print tracebacks and start another one, every ten seconds.
     command = click.get_current_context(silent=True)
-    if command is not None and command.info_name == "serve":
+    serving = command is not None and command.info_name == "serve"
+    if command is not None and serving:
+        # The workers inherit it: whoever hides the API port hides the data plane too.
+        os.environ.setdefault("SAMEDIGIT_DATA_HOST", command.params["host"] or "0.0.0.0")
+    settings = read_settings()
+    served = ServedModels(settings)
+    if serving:
         served.check()
+        listening_socket(settings).close()
 except SamedigitError as error:
     raise click.ClickException(str(error)) from error
+
+door = Door(served)
 
 
 @bentoml.service(
     name="samedigit",
-    workers=1,
+    workers=settings.workers,
     traffic={"timeout": 30},
     tracing={"excluded_urls": ".*"},  # BentoML's tracing middleware is always on; this lets it return early
     logging={"access": {"enabled": False}},  # about 15 % of the requests per second
@@ -38,9 +48,18 @@ class Samedigit:
     def __init__(self) -> None:
         try:
             served.open()  # before BentoML says it is ready
+            self._data_port = DataPort(door, settings)
         except SamedigitError as error:
             logging.getLogger("bentoml.serve").critical("%s", error)
             os._exit(1)  # an exception would be printed with three tracebacks
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def open_data_port(self) -> None:
+        await self._data_port.open()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def close_data_port(self) -> None:
+        await self._data_port.close()
 
 
 service: Any = Samedigit  # what the decorator made of the class; bentoml has no types for it
@@ -51,4 +70,4 @@ def _openapi() -> dict[str, Any]:
     return document
 
 
-service.add_asgi_middleware(Door, served=served, openapi=_openapi)
+service.add_asgi_middleware(ApiPort, door=door, openapi=_openapi, max_body_bytes=settings.max_body_bytes)

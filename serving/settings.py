@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import cast
 
 from digits.contract import BACKENDS, Backend
@@ -18,6 +19,12 @@ class Settings:
     device: str  # auto, cpu, cuda or cuda:INDEX
     max_images: int  # in one request
     max_body_bytes: int  # of one request
+    data_host: str  # where the data plane listens: an IP address,
+    data_port: int  # and its port
+    workers: int  # processes; each opens every model
+    max_batch: int  # images that run together; 1: no batching
+    max_queue: int  # images that may wait for one model
+    deadline_ms: int  # how long a request may wait for its model
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -36,6 +43,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         device=environment.get("SAMEDIGIT_DEVICE") or "auto",
         max_images=_positive(environment, "SAMEDIGIT_MAX_IMAGES", 1024),
         max_body_bytes=_positive(environment, "SAMEDIGIT_MAX_BODY_BYTES", 8 * 1024 * 1024),
+        data_host=_address(environment, "SAMEDIGIT_DATA_HOST", "127.0.0.1"),
+        data_port=_positive(environment, "SAMEDIGIT_DATA_PORT", 8000, most=65535),
+        workers=_positive(environment, "SAMEDIGIT_WORKERS", 1),
+        max_batch=_positive(environment, "SAMEDIGIT_MAX_BATCH", 64),
+        max_queue=_positive(environment, "SAMEDIGIT_MAX_QUEUE", 4096),
+        deadline_ms=_positive(environment, "SAMEDIGIT_DEADLINE_MS", 5000),
     )
 
 
@@ -44,8 +57,17 @@ def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...] | None:
     return items or None
 
 
-def _positive(environment: Mapping[str, str], name: str, default: int) -> int:
+def _positive(environment: Mapping[str, str], name: str, default: int, *, most: int | None = None) -> int:
     text = environment.get(name) or str(default)
-    if not text.isdecimal() or int(text) == 0:
-        raise SettingError(f"{name} takes a whole number of at least 1; got {text!r}.")
+    if not text.isdecimal() or int(text) == 0 or (most is not None and int(text) > most):
+        range_ = "of at least 1" if most is None else f"from 1 to {most}"
+        raise SettingError(f"{name} takes a whole number {range_}; got {text!r}.")
     return int(text)
+
+
+def _address(environment: Mapping[str, str], name: str, default: str) -> str:
+    text = environment.get(name) or default
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise SettingError(f"{name} takes an IP address; got {text!r}.") from error

@@ -32,7 +32,7 @@ def read_request(body: bytes | bytearray, *, max_images: int) -> PredictRequest:
     except orjson.JSONDecodeError as error:
         raise RequestError(400, f"The body is not valid JSON: {error}. (JSON has no NaN and no Infinity.)") from error
     if not isinstance(document, dict):
-        raise RequestError(400, f'The body must be a JSON object like {{"images": [...]}}; got {_kind(document)}.')
+        raise RequestError(400, f'The body must be a JSON object like {{"images": [...]}}; got {kind_of(document)}.')
     unknown = sorted(document.keys() - {"images", "model"})
     if unknown:
         raise RequestError(400, f"Unknown field {unknown[0]!r}; a request has images, and model if you want to choose.")
@@ -40,7 +40,7 @@ def read_request(body: bytes | bytearray, *, max_images: int) -> PredictRequest:
         raise RequestError(400, f"The field images is missing. {EXPECTED}.")
     model = document.get("model")
     if model is not None and not isinstance(model, str):
-        raise RequestError(400, f"model must be a string, recipe or recipe:version; got {_kind(model)}.")
+        raise RequestError(400, f"model must be a string, recipe or recipe:version; got {kind_of(model)}.")
     booleans = b"true" in body or b"false" in body
     return PredictRequest(images=_images(document["images"], max_images, booleans=booleans), model=model)
 
@@ -61,21 +61,21 @@ def _images(value: Any, max_images: int, *, booleans: bool) -> Images:
     Args:
         value: of the field images.
         max_images: in one request.
-        booleans: whether a true or false came anywhere, which `_pixels` would take for 1 and 0.
+        booleans: whether a true or false came anywhere, which `join_pixels` would take for 1 and 0.
     """
     if not isinstance(value, list):
-        raise RequestError(400, f"images must be a list. {EXPECTED}; got {_kind(value)}.")
+        raise RequestError(400, f"images must be a list. {EXPECTED}; got {kind_of(value)}.")
     if not value:
         raise RequestError(400, f"images is empty. {EXPECTED}, with N at least 1.")
     if len(value) > max_images:
         raise RequestError(400, f"Too many images: at most {max_images} in one request, got {len(value)}.")
-    pixels = _pixels(value)
-    if pixels is None or (booleans and _fault(value)):
-        raise RequestError(400, f"{EXPECTED}; {_fault(value)}.")
+    pixels = join_pixels(value)
+    if pixels is None or (booleans and first_fault(value)):
+        raise RequestError(400, f"{EXPECTED}; {first_fault(value)}.")
     return np.frombuffer(pixels, np.uint8).reshape(-1, SIDE, SIDE)
 
 
-def _pixels(images: list[Any]) -> bytearray | None:
+def join_pixels(images: list[Any]) -> bytearray | None:
     """Every pixel in order, or None where something is wrong.
 
     `bytes` takes nothing but integers from 0 to 255, in half the time of `np.array`, which guesses a type: among strings,
@@ -91,7 +91,7 @@ def _pixels(images: list[Any]) -> bytearray | None:
         return None
 
 
-def _fault(images: list[Any]) -> str:
+def first_fault(images: list[Any]) -> str:
     """The first thing that is wrong, and where; empty if nothing is."""
     for i, image in enumerate(images):
         if not isinstance(image, list) or len(image) != SIDE:
@@ -105,15 +105,15 @@ def _fault(images: list[Any]) -> str:
                 if type(pixel) is not int or not 0 <= pixel <= 255:
                     fraction = isinstance(pixel, float) and 0 <= pixel <= 1
                     hint = "; pixels from 0 to 1 must be multiplied by 255 and rounded" if fraction else ""
-                    return f"pixel {k} of row {j} of image {i} is {_kind(pixel)}{hint}"
+                    return f"pixel {k} of row {j} of image {i} is {kind_of(pixel)}{hint}"
     return ""
 
 
 def _entries(value: Any) -> str:
-    return f"a list of {len(value)}" if isinstance(value, list) else _kind(value)
+    return f"a list of {len(value)}" if isinstance(value, list) else kind_of(value)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,0 +1,161 @@
+"""Batching: what waits for one model runs together, the moment that model is free.
+
+A model runs on the event loop's own thread. Requests that come meanwhile stay in their sockets; the loop then reads all of
+them before it calls the next `_run`, so a batch is whatever came while the last one ran. There is no timer: a request that
+comes alone runs at once. Threads and waiting windows were tried and cost more than they gave (benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from digits.contract import Images, Probabilities
+from digits.errors import RequestError
+from serving.backends import Runtime
+from serving.settings import Settings
+
+Done = Callable[[Probabilities | RequestError], None]
+
+log = logging.getLogger("samedigit")
+
+
+@dataclass
+class Counted:
+    """How many, and how long they took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+
+@dataclass
+class Statistics:
+    """Of one model since it was opened. Times are those that each request saw: of its batch, not of its share of it."""
+
+    success: Counted = field(default_factory=Counted)  # from the queue to the answer
+    failure: Counted = field(default_factory=Counted)
+    queue: Counted = field(default_factory=Counted)  # until its batch began
+    compute_input: Counted = field(default_factory=Counted)  # joining the batch's images
+    compute_infer: Counted = field(default_factory=Counted)  # the runtime
+    compute_output: Counted = field(default_factory=Counted)  # writing the batch's answers
+    batches: dict[int, Counted] = field(default_factory=dict)  # images in a batch -> batches, time in the runtime
+    images: int = 0
+    last_ns: int = 0  # end of the last batch, since the epoch
+
+
+class _Waiting(NamedTuple):
+    images: Images
+    arrived_ns: int
+    expires_ns: int
+    done: Done
+
+
+RETRY: Final = ((b"retry-after", b"1"),)
+
+
+class Batcher:
+    """Runs one model on whatever waits for it. Belongs to one event loop; `submit` is called on its thread."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self.statistics = Statistics()
+        self._runtime = runtime
+        self._max_batch = settings.max_batch
+        self._max_queue = settings.max_queue
+        self._deadline_ns = settings.deadline_ms * 1_000_000
+        self._waiting: deque[_Waiting] = deque()
+        self._images_waiting = 0
+
+    def submit(self, images: Images, done: Done, *, timeout_us: int = 0) -> None:
+        """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
+
+        Args:
+            images: at most `max_batch` run together, but a request is never divided.
+            done: must not raise.
+            timeout_us: how long they may wait; 0, or longer than the server's own deadline: that.
+
+        Raises:
+            RequestError: 503, the queue is full.
+        """
+        if self._waiting and self._images_waiting + len(images) > self._max_queue:
+            self.statistics.failure.add(0)
+            raise RequestError(
+                503, f"The queue is full: {self._images_waiting} images wait for this model. Try again.", headers=RETRY
+            )
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)
+        now = time.monotonic_ns()
+        limit_ns = min(timeout_us * 1000, self._deadline_ns) if timeout_us else self._deadline_ns
+        self._waiting.append(_Waiting(images, now, now + limit_ns, done))
+        self._images_waiting += len(images)
+
+    def _run(self) -> None:
+        began = time.monotonic_ns()
+        batch = self._next_batch(began)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)  # after the loop has read what came
+        if not batch:
+            return
+        try:
+            images = batch[0].images if len(batch) == 1 else np.concatenate([waiting.images for waiting in batch])
+            joined = time.monotonic_ns()
+            probabilities = self._runtime.predict(images)
+            predicted = time.monotonic_ns()
+        except Exception:
+            log.exception("A batch of %d requests failed", len(batch))
+            error = RequestError(500, "The model failed; the server's log says why.")
+            for waiting in batch:
+                self.statistics.failure.add(time.monotonic_ns() - waiting.arrived_ns)
+                waiting.done(error)
+            return
+        start = 0
+        for waiting in batch:
+            stop = start + len(waiting.images)
+            waiting.done(probabilities[start:stop])
+            start = stop
+        self._count(batch, len(images), began, joined, predicted)
+
+    def _next_batch(self, now: int) -> list[_Waiting]:
+        """Takes what has waited longest, up to `max_batch` images, and refuses what has waited too long."""
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting:
+            waiting = self._waiting[0]
+            if batch and size + len(waiting.images) > self._max_batch:
+                break
+            self._waiting.popleft()
+            self._images_waiting -= len(waiting.images)
+            if now > waiting.expires_ns:
+                waited = now - waiting.arrived_ns
+                self.statistics.failure.add(waited)
+                waiting.done(
+                    RequestError(503, f"The request expired after {waited // 1000} us in the queue.", headers=RETRY)
+                )
+            else:
+                batch.append(waiting)
+                size += len(waiting.images)
+        return batch
+
+    def _count(self, batch: list[_Waiting], images: int, began: int, joined: int, predicted: int) -> None:
+        ended = time.monotonic_ns()
+        requests = len(batch)
+        waited = requests * began - sum(waiting.arrived_ns for waiting in batch)
+        statistics = self.statistics
+        statistics.success.add(waited + requests * (ended - began), requests)
+        statistics.queue.add(waited, requests)
+        statistics.compute_input.add(requests * (joined - began), requests)
+        statistics.compute_infer.add(requests * (predicted - joined), requests)
+        statistics.compute_output.add(requests * (ended - predicted), requests)
+        statistics.batches.setdefault(images, Counted()).add(predicted - joined)
+        statistics.images += images
+        statistics.last_ns = time.time_ns()

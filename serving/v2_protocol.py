@@ -1,0 +1,266 @@
+"""The Open Inference Protocol, version 2: bytes to a request, predictions to bytes. Every refusal says why.
+
+JSON, and the binary tensor extension, where raw tensors follow the JSON in the body.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/protocol/extension_binary_data.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from digits.contract import CLASSES, PIXELS, SIDE, Images, Probabilities
+from digits.errors import RequestError
+from serving.predict_protocol import EXPECTED, first_fault, join_pixels, kind_of
+
+INPUT: Final = {"name": "images", "datatype": "UINT8", "shape": [-1, SIDE, SIDE]}
+OUTPUTS: Final = (
+    {"name": "probabilities", "datatype": "FP32", "shape": [-1, CLASSES]},
+    {"name": "digits", "datatype": "INT64", "shape": [-1]},
+)
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
+HEADER_LENGTH: Final = b"inference-header-content-length"
+
+_NAMES: Final = ("probabilities", "digits")
+_ALL_JSON: Final = tuple((name, False) for name in _NAMES)
+_ALL_BINARY: Final = tuple((name, True) for name in _NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    images: Images  # [N, 28, 28]
+    id: str | None
+    outputs: tuple[tuple[str, bool], ...]  # name, binary
+    timeout_us: int  # 0: the server's own
+
+
+def read_infer(body: bytes, header_length: bytes | None, *, max_images: int) -> InferRequest:
+    """The request of `POST /v2/models/{model}/infer`.
+
+    Args:
+        body: JSON, and perhaps the images' raw bytes after it.
+        header_length: the HTTP header Inference-Header-Content-Length, the length of that JSON; 0: the body is raw images.
+        max_images: in one request.
+
+    Raises:
+        RequestError: 400, with what was expected and what came.
+    """
+    if header_length is None:
+        tail = None
+        document = _object(body)
+    else:
+        length = _length(header_length, len(body))
+        tail = memoryview(body)[length:]
+        if length == 0:
+            return InferRequest(_raw_images(tail, max_images), id=None, outputs=_ALL_BINARY, timeout_us=0)
+        document = _object(memoryview(body)[:length])
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise RequestError(400, f"id must be a string; got {kind_of(identity)}.")
+    parameters = _parameters(document, "the request")
+    binary = _flag(parameters, "binary_data_output")
+    timeout_us = parameters.get("timeout", 0)
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise RequestError(
+            400, f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}."
+        )
+    return InferRequest(
+        images=_images(document.get("inputs"), body, tail, max_images),
+        id=identity,
+        outputs=_outputs(document.get("outputs"), binary),
+        timeout_us=timeout_us,
+    )
+
+
+def write_infer(
+    probabilities: Probabilities, request: InferRequest, *, model: str, version: str
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON if raw tensors follow."""
+    outputs: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for name, binary in request.outputs:
+        tensor: npt.NDArray[Any]
+        if name == "probabilities":
+            datatype, tensor = "FP32", probabilities.astype("<f4", copy=False)
+        else:
+            datatype, tensor = "INT64", probabilities.argmax(axis=1).astype("<i8", copy=False)
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": tensor.shape}
+        if binary:
+            raw.append(tensor.tobytes())
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            output["data"] = tensor.ravel()
+        outputs.append(output)
+    document = {"model_name": model, "model_version": version, "outputs": outputs}
+    if request.id is not None:
+        document["id"] = request.id
+    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((header, *raw)), len(header)) if raw else (header, None)
+
+
+def _object(body: bytes | memoryview) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(
+            400,
+            f"The request is not valid JSON: {error}. Where raw tensors follow it, the header "
+            f"Inference-Header-Content-Length says how long it is.",
+        ) from error
+    if not isinstance(document, dict):
+        raise RequestError(400, f'The request must be a JSON object like {{"inputs": [...]}}; got {kind_of(document)}.')
+    return document
+
+
+def _length(header: bytes, body: int) -> int:
+    # isdigit of bytes takes ASCII digits alone.
+    if not header.isdigit() or len(header) > 19 or int(header) > body:
+        came = header[:20].decode("latin-1")
+        raise RequestError(
+            400, f"Inference-Header-Content-Length must be from 0 to the body's length, {body}; got {came!r}."
+        )
+    return int(header)
+
+
+def _raw_images(raw: memoryview, max_images: int) -> Images:
+    number, left = divmod(len(raw), PIXELS)
+    if number == 0 or left:
+        raise RequestError(400, f"Expected raw images of {PIXELS} bytes each, at least one; got {len(raw)} bytes.")
+    if number > max_images:
+        raise _too_many(number, max_images)
+    return np.frombuffer(raw, np.uint8).reshape(number, SIDE, SIDE)
+
+
+def _images(inputs: Any, body: bytes, tail: memoryview | None, max_images: int) -> Images:
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        came = f"{len(inputs)} inputs" if isinstance(inputs, list) and len(inputs) != 1 else kind_of(inputs)
+        raise RequestError(400, f"inputs must be a list of one object, the input images; got {came}.")
+    tensor = inputs[0]
+    if tensor.get("name") != "images":
+        raise RequestError(400, f"The model's one input is images; got {kind_of(tensor.get('name'))}.")
+    if tensor.get("datatype") != "UINT8":
+        raise RequestError(400, f"The datatype of images is UINT8; got {kind_of(tensor.get('datatype'))}.")
+    number = _number(tensor.get("shape"), max_images)
+    parameters = tensor.get("parameters")
+    if parameters is not None:
+        parameters = _parameters(tensor, "the input images")
+        if "shared_memory_region" in parameters:
+            raise RequestError(400, "There is no shared memory here; send the images in the body.")
+        if "binary_data_size" in parameters:
+            return _binary_images(tensor, parameters["binary_data_size"], number, tail)
+    if tail:
+        raise RequestError(
+            400, f"{len(tail)} bytes follow the JSON, but the input images has no parameter binary_data_size."
+        )
+    if "data" not in tensor:
+        raise RequestError(400, "The input images needs data, or the parameter binary_data_size and raw bytes.")
+    return _json_images(tensor["data"], number, booleans=b"true" in body or b"false" in body)
+
+
+def _number(shape: Any, max_images: int) -> int:
+    """N of the shape [N, 28, 28]."""
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 3
+        or type(shape[0]) is not int
+        or shape[0] < 1
+        or shape[1:] != [SIDE, SIDE]
+    ):
+        came = str(shape) if isinstance(shape, list) else kind_of(shape)
+        raise RequestError(400, f"The shape of images is [N, {SIDE}, {SIDE}], N at least 1; got {came[:100]}.")
+    number: int = shape[0]
+    if number > max_images:
+        raise _too_many(number, max_images)
+    return number
+
+
+def _binary_images(tensor: dict[str, Any], size: Any, number: int, tail: memoryview | None) -> Images:
+    if "data" in tensor:
+        raise RequestError(400, "The input images has both data and the parameter binary_data_size; send one of them.")
+    if tail is None:
+        raise RequestError(400, "Raw images need the header Inference-Header-Content-Length: the length of the JSON.")
+    if type(size) is not int or size != number * PIXELS:
+        raise RequestError(
+            400, f"binary_data_size of {number} images is {number} x {PIXELS} = {number * PIXELS}; got {kind_of(size)}."
+        )
+    if len(tail) != size:
+        raise RequestError(400, f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON.")
+    return np.frombuffer(tail, np.uint8).reshape(number, SIDE, SIDE)
+
+
+def _json_images(data: Any, number: int, *, booleans: bool) -> Images:
+    """The images of `data`, flat or nested.
+
+    Args:
+        data: of the input images.
+        number: of images, as the shape says.
+        booleans: whether a true or false came anywhere, which `bytes` would take for 1 and 0.
+    """
+    if not isinstance(data, list) or not data:
+        raise RequestError(
+            400, f"data must be a list of {number * PIXELS} integers, flat or nested; got {kind_of(data)}."
+        )
+    if isinstance(data[0], list):
+        nested = join_pixels(data)
+        if nested is None or (booleans and first_fault(data)):
+            raise RequestError(400, f"{EXPECTED}; {first_fault(data)}.")
+        if len(data) != number:
+            raise RequestError(400, f"The shape says {number} images; data has {len(data)}.")
+        return np.frombuffer(nested, np.uint8).reshape(number, SIDE, SIDE)
+    if len(data) != number * PIXELS:
+        raise RequestError(400, f"The shape says {number} x {PIXELS} = {number * PIXELS} pixels; data has {len(data)}.")
+    try:
+        flat = bytes(data)
+    except (TypeError, ValueError):
+        flat = None
+    if flat is None or booleans:
+        for i, pixel in enumerate(data):
+            if type(pixel) is not int or not 0 <= pixel <= 255:
+                hint = "; pixels from 0 to 1 must be multiplied by 255 and rounded" if type(pixel) is float else ""
+                raise RequestError(400, f"data must be integers from 0 to 255; entry {i} is {kind_of(pixel)}{hint}.")
+    assert flat is not None  # what `bytes` refuses, the loop above has found
+    return np.frombuffer(flat, np.uint8).reshape(number, SIDE, SIDE)
+
+
+def _outputs(outputs: Any, binary: bool) -> tuple[tuple[str, bool], ...]:
+    if outputs is None or outputs == []:
+        return _ALL_BINARY if binary else _ALL_JSON
+    if not isinstance(outputs, list):
+        raise RequestError(400, f"outputs must be a list of objects with a name; got {kind_of(outputs)}.")
+    wanted: dict[str, bool] = {}
+    for output in outputs:
+        name = output.get("name") if isinstance(output, dict) else output
+        if not isinstance(output, dict) or not isinstance(name, str) or name not in _NAMES:
+            raise RequestError(400, f"The model's outputs are {' and '.join(_NAMES)}; got {kind_of(name)}.")
+        parameters = _parameters(output, f"the output {name}")
+        for unsupported in ("classification", "shared_memory_region"):
+            if parameters.get(unsupported):
+                raise RequestError(400, f"The output parameter {unsupported} is not supported here; leave it out.")
+        wanted[name] = _flag(parameters, "binary_data", binary)
+    return tuple(wanted.items())
+
+
+def _parameters(owner: dict[str, Any], whose: str) -> dict[str, Any]:
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise RequestError(400, f"The parameters of {whose} must be an object; got {kind_of(parameters)}.")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(400, f"The parameter {name} takes true or false; got {kind_of(value)}.")
+    return value
+
+
+def _too_many(number: int, max_images: int) -> RequestError:
+    return RequestError(400, f"Too many images: at most {max_images} in one request, got {number}.")
