@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import bentoml
 
 MODULE: Final = "samedigit"  # what BentoML's model.yaml names as the maker; tells our models from others in the store
+RECIPE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")  # what BentoML takes for a name as it is
 MODEL_BYTES: Final = 20_000_000  # more than the largest takes while it is made
 
 
@@ -71,8 +73,8 @@ class StoredModel:
                 )
 
 
-def stored_models() -> list[StoredModel]:
-    """Every model in the store, by recipe, the newest version of each first.
+def stored_models(recipe: str | None = None) -> list[StoredModel]:
+    """Every model in the store, or of one recipe, by recipe, the newest version of each first.
 
     Raises:
         StoreError: the store cannot be read.
@@ -81,8 +83,8 @@ def stored_models() -> list[StoredModel]:
     import bentoml
 
     try:
-        found = bentoml.models.list()
-    except FileNotFoundError:
+        found = bentoml.models.list(recipe)
+    except (FileNotFoundError, bentoml.exceptions.NotFound):
         return []
     except OSError as error:
         raise StoreError(
@@ -108,10 +110,11 @@ def find_model(tag: str) -> StoredModel:
         ModelNotFound: no such model; the message names those there are.
     """
     recipe, _, version = tag.partition(":")
+    if RECIPE.fullmatch(recipe):  # BentoML takes milliseconds to read a model, so no other recipe's
+        for model in stored_models(recipe):
+            if version in ("", "latest", model.version):
+                return model
     models = stored_models()
-    for model in models:
-        if model.recipe == recipe and version in ("", "latest", model.version):
-            return model
     if not models:
         raise ModelNotFound(f"No model is stored, so there is no {tag}. Train one: samedigit train {recipe}")
     raise ModelNotFound(
