@@ -130,6 +130,11 @@ def serve(
     SAMEDIGIT_DEVICE=cuda:0             auto, cpu, cuda or cuda:INDEX
     SAMEDIGIT_MAX_IMAGES=1024           in one request
     SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
+    SAMEDIGIT_DATA_PORT=8000            port of the data plane, which answers without BentoML's stack in between
+    SAMEDIGIT_WORKERS=1                 processes
+    SAMEDIGIT_MAX_BATCH=256             images that run together; 1: no batching
+    SAMEDIGIT_MAX_QUEUE=4096            images that may wait for one model
+    SAMEDIGIT_DEADLINE_MS=5000          how long a request may wait
     """
     from serving.start import serve_command, serve_environment
 
@@ -143,6 +148,9 @@ def loadtest(
         list[str] | None, typer.Argument(metavar="MODEL...", help="All stored ones without this.")
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="predict, v2-json or v2-binary; repeatable; all without this.")
+    ] = None,
     users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
     duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
     results: Results = Path("results"),
@@ -150,7 +158,9 @@ def loadtest(
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed."""
     with saying_when_interrupted("the results are as they were before"):
-        runs = commands.loadtest(models or [], backend or [], users=users, duration=duration, results=results)
+        runs = commands.loadtest(
+            models or [], backend or [], protocol or [], users=users, duration=duration, results=results
+        )
     if as_json:
         print_json(runs)
     else:

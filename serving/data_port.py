@@ -25,7 +25,7 @@ from serving.settings import Settings
 KEEP_ALIVE_SECONDS: Final = 75  # without a request
 REQUEST_SECONDS: Final = 30  # from a request's first byte to its last
 LINGER_SECONDS: Final = 5  # for a client to read why the rest of its request was not
-CLOSING_SECONDS: Final = 10  # for requests under way when the server is stopped
+CLOSING_SECONDS: Final = 3  # for requests under way when the server is stopped
 MAX_HEAD_BYTES: Final = 65536  # of a request's line and headers
 MAX_PIPELINED: Final = 16  # requests read ahead from one connection
 
@@ -91,6 +91,8 @@ class Connection(asyncio.Protocol):
         self._answering = False  # a request is with the door
         self._refused = False  # the rest of what comes is not read
         self._last = False  # close once the present request is answered
+        self._ended = False  # the client sends no more; close once all is answered
+        self._only_head = False  # of the answer: a HEAD request is with the door
         self._can_write = True
         self._waiting: deque[tuple[Request, bool]] = (
             deque()
@@ -122,7 +124,7 @@ class Connection(asyncio.Protocol):
                 cause = RequestError(500, "The server failed; its log says why.")
             self._refuse(cause)
         except httptools.HttpParserUpgrade:
-            self._refuse(RequestError(400, "The connection cannot be upgraded: this port speaks HTTP/1.1."))
+            self._refused = True  # it was answered like any other, and is the last
         except httptools.HttpParserError as error:
             self._refuse(RequestError(400, f"This is not an HTTP/1.1 request: {error}."))
         else:
@@ -130,7 +132,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestError(431, f"The headers are longer than {MAX_HEAD_BYTES} bytes."))
 
     def eof_received(self) -> bool:
-        return self._answering  # a client that has closed its side still gets its answer
+        self._ended = True
+        return self._answering or bool(self._waiting)  # a client that has closed its side still gets its answers
 
     def pause_writing(self) -> None:
         self._can_write = False
@@ -174,8 +177,8 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._reading = False
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method().decode(), _path(self._url), self._headers, body)
-        keep = self._parser.should_keep_alive()
+        request = Request(self._parser.get_method().decode("latin-1"), _path(self._url), self._headers, body)
+        keep = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         if self._answering or not self._can_write:
             self._waiting.append((request, keep))
             if len(self._waiting) == MAX_PIPELINED:
@@ -188,25 +191,27 @@ class Connection(asyncio.Protocol):
     def _answer(self, request: Request, keep: bool) -> None:
         self._answering = True
         self._last = self._last or not keep
-        self._port.door.handle(request, self._write)
+        self._only_head = request.method == "HEAD"
+        self._port.door.handle(request._replace(method="GET") if self._only_head else request, self._write)
 
     def _write(self, answer: Answer) -> None:
         self._answering = False
         if self._transport.is_closing():
             return
-        last = self._last
+        last = self._last or (self._ended and not self._waiting)
         head = [_STATUS_LINES[answer.status], self._port.date, b"content-length: %d\r\n" % len(answer.body)]
         head += [b"%s: %s\r\n" % header for header in answer.headers]
         if last:
             head.append(b"connection: close\r\n")
         head.append(b"\r\n")
-        head.append(answer.body)
+        if not self._only_head:
+            head.append(answer.body)
         self._transport.write(b"".join(head))
         self._since = self._loop.time()
         if last:
             self._transport.close()
         elif self._waiting:
-            self._next()
+            self._loop.call_soon(self._next)  # not at once: thousands may have come in one piece
 
     def _next(self) -> None:
         if self._waiting and not self._answering and self._can_write:
@@ -247,7 +252,7 @@ class Connection(asyncio.Protocol):
             if seconds > REQUEST_SECONDS:
                 self._refuse(RequestError(408, f"The request was not whole after {REQUEST_SECONDS} s."))
         elif seconds > KEEP_ALIVE_SECONDS:
-            self._transport.close()
+            self._transport.abort()  # close() would wait for a client that does not read
 
     def finish(self) -> None:
         """Closes the connection, once the request under way is answered."""
@@ -284,7 +289,10 @@ def listening_socket(settings: Settings) -> socket.socket:
 
 def _path(url: bytes) -> str:
     if not url.startswith(b"/"):  # an absolute URL, as proxies are sent
-        url = httptools.parse_url(url).path or b"/"
+        try:
+            url = httptools.parse_url(url).path or b"/"
+        except httptools.HttpParserInvalidURLError as error:
+            raise RequestError(400, f"This is not a path: {url[:100].decode('latin-1')!r}.") from error
     path = url.partition(b"?")[0].decode("latin-1")
     return urllib.parse.unquote(path) if "%" in path else path
 

@@ -46,7 +46,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         data_host=_address(environment, "SAMEDIGIT_DATA_HOST", "127.0.0.1"),
         data_port=_positive(environment, "SAMEDIGIT_DATA_PORT", 8000, most=65535),
         workers=_positive(environment, "SAMEDIGIT_WORKERS", 1),
-        max_batch=_positive(environment, "SAMEDIGIT_MAX_BATCH", 64),
+        max_batch=_positive(environment, "SAMEDIGIT_MAX_BATCH", 256),
         max_queue=_positive(environment, "SAMEDIGIT_MAX_QUEUE", 4096),
         deadline_ms=_positive(environment, "SAMEDIGIT_DEADLINE_MS", 5000),
     )
