@@ -44,7 +44,7 @@ class DataPort:
         self.max_body_bytes = settings.max_body_bytes
         self.connections: set[Connection] = set()
         self.date = _date()
-        self._socket = listening_socket(settings)
+        self._socket = listening_socket(settings, shared=settings.workers > 1)
         self._server: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -265,8 +265,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def listening_socket(settings: Settings) -> socket.socket:
-    """A socket bound to the data plane's address; several workers share the port.
+def listening_socket(settings: Settings, *, shared: bool) -> socket.socket:
+    """A socket bound to the data plane's address; `shared` with those of other workers.
 
     Raises:
         SettingError: the address is not to be had.
@@ -275,7 +275,7 @@ def listening_socket(settings: Settings) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.workers > 1:
+        if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((settings.data_host, settings.data_port))
     except OSError as error:

@@ -28,7 +28,7 @@ try:
     served = ServedModels(settings)
     if serving:
         served.check()
-        listening_socket(settings).close()
+        listening_socket(settings, shared=False).close()  # nobody else has the port
 except SamedigitError as error:
     raise click.ClickException(str(error)) from error
 
