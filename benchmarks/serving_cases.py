@@ -1,0 +1,446 @@
+"""The cases of the benchmark: what is measured, on which servers, against which goals."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.progress import Progress
+
+from benchmarks import serving_client as client
+from benchmarks.serving_client import Load, Question, on_cores
+from benchmarks.serving_servers import PEERS, Server, bentoml_here, ours, peer, started
+from digits import mnist
+from digits.contract import Backend, Images
+from digits.errors import LoadTestError
+from digits.store import StoredModel, find_model
+from loadtests.server import free_ports
+from serving.backends import Runtime, is_installed, open_runtime
+from serving.device import CPU
+
+RECIPE: Final = "torch-relu"
+IMAGES: Final = 256  # distinct ones, in turn
+MANY: Final = 64  # images in one request
+STARTS: Final = 5  # of each server
+DISPATCHER_SECONDS: Final = 3  # of load until bentoml's dispatcher has trained
+
+JSON_16: Final = "JSON, 16 connections"
+BINARY_16: Final = "v2 binary, 16 connections"
+JSON_1: Final = "JSON, one connection"
+MANY_16: Final = f"{MANY} images in a binary request, 16 connections"
+MANY_1: Final = f"{MANY} images in a binary request, one connection"
+START: Final = "start to ready, ONNX only"
+MEMORY: Final = "resident memory of the worker, ONNX only"
+WORKERS: Final = "two workers on two cores"
+BATCHED: Final[dict[Backend, str]] = {  # torch before TensorFlow, whose LLVM otherwise makes torch's abort
+    "torch": "torch, 64 connections",
+    "tensorflow": "TensorFlow, 64 connections",
+    "onnx": "ONNX, 64 connections",
+}
+
+US: Final = "samedigit"
+UNBATCHED: Final = "samedigit, unbatched"
+TWO_WORKERS: Final = "samedigit, two workers"
+API_PORT: Final = "samedigit, API port"
+API_PORT_PREDICT: Final = "samedigit, API port, /predict"
+IN_PROCESS: Final = "onnxruntime in process"
+ADAPTIVE: Final = "bentoml, adaptive batching"
+ADAPTIVE_OFF: Final = "bentoml, the same, unbatched"
+EMPTY: Final = "empty bentoml service"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cores:
+    """Where servers and client run; None: wherever the system puts them."""
+
+    server: list[int] | None
+    client: list[int] | None
+    two_workers: list[int] | None
+    beside_two_workers: list[int] | None  # the client, where there are two workers
+
+    @property
+    def more_than_two(self) -> bool:
+        return self.two_workers != self.beside_two_workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every case needs."""
+
+    model: StoredModel
+    runtime: Runtime  # the model in this process, through ONNX
+    images: Images
+    digits: list[int]  # what the model makes of them
+    rounds: int
+    cores: Cores
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One server under one load."""
+
+    server: str  # among those started
+    label: str  # what it is called in the results
+    case: str
+    port: int
+    question: Question
+    connections: int
+    warm_up_seconds: int = 1
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """The runtime without a server, measured in the same rounds."""
+
+    label: str = IN_PROCESS
+    case: str = MANY_16
+    connections: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Medians of several rounds, and the rounds; None where a case has no such figure."""
+
+    server: str
+    case: str
+    connections: int | None = None
+    requests_per_second: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    seconds: float | None = None  # from start to ready
+    megabytes: float | None = None  # of 10^6 bytes
+    cpu_us_per_request: float | None = None  # of all processes of the server
+    failed: int = 0  # requests of all rounds
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    case: str
+    goal: str
+    unit: str  # of `ours` and `theirs`
+    ours: float
+    against: str
+    theirs: float
+    ratio: float
+    limit: float
+    at_least: bool  # whether the ratio must be at least the limit, or at most
+    met: bool  # never, if a request of ours failed
+
+
+def prepare(*, rounds: int, progress: Progress) -> Bench:
+    """The model, the images, and the cores.
+
+    Raises:
+        SamedigitError: the model is not stored, or MNIST or onnxruntime is missing.
+    """
+    model = find_model(RECIPE)
+    runtime = open_runtime("onnx", model.path("onnx"), device=CPU)
+    images = mnist.test_images().images[:IMAGES]
+    return Bench(
+        model=model,
+        runtime=runtime,
+        images=images,
+        digits=runtime.predict(images).argmax(axis=1).tolist(),
+        rounds=rounds,
+        cores=_cores(),
+        progress=progress,
+    )
+
+
+def through_onnx(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
+    """One image a request, in JSON and in binary, and 64 in one."""
+    api_port, data_port, *peer_ports = free_ports(2 + len(peers))
+    ports = {US: data_port, **dict(zip(peers, peer_ports, strict=True))}
+    starts = {US: ours(bench.model, "onnx", (api_port, data_port))}
+    for name in peers:
+        try:
+            starts[name] = peer(name, bench.model, ports[name])
+        except LoadTestError as error:
+            if name != "triton":  # the one that runs on fewer systems than we do
+                raise
+            bench.progress.console.print(f"{PEERS[name]} is left out. {error}", highlight=False, soft_wrap=True)
+    with started(starts, cores=bench.cores.server, optional={"triton"}, progress=bench.progress) as servers:
+        questions = {US: client.v2_json(f"/v2/models/{RECIPE}.onnx/infer", bench.images, bench.digits)}
+        for name in servers.keys() - {US}:
+            if name in ("mlserver", "triton"):
+                questions[name] = client.v2_json("/v2/models/digits/infer", bench.images, bench.digits)
+            else:
+                questions[name] = client.nested_json("/predict", bench.images, bench.digits)
+        binary = client.v2_binary(f"/v2/models/{RECIPE}.onnx/infer", bench.images, bench.digits)
+        many = client.v2_binary(f"/v2/models/{RECIPE}.onnx/infer", bench.images, bench.digits, batch=MANY)
+        predict = client.nested_json("/predict/onnx", bench.images, bench.digits)
+
+        def cell(case: str, connections: int, question: Question, name: str = US, *, api: str = "") -> Cell:
+            label = api or {US: US, **PEERS}[name]
+            port = api_port if api else ports[name]
+            return Cell(server=name, label=label, case=case, port=port, question=question, connections=connections)
+
+        cells = [
+            *(cell(JSON_16, 16, questions[name], name) for name in servers),
+            cell(JSON_16, 16, questions[US], api=API_PORT),
+            cell(JSON_16, 16, predict, api=API_PORT_PREDICT),
+            cell(BINARY_16, 16, binary),
+            cell(BINARY_16, 16, binary, api=API_PORT),
+            *(cell(JSON_1, 1, questions[name], name) for name in servers),
+            cell(MANY_16, 16, many),
+            cell(MANY_1, 1, many),
+        ]
+        if "triton" in servers:
+            triton_binary = client.v2_binary("/v2/models/digits/infer", bench.images, bench.digits)
+            cells.append(cell(BINARY_16, 16, triton_binary, "triton"))
+        measurements = measure(bench, [*cells, InProcess()], servers)
+        # After load through both ports. BentoML's timeouts keep what belongs to a request for as long as they are.
+        memory = Measurement(server=API_PORT, case=MEMORY, megabytes=servers[US].worker_bytes() / 1e6)
+        return [*measurements, memory]
+
+
+def _in_process(bench: Bench) -> Load:
+    """The runtime's own time for 64 images, on the server's core, while every server sleeps."""
+    batches = [bench.images[start : start + MANY].copy() for start in range(0, len(bench.images), MANY)]
+    taken_ms: list[float] = []
+    with on_cores(bench.cores.server):
+        ends = time.perf_counter() + 1
+        while (before := time.perf_counter()) < ends:
+            bench.runtime.predict(batches[len(taken_ms) % len(batches)])
+            taken_ms.append(1000 * (time.perf_counter() - before))
+    p50, p99 = np.percentile(taken_ms, (50, 99)).tolist()
+    rate = 1000 / statistics.mean(taken_ms)
+    return Load(answers=len(taken_ms), requests_per_second=rate, p50_ms=p50, p99_ms=p99, failed=0)
+
+
+def batching(bench: Bench) -> list[Measurement]:
+    """64 connections with one image a request: batched or not, and bentoml's adaptive batching beside it."""
+    backends = [name for name in BATCHED if is_installed(name) and name in bench.model.card.backends]
+    ports = free_ports(5)
+    files = {f"MODEL_{name.upper()}": str(bench.model.path(name)) for name in backends}
+    starts = {
+        US: ours(bench.model, ",".join(backends), (ports[0], ports[1])),
+        UNBATCHED: ours(bench.model, ",".join(backends), (ports[2], ports[3]), SAMEDIGIT_MAX_BATCH="1"),
+        ADAPTIVE: bentoml_here("bentoml_batching:Batching", ports[4], **files),
+    }
+    cells = []
+    for name in backends:
+        binary = client.v2_binary(f"/v2/models/{RECIPE}.{name}/infer", bench.images, bench.digits)
+        asked = [
+            (US, US, ports[1], binary),
+            (UNBATCHED, UNBATCHED, ports[3], binary),
+            (ADAPTIVE, ADAPTIVE, ports[4], client.base64_json(f"/{name}", bench.images, bench.digits)),
+            (ADAPTIVE, ADAPTIVE_OFF, ports[4], client.base64_json(f"/{name}_unbatched", bench.images, bench.digits)),
+        ]
+        cells += [
+            Cell(
+                server=server,
+                label=label,
+                case=BATCHED[name],
+                port=port,
+                question=question,
+                connections=64,
+                warm_up_seconds=DISPATCHER_SECONDS if label == ADAPTIVE else 1,
+            )
+            for server, label, port, question in asked
+        ]
+    with started(starts, cores=bench.cores.server, progress=bench.progress) as servers:
+        return measure(bench, cells, servers)
+
+
+def start_and_memory(bench: Bench) -> list[Measurement]:
+    """Several starts of an empty bentoml service and of ours, in turn."""
+    seconds: dict[str, list[float]] = {US: [], EMPTY: []}
+    megabytes = []
+    for _ in range(STARTS):
+        for name in random.sample(list(seconds), len(seconds)):
+            first, second = free_ports(2)
+            one = (
+                ours(bench.model, "onnx", (first, second)) if name == US else bentoml_here("bentoml_empty:Empty", first)
+            )
+            with started({name: one}, cores=bench.cores.server, progress=bench.progress) as servers:
+                seconds[name].append(servers[name].ready_seconds)
+                if name == EMPTY:
+                    megabytes.append(servers[name].worker_bytes() / 1e6)
+    return [
+        *(
+            Measurement(
+                server=name,
+                case=START,
+                seconds=statistics.median(taken),
+                rounds=[{"seconds": one} for one in taken],
+            )
+            for name, taken in seconds.items()
+        ),
+        Measurement(
+            server=EMPTY,
+            case=MEMORY,
+            megabytes=statistics.median(megabytes),
+            rounds=[{"megabytes": one} for one in megabytes],
+        ),
+    ]
+
+
+def two_workers(bench: Bench) -> list[Measurement]:
+    """One worker and two, both with two cores to run on, and the CPU time that a request costs them.
+
+    With our memory after a load on the data plane alone.
+    """
+    ports = free_ports(4)
+    starts = {
+        US: ours(bench.model, "onnx", (ports[0], ports[1])),
+        TWO_WORKERS: ours(bench.model, "onnx", (ports[2], ports[3]), SAMEDIGIT_WORKERS="2"),
+    }
+    question = client.v2_json(f"/v2/models/{RECIPE}.onnx/infer", bench.images, bench.digits)
+    cells = [
+        Cell(server=name, label=name, case=WORKERS, port=port, question=question, connections=64)
+        for name, port in ((US, ports[1]), (TWO_WORKERS, ports[3]))
+    ]
+    with started(starts, cores=bench.cores.two_workers, progress=bench.progress) as servers:
+        measurements = measure(bench, cells, servers, client_cores=bench.cores.beside_two_workers)
+        return [*measurements, Measurement(server=US, case=MEMORY, megabytes=servers[US].worker_bytes() / 1e6)]
+
+
+def measure(
+    bench: Bench,
+    cells: Sequence[Cell | InProcess],
+    servers: dict[str, Server],
+    *,
+    client_cores: list[int] | None = None,
+) -> list[Measurement]:
+    """Every cell in every round, each round in a new random order.
+
+    Raises:
+        LoadTestError: a wrong answer, or none.
+    """
+    loads: list[list[Load]] = [[] for _ in cells]
+    cpu_us: list[list[float]] = [[] for _ in cells]
+    step = bench.progress.add_task("", total=len(cells) * (1 + bench.rounds))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / str(i) for i in range(len(cells))]
+        for cell, file in zip(cells, files, strict=True):
+            if isinstance(cell, Cell):
+                client.write_requests(cell.question, file)
+        for round_ in range(1 + bench.rounds):
+            for i in random.sample(range(len(cells)), len(cells)):
+                cell = cells[i]
+                bench.progress.update(step, description=f"{cell.case}: {cell.label}")
+                if isinstance(cell, InProcess):
+                    load, cpu_seconds = _in_process(bench), 0.0
+                else:
+                    server = servers[cell.server]
+                    server.wake()
+                    client.check(cell.label, cell.port, cell.question)
+                    before = server.cpu_seconds()
+                    load = client.load(
+                        cell.port,
+                        files[i],
+                        connections=cell.connections,
+                        seconds=1 if round_ else cell.warm_up_seconds,
+                        cores=client_cores or bench.cores.client,
+                    )
+                    cpu_seconds = server.cpu_seconds() - before
+                    server.sleep()
+                if round_:  # the first is the warm-up
+                    loads[i].append(load)
+                    cpu_us[i].append(1e6 * cpu_seconds / load.answers)
+                bench.progress.advance(step)
+    bench.progress.remove_task(step)
+    return [
+        _median(cell.label, cell.case, cell.connections, rounds, cpu if isinstance(cell, Cell) else ())
+        for cell, rounds, cpu in zip(cells, loads, cpu_us, strict=True)
+    ]
+
+
+def _median(
+    server: str, case: str, connections: int | None, loads: Sequence[Load], cpu_us: Sequence[float] = ()
+) -> Measurement:
+    return Measurement(
+        server=server,
+        case=case,
+        connections=connections,
+        requests_per_second=statistics.median(load.requests_per_second for load in loads),
+        p50_ms=statistics.median(load.p50_ms for load in loads),
+        p99_ms=statistics.median(load.p99_ms for load in loads),
+        cpu_us_per_request=statistics.median(cpu_us) if cpu_us else None,
+        failed=sum(load.failed for load in loads),
+        rounds=[asdict(load) for load in loads],
+    )
+
+
+def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
+    """The goals that these measurements can tell about: a peer that was left out has none."""
+    found = {(one.case, one.server): one for one in measurements}
+    rate: Callable[[Measurement], float | None] = lambda one: one.requests_per_second  # noqa: E731
+    result = []
+
+    def compare(
+        case: str,
+        goal: str,
+        unit: str,
+        figure: Callable[[Measurement], float | None],
+        against: str,
+        limit: float,
+        *,
+        at_least: bool = True,
+        server: str = US,
+        their_case: str | None = None,
+        their_figure: Callable[[Measurement], float | None] | None = None,
+        factor: float = 1,
+    ) -> None:
+        us, them = found.get((case, server)), found.get((their_case or case, against))
+        if us is None or them is None:
+            return
+        ours_, theirs = figure(us), (their_figure or figure)(them)
+        if not ours_ or not theirs:
+            return
+        ratio = factor * ours_ / theirs
+        met = us.failed == 0 and (ratio >= limit if at_least else ratio <= limit)
+        result.append(
+            Goal(
+                case=case, goal=goal, unit=unit, ours=ours_, against=against, theirs=theirs, ratio=ratio, limit=limit,
+                at_least=at_least, met=met,
+            )
+        )  # fmt: skip
+
+    for name, limit in (("fastapi", 2.0), ("mlserver", 4.0), ("bentoml", 9.0), ("triton", 1.4)):
+        compare(JSON_16, f"at least {limit:g}x {PEERS[name]}'s", "requests/s", rate, PEERS[name], limit)
+    fastapi = PEERS["fastapi"]
+    compare(BINARY_16, "at least 3.3x FastAPI's JSON", "requests/s", rate, fastapi, 3.3, their_case=JSON_16)
+    compare(JSON_1, "p50 at most 0.7x FastAPI's", "ms", lambda one: one.p50_ms, fastapi, 0.7, at_least=False)
+    compare(
+        JSON_1, "p99 at most 3x our own p50", "ms", lambda one: one.p99_ms, US, 3,
+        at_least=False, their_figure=lambda one: one.p50_ms,
+    )  # fmt: skip
+    compare(
+        MANY_16, "time per request at most 1.5x the runtime's own", "ms", lambda one: 1000 / (rate(one) or 1), IN_PROCESS, 1.5,
+        at_least=False,
+    )  # fmt: skip
+    for case, limit in ((BATCHED["tensorflow"], 4.0), (BATCHED["torch"], 2.0)):
+        compare(case, f"at least {limit:g}x unbatched", "requests/s", rate, UNBATCHED, limit)
+    compare(START, "at most 0.7x an empty bentoml service's", "s", lambda one: one.seconds, EMPTY, 0.7, at_least=False)
+    compare(
+        MEMORY, "at most 1.2x an empty bentoml service's", "MB", lambda one: one.megabytes, EMPTY, 1.2, at_least=False
+    )
+    if cores.more_than_two:
+        compare(WORKERS, "at least 1.8x one worker", "requests/s", rate, US, 1.8, server=TWO_WORKERS)
+    else:
+        # The client takes a part of both cores, so throughput says nothing: CPU time per request does.
+        compare(
+            WORKERS, "at least 1.8x one worker, by CPU time per request", "requests per CPU second",
+            lambda one: 1e6 / (one.cpu_us_per_request or 1), US, 1.8, server=TWO_WORKERS, factor=2,
+        )  # fmt: skip
+    return result
+
+
+def _cores() -> Cores:
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(allowed) < 2:
+        return Cores(server=None, client=None, two_workers=None, beside_two_workers=None)
+    two = allowed[:2]
+    return Cores(server=two[:1], client=allowed[1:2], two_workers=two, beside_two_workers=allowed[2:] or two)

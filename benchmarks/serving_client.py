@@ -1,0 +1,234 @@
+"""What is asked of a server, whether its answers are right, and how fast it gives them."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+from digits.contract import CLASSES, Images
+from digits.errors import LoadTestError
+
+LUA: Final = Path(__file__).with_name("serving.lua")
+CHECKED: Final = 16  # answers that are compared before each measurement; they also wake the server up
+
+Read = Callable[[bytes, http.client.HTTPMessage], list[int]]  # the digits in an answer's body and headers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Requests of one form, each with images of its own."""
+
+    path: str
+    headers: dict[str, str]
+    bodies: list[bytes]
+    digits: list[list[int]]  # the right answer to each
+    read: Read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a closed loop measured."""
+
+    answers: int  # with success
+    requests_per_second: float  # of these
+    p50_ms: float
+    p99_ms: float
+    failed: int  # refused or not answered
+
+
+# The same images in the form that each API wants. `images` is uint8 [N, 28, 28]; `digits` has what the model says of each.
+
+
+def v2_json(path: str, images: Images, digits: list[int]) -> Question:
+    def body(image: Images) -> bytes:
+        tensor = {"name": "images", "shape": [1, 28, 28], "datatype": "UINT8", "data": image.ravel().tolist()}
+        return _compact({"inputs": [tensor]})
+
+    return _json_question(path, [body(image) for image in images], digits, _read_v2_json)
+
+
+def v2_binary(path: str, images: Images, digits: list[int], *, batch: int = 1) -> Question:
+    """With `batch` images in each request, raw, after a head in JSON."""
+    tensor = {
+        "name": "images",
+        "shape": [batch, 28, 28],
+        "datatype": "UINT8",
+        "parameters": {"binary_data_size": batch * 784},
+    }
+    head = _compact({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    starts = range(0, len(images), batch)
+    return Question(
+        path=path,
+        headers={"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
+        bodies=[head + images[start : start + batch].tobytes() for start in starts],
+        digits=[digits[start : start + batch] for start in starts],
+        read=_read_v2_binary,
+    )
+
+
+def nested_json(path: str, images: Images, digits: list[int]) -> Question:
+    """{"images": [[[...]]]}, which most servers take."""
+    return _json_question(path, [_compact({"images": [image.tolist()]}) for image in images], digits, _read_json)
+
+
+def base64_json(path: str, images: Images, digits: list[int]) -> Question:
+    bodies = [_compact({"images": [base64.b64encode(image.tobytes()).decode()]}) for image in images]
+    return _json_question(path, bodies, digits, _read_json)
+
+
+def _json_question(path: str, bodies: list[bytes], digits: list[int], read: Read) -> Question:
+    headers = {"Content-Type": "application/json"}
+    return Question(path=path, headers=headers, bodies=bodies, digits=[[digit] for digit in digits], read=read)
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _read_json(body: bytes, headers: http.client.HTTPMessage) -> list[int]:
+    answer = json.loads(body)
+    if isinstance(answer, dict):
+        if "predictions" in answer:
+            return [prediction["digit"] for prediction in answer["predictions"]]
+        answer = answer["probabilities"]
+    return _most_probable(answer)
+
+
+def _read_v2_json(body: bytes, headers: http.client.HTTPMessage) -> list[int]:
+    outputs = {output["name"]: output for output in json.loads(body)["outputs"]}
+    return _most_probable(outputs["probabilities"]["data"])
+
+
+def _read_v2_binary(body: bytes, headers: http.client.HTTPMessage) -> list[int]:
+    start = int(headers["Inference-Header-Content-Length"])
+    for output in json.loads(body[:start])["outputs"]:
+        end = start + output["parameters"]["binary_data_size"]
+        if output["name"] == "probabilities":
+            return _most_probable(np.frombuffer(body[start:end], np.float32))
+        start = end
+    raise KeyError("probabilities")
+
+
+def _most_probable(probabilities: Any) -> list[int]:
+    digits: list[int] = np.reshape(probabilities, (-1, CLASSES)).argmax(axis=1).tolist()
+    return digits
+
+
+def check(name: str, port: int, question: Question) -> None:
+    """Asks for the first images, one at a time.
+
+    Raises:
+        LoadTestError: an answer is not the right one.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        for body, expected in list(zip(question.bodies, question.digits, strict=True))[:CHECKED]:
+            connection.request("POST", question.path, body, question.headers)
+            response = connection.getresponse()
+            content = response.read()
+            if response.status != 200:
+                raise LoadTestError(f"{name} answers {response.status} to {question.path}: {content[:300]!r}")
+            digits = question.read(content, response.headers)
+            if digits != expected:
+                raise LoadTestError(f"{name} answers {question.path} with {digits[:10]}; expected {expected[:10]}")
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        raise LoadTestError(f"{name} does not answer {question.path} as expected: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def write_requests(question: Question, file: Path) -> None:
+    """The whole HTTP requests, each after a line with its length: what both clients read."""
+    with open(file, "wb") as requests:
+        for body in question.bodies:
+            headers = {"Host": "127.0.0.1", **question.headers, "Content-Length": str(len(body))}
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            request = f"POST {question.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+            requests.write(b"%d\n%b" % (len(request), request))
+
+
+def client() -> str:
+    """What makes the load: "wrk 4.1.0", or "Locust 2.47.0" where wrk is missing.
+
+    Raises:
+        LoadTestError: neither is there.
+    """
+    if shutil.which("wrk"):
+        words = subprocess.run(["wrk", "--version"], capture_output=True, text=True).stdout.split()
+        return f"wrk {words[1].removeprefix('debian/').partition('-')[0]}"
+    try:
+        return f"Locust {version('locust')}"
+    except ModuleNotFoundError as error:  # importlib's PackageNotFoundError
+        raise LoadTestError("Neither wrk nor Locust is installed: apt install wrk, or pip install locust.") from error
+
+
+def load(port: int, requests: Path, *, connections: int, seconds: int, cores: list[int] | None) -> Load:
+    """A closed loop of so many connections, on `cores`; None: on any.
+
+    Raises:
+        LoadTestError: the client failed, or got no answer at all.
+    """
+    url = f"http://127.0.0.1:{port}"
+    if shutil.which("wrk"):
+        threads = min(len(cores or [0]), connections)
+        command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(LUA), url, "--"]
+        command += [str(requests)]
+    else:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.serving_locust",
+            url,
+            str(requests),
+            str(connections),
+            str(seconds),
+        ]
+    with on_cores(cores):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * seconds)
+        except subprocess.TimeoutExpired as error:
+            raise LoadTestError(f"{command[0]} did not end in time.") from error
+    line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), None)
+    if done.returncode != 0 or line is None:
+        raise LoadTestError(
+            f"{command[0]} failed (exit {done.returncode}). It printed:\n{(done.stdout + done.stderr)[-2000:]}"
+        )
+    measured = json.loads(line)
+    right = measured["answers"] - measured["refused"]
+    if right <= 0:
+        raise LoadTestError(f"{url} gave {command[0]} no answer in {seconds} s: {line}")
+    return Load(
+        answers=right,
+        requests_per_second=right / measured["seconds"],
+        p50_ms=measured["p50_ms"],
+        p99_ms=measured["p99_ms"],
+        failed=measured["refused"] + measured["unanswered"],
+    )
+
+
+@contextmanager
+def on_cores(cores: list[int] | None) -> Iterator[None]:
+    """This process, and what it starts meanwhile, on these cores alone; None: on any."""
+    if cores is None:
+        yield
+        return
+    process = psutil.Process()
+    before = process.cpu_affinity()
+    process.cpu_affinity(cores)
+    try:
+        yield
+    finally:
+        process.cpu_affinity(before)

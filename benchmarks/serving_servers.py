@@ -1,0 +1,278 @@
+"""The servers that are measured: how each is installed, started, put to sleep while another is measured, and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pooch
+import psutil
+from rich.progress import Progress
+
+from benchmarks.serving_client import on_cores
+from digits.errors import LoadTestError
+from digits.store import StoredModel
+from loadtests.server import free_ports
+from serving.start import ROOT, serve_command, serve_environment
+
+PEERS: Final = {
+    "fastapi": "FastAPI",
+    "mlserver": "MLServer",
+    "bentoml": "bentoml",
+    "litserve": "LitServe",
+    "triton": "Triton",
+}
+PEERS_FOLDER: Final = Path(__file__).parent / "peers"
+READY_TIMEOUT_SECONDS: Final = 120
+STOP_TIMEOUT_SECONDS: Final = 5
+POLL_SECONDS: Final = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a server is started, and when it is ready: each of `ready` (port, path) answers 200."""
+
+    command: list[str]
+    environment: dict[str, str]
+    ready: list[tuple[int, str]]
+
+
+class Server:
+    """A started server, with all of its processes."""
+
+    def __init__(self, process: psutil.Process, ready_seconds: float) -> None:
+        self.ready_seconds = ready_seconds
+        self._process = process
+
+    def sleep(self) -> None:
+        """Stops every process where it stands, so that one that polls takes nothing from the server that is measured."""
+        for process in self._family():
+            process.suspend()
+
+    def wake(self) -> None:
+        for process in self._family():
+            process.resume()
+
+    def worker_bytes(self) -> int:
+        """Resident memory of the worker, the largest of the processes that the first one has started."""
+        return max(int(child.memory_info().rss) for child in self._process.children(recursive=True))
+
+    def cpu_seconds(self) -> float:
+        """Of every process since it started."""
+        times = [process.cpu_times() for process in self._family()]
+        return float(sum(one.user + one.system for one in times))
+
+    def stop(self) -> None:
+        """Ends every process; those that take long are killed."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.wake()
+            family = self._family()
+            self._process.terminate()
+            _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=STOP_TIMEOUT_SECONDS)
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+
+@contextlib.contextmanager
+def started(
+    starts: Mapping[str, Start], *, cores: list[int] | None, progress: Progress, optional: Collection[str] = ()
+) -> Iterator[dict[str, Server]]:
+    """Every server by its name, ready and asleep, on `cores`. Stopped after.
+
+    They are started one after the other, so that each has the cores to itself, and its `ready_seconds` is its own.
+
+    Raises:
+        LoadTestError: one did not become ready; the message ends with what it printed. One that is optional is left out.
+    """
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name, start in starts.items():
+            step = progress.add_task(f"{name}: starting", total=None)
+            try:
+                servers[name] = stack.enter_context(_started(name, start, cores=cores))
+                servers[name].sleep()
+            except LoadTestError as error:
+                if name not in optional:
+                    raise
+                progress.console.print(f"{name} is left out. {error}", highlight=False, soft_wrap=True)
+            finally:
+                progress.remove_task(step)
+        yield servers
+
+
+@contextlib.contextmanager
+def _started(name: str, start: Start, *, cores: list[int] | None) -> Iterator[Server]:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        # Some write files where they are started. Removed once they are stopped; a late one must not break the run.
+        tempfile.TemporaryDirectory(prefix="samedigit-peer-", ignore_cleanup_errors=True) as folder,
+    ):
+        began = time.perf_counter()
+        with on_cores(cores):
+            process = subprocess.Popen(
+                start.command,
+                env=start.environment,
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
+            )
+        server = Server(psutil.Process(process.pid), 0)
+        try:
+            for port, path in start.ready:
+                while not _answers(port, path):
+                    if process.poll() is not None or time.perf_counter() - began > READY_TIMEOUT_SECONDS:
+                        output.seek(0)
+                        raise LoadTestError(f"{name} did not become ready. It printed:\n{output.read()[-2000:]}")
+                    time.sleep(POLL_SECONDS)
+            server.ready_seconds = time.perf_counter() - began
+            yield server
+        finally:
+            server.stop()
+            process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def ours(model: StoredModel, backends: str, ports: tuple[int, int], **settings: str) -> Start:
+    """This project's server, with its API port and its data plane on `ports`."""
+    port, data_port = ports
+    variables = {
+        "SAMEDIGIT_MODELS": model.tag,
+        "SAMEDIGIT_BACKENDS": backends,
+        "SAMEDIGIT_DATA_PORT": str(data_port),
+        "SAMEDIGIT_DEVICE": "cpu",
+        **settings,
+    }
+    return Start(
+        command=serve_command(host="127.0.0.1", port=port),
+        environment=serve_environment(variables),
+        ready=[(port, "/readyz"), (data_port, "/v2/health/ready")],
+    )
+
+
+def bentoml_here(service: str, port: int, **variables: str) -> Start:
+    """A bentoml service of `peers` in this project's own environment."""
+    return _bentoml(sys.executable, service, port, {"PYTHONPATH": str(ROOT), **variables})
+
+
+def _bentoml(python: str, service: str, port: int, variables: Mapping[str, str]) -> Start:
+    command = [python, "-m", "bentoml", "serve", service, "--working-dir", str(PEERS_FOLDER)]
+    return Start(
+        command=[*command, "--host", "127.0.0.1", "--port", str(port)],
+        environment=serve_environment(variables),
+        ready=[(port, "/readyz")],
+    )
+
+
+def peer(name: str, model: StoredModel, port: int) -> Start:
+    """A server of `PEERS`, from an environment of its own, made if it is not there yet.
+
+    Raises:
+        LoadTestError: its environment cannot be made.
+    """
+    bin_ = environment(name) / "bin"
+    python = str(bin_ / "python")
+    variables = {"MODEL": str(model.path("onnx")), "PORT": str(port)}
+    if name == "bentoml":
+        return _bentoml(python, "bentoml_quickstart:Digits", port, variables)
+    other, third = (str(free) for free in free_ports(2))
+    if name == "fastapi":
+        command = [python, "-m", "uvicorn", "fastapi_server:app", "--app-dir", str(PEERS_FOLDER)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--no-access-log"]
+        ready = "/openapi.json"
+    elif name == "litserve":
+        command = [python, str(PEERS_FOLDER / "litserve_server.py")]
+        ready = "/health"
+    elif name == "mlserver":
+        command = [str(bin_ / "mlserver"), "start", str(PEERS_FOLDER)]
+        variables |= {
+            "MLSERVER_HOST": "127.0.0.1",
+            "MLSERVER_HTTP_PORT": str(port),
+            "MLSERVER_GRPC_PORT": other,
+            "MLSERVER_METRICS_PORT": third,
+            "MLSERVER_DEBUG": "false",
+            "MLSERVER_PARALLEL_WORKERS": "0",
+            "MLSERVER_MODEL_NAME": "digits",
+            "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_runtime.Digits",
+        }
+        ready = "/v2/models/digits/ready"
+    elif name == "triton":
+        command = [python, str(PEERS_FOLDER / "triton_server.py")]
+        variables |= {"GRPC_PORT": other, "METRICS_PORT": third}
+        ready = "/v2/models/digits/ready"
+    else:
+        raise LoadTestError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")
+    return Start(command=command, environment=serve_environment(variables), ready=[(port, ready)])
+
+
+def environment(name: str) -> Path:
+    """The environment of the packages in `peers/NAME.txt`; made by uv in the user's cache at first use.
+
+    Raises:
+        LoadTestError: uv is missing, or cannot make it.
+    """
+    lock = PEERS_FOLDER / f"{name}.txt"
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    target = Path(pooch.os_cache("samedigit")) / "peers" / f"{name}-{digest}"
+    if target.is_dir():
+        return target
+    beside_python = Path(sys.executable).with_name("uv")
+    uv = str(beside_python) if beside_python.is_file() else shutil.which("uv")
+    if uv is None:
+        raise LoadTestError(f"The environment of {PEERS[name]} is made by uv, which is missing: pip install uv")
+    print(f"{PEERS[name]}: making its environment, {target}", file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        _uv([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(beside / "environment")], name)
+        python = str(beside / "environment/bin/python")
+        options = ["--quiet", "--python", python, "--require-hashes", "--only-binary", ":all:", "--compile-bytecode"]
+        _uv([uv, "pip", "sync", *options, str(lock)], name)
+        os.rename(beside / "environment", target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _uv(command: Sequence[str], name: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split())
+        raise LoadTestError(
+            f"The packages of {PEERS[name]} could not be installed; --peers can leave it out. uv said: {said[:300]}"
+        )
+
+
+def locked_version(name: str) -> str:
+    """Of the package that a peer is made of."""
+    package = {"triton": "nvidia-pytriton"}.get(name, name)
+    found = re.search(rf"^{package}==(\S+)", (PEERS_FOLDER / f"{name}.txt").read_text(), re.MULTILINE)
+    assert found is not None, f"{name}.txt does not lock {package}"
+    return found.group(1)
