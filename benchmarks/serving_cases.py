@@ -55,6 +55,7 @@ IN_PROCESS: Final = "onnxruntime in process"
 ADAPTIVE: Final = "bentoml, adaptive batching"
 ADAPTIVE_OFF: Final = "bentoml, the same, unbatched"
 EMPTY: Final = "empty bentoml service"
+UNCOMPILED: Final = "empty bentoml service, bytecode not compiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,15 +255,21 @@ def batching(bench: Bench) -> list[Measurement]:
 
 
 def start_and_memory(bench: Bench) -> list[Measurement]:
-    """Several starts of an empty bentoml service and of ours, in turn."""
-    seconds: dict[str, list[float]] = {US: [], EMPTY: []}
+    """Several starts of an empty bentoml service and of ours, in turn.
+
+    Once more without compiled bytecode, as uv leaves an environment unless it is told to compile.
+    """
+    seconds: dict[str, list[float]] = {US: [], EMPTY: [], UNCOMPILED: []}
+    no_bytecode = {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     megabytes = []
     for _ in range(STARTS):
         for name in random.sample(list(seconds), len(seconds)):
             first, second = free_ports(2)
-            one = (
-                ours(bench.model, "onnx", (first, second)) if name == US else bentoml_here("bentoml_empty:Empty", first)
-            )
+            if name == US:
+                one = ours(bench.model, "onnx", (first, second))
+            else:
+                variables = no_bytecode if name == UNCOMPILED else {}
+                one = bentoml_here("bentoml_empty:Empty", first, **variables)
             with started({name: one}, cores=bench.cores.server, progress=bench.progress) as servers:
                 seconds[name].append(servers[name].ready_seconds)
                 if name == EMPTY:
