@@ -35,6 +35,7 @@ def render(template: str, **values: Any) -> str:
         "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
         "interval": _or_dash(lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}"),
         "points_interval": _or_dash(lambda interval: f"{_points(interval[0])} to {_points(interval[1])}"),
+        "figure": _or_dash(lambda number: f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"),
         "p": _or_dash(lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"),
         "day": day,
     }

@@ -15,11 +15,13 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.special import expit, logit
 
-from comparison.results import ECHO, Comparison, Latencies
+from comparison.results import ECHO, Comparison, Door, Latencies, Share
+from comparison.serving_results import Measurement
 from comparison.statistics import card_interval
+from comparison.summary import format_ms
 from digits.card import Epoch
 from digits.contract import Framework
 from digits.store import StoredModel
@@ -133,13 +135,85 @@ def _shares(requests: int) -> npt.NDArray[np.float64]:
     return shares
 
 
+def latency_shares(shares: dict[str, Share], door: Door | None, *, limit_ms: float, name: str) -> str:
+    """A bar for each backend, as long as one caller's mean latency: door, queue, model; below them the door alone.
+
+    Args:
+        shares: backend -> its share.
+        door: of the same request answered without a model.
+        limit_ms: where the time axis ends, so that several pictures can share it.
+        name: unlike that of any other picture in the page.
+    """
+    with rc_context(STYLE):
+        rows = [*shares, *([ECHO] if door else [])]
+        figure, axes = new_figure(370, 62 + 30 * len(rows))
+        for row, (backend, share) in enumerate(shares.items()):
+            left = 0.0
+            for width, colour, height in (
+                (share.door_ms, BACKEND_COLOURS[ECHO], 0.62),
+                (share.queue_ms, INK, 0.62),
+                (share.model_ms, BACKEND_COLOURS[backend], 0.62),
+            ):
+                axes.barh(row, width, left=left, color=colour, height=height)
+                left += width
+            label = f"{format_ms(share.latency_ms)}, {100 * share.model_ms / share.latency_ms:.0f} % model"
+            axes.text(share.latency_ms + 0.012 * limit_ms, row, label, va="center")
+        if door:
+            row = len(shares)
+            axes.barh(row, door.latency_ms, color=BACKEND_COLOURS[ECHO], height=0.62)
+            if door.bare_ms is not None:
+                axes.plot([door.bare_ms] * 2, [row - 0.31, row + 0.31], color=PAGE, linewidth=2)
+            axes.text(door.latency_ms + 0.012 * limit_ms, row, format_ms(door.latency_ms), va="center")
+        axes.set_yticks(range(len(rows)), ["door alone" if row == ECHO else row for row in rows])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlim(0, 1.55 * limit_ms)  # room for the labels
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("mean latency of one caller, ms")
+        return to_svg(
+            figure, name, "How much of each latency is the door, the queue and the model, one bar per backend"
+        )
+
+
+def rates(measurements: Sequence[Measurement], *, name: str) -> str:
+    """Requests per second of several servers under one load, a bar each, the highest first.
+
+    Args:
+        measurements: each with requests per second.
+        name: unlike that of any other picture in the page.
+    """
+    with rc_context(STYLE):
+        figure, axes = new_figure(370, 62 + 24 * len(measurements))
+        found = sorted(((one.requests_per_second or 0.0, one) for one in measurements), key=lambda each: -each[0])
+        for row, (rate, one) in enumerate(found):
+            axes.barh(row, rate, color=INK if one.is_ours else BACKEND_COLOURS[ECHO], height=0.62)
+            axes.text(rate + 0.01 * found[0][0], row, f"{rate:,.0f}", va="center")
+        axes.set_yticks(range(len(found)), [one.server.replace(", ", ",\n", 1) for _, one in found])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlim(0, 1.25 * found[0][0])  # room for the figures
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
+        axes.set_xlabel("requests per second")
+        return to_svg(figure, name, "Requests per second, one bar per server")
+
+
 def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
     """Stored accuracy against the median latency of one caller, and beside that the interval of each model's accuracy.
 
     The intervals stand apart because models are about equally fast through one backend: they would lie on each other.
     """
     with rc_context(STYLE):
-        models = [model for model in comparison.tested if any(served.one for served in comparison.of_model(model))]
+        ones = {
+            (served.model.tag, served.backend): one.p50_ms
+            for served in comparison.served
+            if (one := served.over(comparison.finest).one) is not None
+        }
+        models = [model for model in comparison.tested if any(tag == model.tag for tag, _ in ones)]
         models.sort(key=lambda model: model.card.accuracy)  # so that the lines to the names do not cross
         figure = Figure(figsize=(480 / 72, max(320, 80 + 24 * len(models)) / 72), dpi=72)
         axes, strip = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.1 + 0.04 * len(models)])
@@ -147,9 +221,13 @@ def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
         for i, model in enumerate(models):
             marker = MARKERS[model.card.framework]
             points = sorted(
-                (served.one.p50_ms, 100 * served.score.accuracy, BACKEND_COLOURS[served.backend])
+                (
+                    ones[model.tag, served.backend],
+                    100 * served.score.accuracy,
+                    BACKEND_COLOURS[served.backend],
+                )
                 for served in comparison.of_model(model)
-                if served.one is not None
+                if (model.tag, served.backend) in ones
             )
             axes.plot([ms for ms, _, _ in points], [height for _, height, _ in points], color=SOFT, linewidth=0.8)
             for ms, height, colour in points:

@@ -10,30 +10,38 @@ from typing import Final
 from markupsafe import Markup
 
 from comparison import page, plots
-from comparison.results import ECHO, Comparison, compare, read_results
+from comparison.results import ECHO, Comparison, Share, compare, read_results
+from comparison.serving_results import Benchmark, read_benchmark
 from comparison.statistics import card_interval
-from comparison.summary import join, summarise
+from comparison.summary import CLIENT_LIMITS, join, summarise
 from digits.contract import BACKENDS
 from digits.store import StoredModel
+from loadtests.protocols import ProtocolName
 
 TEMPLATE: Final = "report.html.j2"
+ABOUT: Final[dict[ProtocolName, str]] = {
+    "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
+    "v2-json": "the Open Inference Protocol in JSON, on the data plane: the door on a port of its own",
+    "v2-binary": "the same with binary tensors: raw pixels in, raw numbers out",
+}
 
 
 def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> Path:
     """Writes the report on the load test in the folder `results` to the file `target`, and returns `target`.
 
-    A model of the load test that is not among `models` is left out, which the report says.
+    A model of the load test that is not among `models` is left out, which the report says. Where the benchmark of serving
+    has left its results in the same folder, they are shown too.
 
     Raises:
         ResultsMissing: no results, unreadable ones, or none of these models.
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    page.write(_render(comparison), target)
+    page.write(_render(comparison, read_benchmark(results)), target)
     return target
 
 
-def _render(comparison: Comparison) -> str:
+def _render(comparison: Comparison, benchmark: Benchmark | None) -> str:
     models, results = comparison.models, comparison.results
     return page.render(
         TEMPLATE,
@@ -49,6 +57,15 @@ def _render(comparison: Comparison) -> str:
         card_interval=card_interval,
         median_epoch_seconds=_median_epoch_seconds,
         tail=plots.TAIL,
+        protocols=comparison.protocols,
+        about=ABOUT,
+        client_limits=CLIENT_LIMITS,
+        limited=any(run.client_busy > CLIENT_LIMITS for run in results.runs if run.users > 1),
+        doors={protocol: comparison.door(protocol) for protocol in comparison.protocols},
+        bare_ms=results.bare_socket_ms,
+        share_pictures=_share_pictures(comparison),
+        benchmark=benchmark,
+        rate_pictures=_rate_pictures(benchmark) if benchmark else [],
         latency_pictures=_latency_pictures(comparison),
         accuracy_picture=Markup(plots.accuracy_against_latency(comparison, name="accuracy")),
         training_pictures=_training_pictures(models),
@@ -63,13 +80,41 @@ def _median_epoch_seconds(model: StoredModel) -> float:
     return statistics.median(epoch.seconds for epoch in model.card.history)
 
 
+def _share_pictures(comparison: Comparison) -> list[tuple[ProtocolName, Markup]]:
+    """For each protocol, what of a latency is the door and what the model; all on one time axis."""
+    shares: dict[ProtocolName, dict[str, Share]] = {}
+    for protocol in comparison.protocols:
+        found = {backend: comparison.mean_share(protocol, backend) for backend in BACKENDS}
+        shares[protocol] = {backend: share for backend, share in found.items() if share is not None}
+    limit_ms = max((share.latency_ms for each in shares.values() for share in each.values()), default=0.0)
+    return [
+        (
+            protocol,
+            Markup(plots.latency_shares(each, comparison.door(protocol), limit_ms=limit_ms, name=f"share-{protocol}")),
+        )
+        for protocol, each in shares.items()
+        if each
+    ]
+
+
+def _rate_pictures(benchmark: Benchmark) -> list[tuple[str, Markup]]:
+    """For each case in which several servers were loaded, their rates."""
+    pictures = []
+    for number, (case, measurements) in enumerate(benchmark.by_case.items()):
+        rated = [one for one in measurements if one.requests_per_second and one.connections]
+        if len(rated) > 1:
+            pictures.append((case, Markup(plots.rates(rated, name=f"rates-{number}"))))
+    return pictures
+
+
 def _latency_pictures(comparison: Comparison) -> list[tuple[StoredModel, Markup]]:
-    """For each model, the latencies of one caller, with those of the door; all on one time axis."""
-    results, echo = comparison.results, comparison.echo
-    door = {ECHO: results.latencies(echo.one)} if echo is not None and echo.one is not None else {}
+    """For each model, the latencies of one caller over the finest protocol, with those of the door; on one time axis."""
+    results, finest = comparison.results, comparison.finest
+    echo = comparison.echo.over(finest).one if comparison.echo is not None else None
+    door = {ECHO: results.latencies(echo)} if echo is not None else {}
     distributions = {}
     for model in comparison.tested:
-        ones = {served.backend: served.one for served in comparison.of_model(model)}
+        ones = {served.backend: served.over(finest).one for served in comparison.of_model(model)}
         latencies = {backend: results.latencies(one) for backend, one in ones.items() if one is not None}
         if latencies:
             distributions[model.tag] = latencies | door

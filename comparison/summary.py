@@ -12,6 +12,7 @@ from digits.store import StoredModel
 
 Ranking = list[tuple[str, float]]  # of one model: its backends with what was measured of each, the smallest first
 MOST_PAIRS: Final = 3  # named in a sentence
+CLIENT_LIMITS: Final = 0.9  # a client that computes for a larger share of the time is what limits the rate
 
 
 def summarise(comparison: Comparison) -> list[str]:
@@ -44,15 +45,20 @@ def join(words: Iterable[str], last: str = "and") -> str:
 
 
 def _latency(comparison: Comparison) -> str:
-    rankings = _rankings(comparison, lambda served: served.one.p50_ms if served.one else None)
+    def median(served: Served) -> float | None:
+        one = served.over(comparison.finest).one
+        return one.p50_ms if one else None
+
+    rankings = _rankings(comparison, median)
     if not rankings:
         return ""
     first, second, last = _places(rankings)
-    median = f"a median of {_range((ranking[0][1] for ranking in rankings), format_ms)} ms"
+    found = f"a median of {_range((ranking[0][1] for ranking in rankings), format_ms)} ms"
+    over = f"Over {comparison.finest}, one caller is answered fastest through"
     if len(first) == 1:
-        finding = f"One caller is answered fastest through {first[0]}{_every(rankings)}, with {median}."
+        finding = f"{over} {first[0]}{_every(rankings)}, with {found}."
     else:
-        finding = f"One caller is answered fastest through {join(first, 'or')}, depending on the model, with {median}."
+        finding = f"{over} {join(first, 'or')}, depending on the model, with {found}."
     if second:
         ratio = _times(ranking[1][1] / ranking[0][1] for ranking in rankings)
         finding += f" Through the next, {join(second, 'or')}, it takes {ratio} as long, and"
@@ -64,38 +70,57 @@ def _latency(comparison: Comparison) -> str:
 
 
 def _throughput(comparison: Comparison) -> str:
-    rankings = _rankings(comparison, lambda served: served.many.requests_per_second if served.many else None)
+    def rate(served: Served) -> float | None:
+        many = served.over(comparison.finest).many
+        return many.requests_per_second if many else None
+
+    rankings = _rankings(comparison, rate)
     if not rankings:
         return ""
     last, _, first = _places(rankings)  # the smallest comes first in a ranking
     highest = _range((ranking[-1][1] for ranking in rankings), "{:,.0f}".format)
     ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
     every = _every(rankings) if len(first) == 1 else ", depending on the model"
-    return (
-        f"With {comparison.users} callers, most requests are answered through {join(first, 'or')}{every}: {highest} "
-        f"per second, {ratio} the rate through {join(last, 'or')}, the lowest."
+    finding = (
+        f"With {comparison.users} callers over {comparison.finest}, most requests are answered through "
+        f"{join(first, 'or')}{every}: {highest} per second, {ratio} the rate through {join(last, 'or')}, the lowest."
     )
+    many = [measured.many for served in comparison.served for measured in served.measured if measured.many is not None]
+    limited = [run for run in many if run.client_busy > CLIENT_LIMITS]
+    if limited:
+        finding += (
+            f" In {len(limited)} of the {len(many)} runs with that many, Locust computed for more than "
+            f"{100 * CLIENT_LIMITS:.0f} % of the time: there the rate is the most it could ask, and the server might give more."
+        )
+    return finding
 
 
 def _door(comparison: Comparison) -> str:
-    if comparison.echo is None or comparison.echo.one is None:
-        return ""
-    door = comparison.echo.one.p50_ms
-    shares = sorted(
-        (door / served.one.p50_ms, f"{served.model.recipe} through {served.backend}")
-        for served in comparison.served
-        if served.one is not None
-    )
+    """How much of a latency is the model, by protocol, and what the door takes alone."""
+    shares: list[str] = []
+    for protocol in comparison.protocols:
+        found = sorted(
+            (100 * share.model_ms / share.latency_ms, served.backend)
+            for served in comparison.served
+            if (share := served.over(protocol).share) is not None
+        )
+        if found:
+            (low, of_low), (high, of_high) = found[0], found[-1]
+            ends = f"{low:.0f} % ({of_low})" + (f" to {high:.0f} % ({of_high})" if len(found) > 1 else "")
+            shares.append(f"{ends} over {protocol}")
     if not shares:
         return ""
-    (low, of_low), (high, of_high) = shares[0], shares[-1]
-    share = f"{100 * low:.0f} % of the median of {of_low}"
-    if len(shares) > 1:
-        share = f"between {100 * low:.0f} % of the median of {of_low} and {100 * high:.0f} % of that of {of_high}"
-    return (
-        f"The door alone, that is the same request answered without a model, has a median of {format_ms(door)} ms for "
-        f"one caller: {share}. No choice of runtime saves that part."
-    )
+    finding = f"Of the mean latency of one caller the model takes {join(shares)}."
+    doors = {protocol: door for protocol in comparison.protocols if (door := comparison.door(protocol)) is not None}
+    if doors:
+        alone = join(f"{format_ms(door.latency_ms)} ms over {protocol}" for protocol, door in doors.items())
+        finding += f" Most of the rest is the door: the same request answered without a model takes {alone}."
+    bare = [door.bare_ms for door in doors.values() if door.bare_ms is not None]
+    if bare:
+        finding += (
+            f" A part of that is Locust itself: over a bare socket it is {join(format_ms(ms) for ms in bare)} ms."
+        )
+    return f"{finding}"
 
 
 def _accuracy(models: Sequence[StoredModel]) -> str:

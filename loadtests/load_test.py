@@ -1,7 +1,8 @@
 """A fair run: one fresh server per model and backend, the same load on each, server and client on cores of their own.
 
-Each server is measured twice, in a closed loop: with one caller, which gives the latency that a caller sees, and with
-many, which gives the highest rate. (With many callers in a closed loop the latency is callers / rate: mostly waiting.)
+Each server is asked over every protocol, and over each twice, in a closed loop: with one caller, which gives the latency
+that a caller sees, and with many, which gives the highest rate. (With many callers in a closed loop the latency is
+callers / rate: mostly waiting.) What the server counts meanwhile says how much of a latency the model took.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import psutil
@@ -27,10 +29,12 @@ import psutil
 from digits.contract import Backend
 from digits.errors import LoadTestError
 from digits.store import StoredModel
+from loadtests.protocols import PROTOCOLS, ProtocolName
 from loadtests.server import Server, fresh_server
 
 RESULTS_FILE: Final = "loadtest.json"
-WARM_UP_SECONDS: Final = 1
+WARM_UP_SECONDS: Final = 0.5
+BARE_SECONDS: Final = 1.0
 
 OnStep = Callable[[str], None]
 
@@ -43,6 +47,7 @@ class Run:
     recipe: str
     framework: str
     backend: str  # or "echo": the door without a model
+    protocol: ProtocolName
     users: int
     requests: int  # answered or failed, after the warm-up
     failures: int
@@ -50,9 +55,14 @@ class Run:
     correct: int
     seconds: float
     requests_per_second: float
+    mean_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    model_ms: float | None  # mean of what a request saw of the runtime; None: there was no model, or no answer
+    queue_ms: float | None  # mean of what it waited for that
+    images_per_batch: float | None  # mean
+    client_busy: float  # share of the time in which Locust's process computed; at 1 it is what limits the rate
     start_to_ready_seconds: float
     server_memory_mb: float  # resident, of the worker
     latencies: str  # CSV with sent_s, latency_ms, outcome of each request; relative to the results
@@ -61,6 +71,7 @@ class Run:
 def run_load_test(
     pairs: Sequence[tuple[StoredModel, Backend]],
     *,
+    protocols: Sequence[ProtocolName],
     users: int,
     duration: int,
     results: Path,
@@ -70,6 +81,7 @@ def run_load_test(
 
     Args:
         pairs: what to measure, at least one.
+        protocols: over which, at least one.
         users: callers of the second measurement; 1 leaves it out.
         duration: seconds of each measurement, after a warm-up.
         results: a folder; what an earlier load test left there is replaced once this one is done.
@@ -89,22 +101,25 @@ def run_load_test(
         ) from error
     try:
         (staging / "latencies").mkdir()
-        runs = []
+        runs, bare_ms = [], {}
         for i, (model, backend) in enumerate(pairs):
             settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
             on_step(f"{model.recipe} through {backend}: starting")
             with fresh_server(settings, core=server_core) as server:
                 targets: list[str] = [backend, "echo"] if i == 0 else [backend]
-                for target in targets:
-                    for load in loads:
-                        on_step(f"{model.recipe} through {target}: {load} caller{'s' if load > 1 else ''}")
-                        runs.append(_measure(server, model, target, load, duration, client_core, staging))
+                for target, protocol, load in product(targets, protocols, loads):
+                    on_step(f"{model.recipe} through {target}, {protocol}: {load} caller{'s' if load > 1 else ''}")
+                    runs.append(_measure(server, model, target, protocol, load, duration, client_core, staging))
+                if i == 0:
+                    on_step("the door over a bare socket")
+                    bare_ms = {protocol: _bare(server, protocol, client_core) for protocol in protocols}
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
             "cores": os.cpu_count(),
             "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "duration_seconds": duration,
+            "bare_socket_ms": bare_ms,
             "versions": {package: version(package) for package in ("bentoml", "locust", "uvicorn", "numpy")},
             "runs": [asdict(run) for run in runs],
         }
@@ -122,30 +137,41 @@ def run_load_test(
 _RESULTS_ADVICE: Final = "Free some space or fix its permissions, or give another folder: --results"
 
 
-def steps(pairs: int, users: int) -> int:
+def steps(pairs: int, protocols: int, users: int) -> int:
     """How often `run_load_test` calls `on_step`."""
-    loads = 1 if users == 1 else 2
-    return pairs * (1 + loads) + loads
+    runs = protocols * (1 if users == 1 else 2)
+    return pairs * (1 + runs) + runs + 1
 
 
 def _measure(
-    server: Server, model: StoredModel, target: str, users: int, duration: int, core: int | None, staging: Path
+    server: Server,
+    model: StoredModel,
+    target: str,
+    protocol: ProtocolName,
+    users: int,
+    duration: int,
+    core: int | None,
+    staging: Path,
 ) -> Run:
-    latencies = f"latencies/{model.recipe}.{target}.{users}-user{'s' if users > 1 else ''}.csv"
-    first_failure = _locust(server, target, users, duration, core, staging / latencies)
+    latencies = f"latencies/{model.recipe}.{target}.{protocol}.{users}-user{'s' if users > 1 else ''}.csv"
+    counts, first_failure = _locust(server, target, protocol, users, duration, core, staging / latencies)
     with open(staging / latencies, newline="") as file:
         rows = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
     if not rows:
-        raise LoadTestError(f"{model.tag} through {target}: not one request in {duration} s. Try a longer --duration.")
+        raise LoadTestError(
+            f"{model.tag} through {target} over {protocol}: not one request in {duration} s. Try a longer --duration."
+        )
     latency_ms = np.array([latency for _, latency, _ in rows])
     outcomes = [outcome for _, _, outcome in rows]
     seconds = max(sent + latency / 1000 for sent, latency, _ in rows)
     p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
+    counted = counts["models"].get(f"{model.recipe}.{target}")
     return Run(
         model=model.tag,
         recipe=model.recipe,
         framework=model.card.framework,
         backend=target,
+        protocol=protocol,
         users=users,
         requests=len(rows),
         failures=outcomes.count("failed"),
@@ -153,51 +179,87 @@ def _measure(
         correct=outcomes.count("right"),
         seconds=seconds,
         requests_per_second=len(rows) / seconds,
+        mean_ms=float(latency_ms.mean()),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
+        model_ms=counted["model_ns"] / counted["requests"] / 1e6 if counted else None,
+        queue_ms=counted["queue_ns"] / counted["requests"] / 1e6 if counted else None,
+        images_per_batch=counted["images"] / counted["batches"] if counted else None,
+        client_busy=counts["cpu_seconds"] / duration,
         start_to_ready_seconds=server.ready_seconds,
         server_memory_mb=server.resident_bytes() / 1e6,
         latencies=latencies,
     )
 
 
-def _locust(server: Server, target: str, users: int, duration: int, core: int | None, latencies: Path) -> str | None:
-    """Runs Locust in a process of its own (it patches the whole process it is in); returns the first failure, if any."""
+def _locust(
+    server: Server,
+    target: str,
+    protocol: ProtocolName,
+    users: int,
+    duration: int,
+    core: int | None,
+    latencies: Path,
+) -> tuple[dict[str, Any], str | None]:
+    """Runs Locust in a process of its own (it patches the whole process it is in).
+
+    Returns:
+        What server and client counted, and the first failure, if any.
+    """
     locustfile = "echofile.py" if target == "echo" else "locustfile.py"
     with tempfile.TemporaryDirectory() as folder:
-        client = subprocess.Popen(
-            [
-                sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), f"{target.title()}User",
-                "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
-                "--host", server.url, "--users", str(users), "--spawn-rate", str(users),
-                "--run-time", f"{WARM_UP_SECONDS + duration + 1}s",  # of which its own start takes a part
-                "--csv", f"{folder}/locust",
-            ],
-            env={
-                **os.environ,
-                "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
-                "SAMEDIGIT_WARM_UP_SECONDS": str(WARM_UP_SECONDS),
-                "SAMEDIGIT_DURATION_SECONDS": str(duration),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
-        if core is not None:
-            psutil.Process(client.pid).cpu_affinity([core])
-        try:
-            output, _ = client.communicate(timeout=60 + 2 * duration)
-        except subprocess.TimeoutExpired:
-            output = "it did not end in time"
-        finally:
-            client.kill()
-            client.wait()
-        if client.returncode != 0 or not latencies.exists():
-            raise LoadTestError(f"Locust failed (exit {client.returncode}). It printed:\n{output[-2000:]}")
+        command = [
+            sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), f"{target.title()}User",
+            "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
+            "--host", _url(server, protocol), "--protocol", protocol, "--users", str(users), "--spawn-rate", str(users),
+            "--csv", f"{folder}/locust",
+        ]  # fmt: skip
+        counts = Path(folder, "counts.json")
+        settings = {
+            "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
+            "SAMEDIGIT_COUNTS": str(counts),
+            "SAMEDIGIT_WARM_UP_SECONDS": str(WARM_UP_SECONDS),
+            "SAMEDIGIT_DURATION_SECONDS": str(duration),
+        }
+        output = _client(command, core, timeout=60 + 2 * duration, settings=settings)
+        if not latencies.exists() or not counts.exists():
+            raise LoadTestError(f"Locust measured nothing. It printed:\n{output[-2000:]}")
         with open(f"{folder}/locust_failures.csv", newline="") as file:
             first = next(csv.DictReader(file), None)
-        return first["Error"] if first else None
+        return json.loads(counts.read_bytes()), first["Error"] if first else None
+
+
+def _bare(server: Server, protocol: ProtocolName, core: int | None) -> float:
+    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(server, protocol), str(BARE_SECONDS)]
+    return float(_client(command, core, timeout=60, settings={}))
+
+
+def _url(server: Server, protocol: ProtocolName) -> str:
+    return server.data_url if PROTOCOLS[protocol].on_data_plane else server.url
+
+
+def _client(command: Sequence[str], core: int | None, *, timeout: float, settings: dict[str, str]) -> str:
+    """What a client prints, which runs on the core `core` if there is one.
+
+    Raises:
+        LoadTestError: it failed, or took too long.
+    """
+    client = subprocess.Popen(
+        command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if core is not None:
+        psutil.Process(client.pid).cpu_affinity([core])
+    try:
+        output, _ = client.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        output = "it did not end in time"
+    finally:
+        client.kill()
+        client.wait()
+    if client.returncode != 0:
+        raise LoadTestError(f"The client failed (exit {client.returncode}). It printed:\n{output[-2000:]}")
+    return output
 
 
 def _cores() -> tuple[int | None, int | None]:

@@ -1,17 +1,21 @@
 """Load for a running server, one user class per backend: real test digits, and every answer is checked.
 
     locust -f loadtests/locustfile.py --host http://localhost:3000
+    locust -f loadtests/locustfile.py --host http://localhost:8000 --protocol v2-binary OnnxUser
 
 A malformed answer is a failure; a wrong digit is not, since models err: the accuracy over all requests is reported at the
-end, beside the stored one. Users of backends that the server does not serve are left out. `samedigit loadtest` runs this
-file too, and reads every latency, unrounded, from the file named by SAMEDIGIT_LATENCIES.
+end, beside the stored one, and how much of a latency the model took. Users of backends that the server does not serve are
+left out; of several models, the most accurate is asked. `samedigit loadtest` runs this file too, for a given time, and
+reads every latency, unrounded, from the file named by SAMEDIGIT_LATENCIES.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import itertools
 import logging
+import math
 import os
 import random
 import time
@@ -20,18 +24,20 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
+import gevent  # type: ignore[import-untyped]
 import orjson
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
 from digits import mnist
-from digits.contract import BACKENDS, CLASSES
+from digits.contract import BACKENDS
 from digits.errors import SamedigitError
+from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
+COUNTS: Final = os.environ.get("SAMEDIGIT_COUNTS")  # where to write what server and client counted meanwhile
 WARM_UP_SECONDS: Final = float(os.environ.get("SAMEDIGIT_WARM_UP_SECONDS", "0"))  # requests sent earlier do not count,
-DURATION_SECONDS: Final = float(os.environ.get("SAMEDIGIT_DURATION_SECONDS", "inf"))  # nor those sent this much later
-HEADERS: Final = {"Content-Type": "application/json"}
+DURATION_SECONDS: Final = float(os.environ.get("SAMEDIGIT_DURATION_SECONDS", "inf"))  # and this much later all ends
 
 log = logging.getLogger("samedigit")
 
@@ -39,88 +45,108 @@ try:
     _test = mnist.test_images()
 except SamedigitError as error:
     raise SystemExit(f"Error: {error}") from error
-BODIES: Final = [
-    b'{"images":[' + orjson.dumps(image, option=orjson.OPT_SERIALIZE_NUMPY) + b"]}" for image in _test.images
-]
 LABELS: Final = _test.labels.tolist()
 
 
-class NumpyUser(FastHttpUser):
+class BackendUser(FastHttpUser):
+    abstract = True
+    backend: str
+
     @task
     def predict(self) -> None:
-        ask(self, "/predict/numpy")
+        ask(self, _paths[self.backend])
 
 
-class TorchUser(FastHttpUser):
-    @task
-    def predict(self) -> None:
-        ask(self, "/predict/torch")
+class NumpyUser(BackendUser):
+    backend = "numpy"
 
 
-class TensorflowUser(FastHttpUser):
-    @task
-    def predict(self) -> None:
-        ask(self, "/predict/tensorflow")
+class TorchUser(BackendUser):
+    backend = "torch"
 
 
-class OnnxUser(FastHttpUser):
-    @task
-    def predict(self) -> None:
-        ask(self, "/predict/onnx")
+class TensorflowUser(BackendUser):
+    backend = "tensorflow"
 
 
-_shuffled = list(range(len(BODIES)))
+class OnnxUser(BackendUser):
+    backend = "onnx"
+
+
+_protocol = PROTOCOLS["predict"]
+_paths: dict[str, str] = {}  # backend -> where its most accurate model is
+_bodies: list[bytes] = []  # of the test images
+_shuffled = list(range(len(LABELS)))
 random.Random(0).shuffle(_shuffled)
 _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few as possible are asked twice
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
 _hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
 _started = 0.0  # seconds since the epoch
+_before: dict[str, dict[str, int]] = {}  # what the server had counted when the warm-up ended
+_cpu_seconds = 0.0  # of this process by then
 
 
 def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> None:
     """Sends the next test digit to `path` and checks the answer; `expected` has the right digit of each test image."""
     image = next(_next_image)
-    body: Any = BODIES[image]  # Locust sends bytes too, though it does not say so
-    with user.client.post(path, data=body, headers=HEADERS, catch_response=True) as response:
-        fault = "no answer" if response.status_code == 0 else check_answer(response.status_code, response.content)
-        if fault is None:
-            digit = orjson.loads(response.content)["predictions"][0]["digit"]
-            response.request_meta["context"]["outcome"] = "right" if digit == expected[image] else "wrong"
+    body: Any = _bodies[image]  # Locust sends bytes too, though it does not say so
+    with user.client.post(path, data=body, headers=_protocol.headers, catch_response=True) as response:
+        if response.status_code == 200:
+            try:
+                digit = _protocol.read(response.content, response.headers)
+            except WrongAnswer as error:
+                response.failure(str(error))
+            else:
+                response.request_meta["context"]["outcome"] = "right" if digit == expected[image] else "wrong"
+        elif response.status_code == 0:
+            response.failure("no answer")
         else:
-            response.failure(fault)
+            response.failure(f"status {response.status_code}: {response.content[:200]!r}")
 
 
-def check_answer(status: int, content: bytes) -> str | None:
-    """What is wrong with the form of an answer to one image, or None."""
-    if status != 200:
-        return f"status {status}: {content[:200]!r}"
-    try:
-        (prediction,) = orjson.loads(content)["predictions"]
-        digit, probability, probabilities = (prediction[key] for key in ("digit", "probability", "probabilities"))
-        if len(probabilities) != CLASSES or abs(sum(probabilities) - 1) > 1e-4:
-            return f"not {CLASSES} probabilities that add up to 1: {probabilities}"
-        if digit not in range(CLASSES) or probability != probabilities[digit] or probability < max(probabilities):
-            return f"digit {digit} with probability {probability} is not the most probable of {probabilities}"
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return f"not one prediction: {content[:200]!r}"
-    return None
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def add_protocol(parser: argparse.ArgumentParser, **_: Any) -> None:
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="predict", help="How to ask.")
+
+
+def protocol_of(environment: Environment) -> Protocol:
+    assert environment.parsed_options is not None  # Locust's command line has been read
+    return PROTOCOLS[environment.parsed_options.protocol]
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
-def leave_out_what_is_not_served(environment: Environment, **_: Any) -> None:
-    global _started
+def prepare(environment: Environment, **_: Any) -> None:
+    global _protocol, _bodies, _paths, _started
+    _protocol = protocol_of(environment)
+    _bodies = [_protocol.write(image) for image in _test.images]
     served = _served(environment)
-    if served is not None:
-        missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
-        for user_class in list(environment.user_classes):
-            if user_class.__name__ in missing:
-                log.warning("%s is left out: the server does not serve its backend.", user_class.__name__)
-                environment.user_classes.remove(user_class)
+    _paths = {backend: _protocol.path(models[0][1].partition(":")[0], backend) for backend, models in served.items()}
+    missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
+    for user_class in list(environment.user_classes):
+        if user_class.__name__ in missing:
+            log.warning("%s is left out: the server does not serve its backend.", user_class.__name__)
+            environment.user_classes.remove(user_class)
     _outcomes.clear()
     _hundredths.clear()
     _latencies.clear()
     _started = time.time()
+    gevent.spawn(_keep_time, environment)
+
+
+def _keep_time(environment: Environment) -> None:
+    global _before, _cpu_seconds
+    time.sleep(WARM_UP_SECONDS)
+    _before = _statistics(environment)
+    _cpu_seconds = time.process_time()
+    if math.isfinite(DURATION_SECONDS):
+        time.sleep(_started + WARM_UP_SECONDS + DURATION_SECONDS - time.time())
+        if COUNTS:
+            cpu_seconds = time.process_time() - _cpu_seconds
+            with open(COUNTS, "wb") as file:
+                file.write(orjson.dumps({"cpu_seconds": cpu_seconds, "models": _counted(environment)}))
+        assert environment.runner is not None  # which has started the test
+        environment.runner.quit()
 
 
 @events.request.add_listener  # type: ignore[untyped-decorator]
@@ -137,16 +163,22 @@ def record(name: str, response_time: float, start_time: float, context: dict[str
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def report(environment: Environment, **_: Any) -> None:
-    served = _served(environment) or {}
+    backends = {path: backend for backend, path in _paths.items()}
+    served = _served(environment)
     for path, outcomes in _outcomes.items():
         right, wrong = outcomes["right"], outcomes["wrong"]
-        stored = served.get(path.removeprefix("/predict/"), "not known")
         if right + wrong:
+            stored = [f"{100 * accuracy:.2f} % for {tag}" for accuracy, tag in served.get(backends.get(path, ""), [])]
             log.warning(
                 "%s: %.2f %% of %d answers right (stored: %s), %d failed; p50 %.2f ms, p95 %.2f ms, p99 %.2f ms",
-                path, 100 * right / (right + wrong), right + wrong, stored, outcomes["failed"],
+                path, 100 * right / (right + wrong), right + wrong, ", ".join(stored) or "not known", outcomes["failed"],
                 *(_percentile_ms(_hundredths[path], percent) for percent in (50, 95, 99)),
             )  # fmt: skip
+    for name, counted in _counted(environment).items():
+        log.warning(
+            "%s: of each latency the model took %.3f ms and the queue before it %.3f ms, the door and this client the rest",
+            name, counted["model_ns"] / counted["requests"] / 1e6, counted["queue_ns"] / counted["requests"] / 1e6,
+        )  # fmt: skip
     if LATENCIES:
         with open(LATENCIES, "w", newline="") as file:
             writer = csv.writer(file)
@@ -164,15 +196,44 @@ def _percentile_ms(hundredths: Counter[int], percent: int) -> float:
     return float("nan")
 
 
-def _served(environment: Environment) -> dict[str, str] | None:
-    """For each backend, the stored accuracy of the models it serves; None if the server does not say."""
-    try:
-        with urllib.request.urlopen(f"{environment.host}/models", timeout=10) as response:
-            models = orjson.loads(response.read())["models"]
-    except (OSError, KeyError, ValueError):
-        return None
-    served: dict[str, list[str]] = {}
-    for model in models:
+def _served(environment: Environment) -> dict[str, list[tuple[float, str]]]:
+    """For each backend its models, the most accurate first: stored accuracy and recipe:version."""
+    served: dict[str, list[tuple[float, str]]] = {}
+    for model in _get(environment, "/models", "models"):
         for backend, entry in model["backends"].items():
-            served.setdefault(backend, []).append(f"{100 * entry['accuracy']:.2f} % for {model['model']}")
-    return {backend: ", ".join(entries) for backend, entries in served.items()}
+            served.setdefault(backend, []).append((entry["accuracy"], model["model"]))
+    return {backend: sorted(models, reverse=True) for backend, models in served.items()}
+
+
+def _counted(environment: Environment) -> dict[str, dict[str, int]]:
+    """What the server has counted since the warm-up, for each model that answered: see `_statistics`."""
+    counted = {}
+    for name, after in _statistics(environment).items():
+        before = _before.get(name, {})
+        counted[name] = {key: count - before.get(key, 0) for key, count in after.items()}
+    return {name: counts for name, counts in counted.items() if counts["requests"]}
+
+
+def _statistics(environment: Environment) -> dict[str, dict[str, int]]:
+    """For each model what the server has counted: times are sums over requests, each of which saw its whole batch's."""
+    return {
+        model["name"]: {
+            "requests": model["inference_stats"]["success"]["count"],
+            "queue_ns": model["inference_stats"]["queue"]["ns"],
+            "model_ns": model["inference_stats"]["compute_infer"]["ns"],
+            "images": model["inference_count"],
+            "batches": model["execution_count"],
+        }
+        for model in _get(environment, "/v2/models/stats", "model_stats")
+    }
+
+
+def _get(environment: Environment, path: str, key: str) -> list[dict[str, Any]]:
+    """A list that the server gives; empty if it does not."""
+    try:
+        with urllib.request.urlopen(f"{environment.host}{path}", timeout=10) as response:
+            entries: list[dict[str, Any]] = orjson.loads(response.read())[key]
+            return entries
+    except (OSError, KeyError, ValueError) as error:
+        log.warning("%s is not to be had from %s: %s", path, environment.host, error)
+        return []

@@ -65,6 +65,7 @@ def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[S
             yield Server(url, f"http://127.0.0.1:{data_port}", ready_seconds, process)
         finally:
             stop(process)
+            server.wait()
 
 
 def stop(process: psutil.Process) -> None:

@@ -156,7 +156,10 @@ def loadtest(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed."""
+    """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed.
+
+    Over /predict on BentoML's port, and over the Open Inference Protocol, in JSON and in binary, on the data plane.
+    """
     with saying_when_interrupted("the results are as they were before"):
         runs = commands.loadtest(
             models or [], backend or [], protocol or [], users=users, duration=duration, results=results

@@ -18,7 +18,7 @@ from digits.contract import BACKENDS, FRAMEWORKS, Backend
 from digits.errors import ModelNotFound, NotInstalled, SettingError
 
 if TYPE_CHECKING:
-    from comparison.results import Measured
+    from comparison.results import Target
     from digits.card import Epoch
     from digits.store import StoredModel
 
@@ -245,14 +245,28 @@ def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
 
 
 def loadtest(
-    names: Sequence[str], backends: Sequence[str], *, users: int, duration: int, results: Path
+    names: Sequence[str],
+    backends: Sequence[str],
+    protocols: Sequence[str],
+    *,
+    users: int,
+    duration: int,
+    results: Path,
 ) -> list[dict[str, Any]]:
-    """Measures the named models, or the newest of every recipe, through the named backends, or all they have."""
+    """Measures the named models, or the newest of every recipe, through the named backends, or all they have.
+
+    Over the named protocols, or all.
+    """
     from digits import store
     from loadtests.load_test import run_load_test, steps
+    from loadtests.protocols import PROTOCOLS
     from serving.backends import how_to_install, is_installed
 
     wanted = [_backend(backend) for backend in backends]
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise SettingError(f"There is no protocol {name!r}; there are {', '.join(PROTOCOLS)}.")
+    asked = [name for name in PROTOCOLS if name in protocols or not protocols]
     models = [store.find_model(name) for name in names] if names else store.newest_models()
     if not models:
         raise ModelNotFound("There is nothing to load: no model is stored. Train them: samedigit train --all")
@@ -267,7 +281,7 @@ def loadtest(
     for model, backend in pairs:
         model.path(backend)  # a model without that file is told before the first is measured
     with _progress() as progress:
-        task = progress.add_task("", total=steps(len(pairs), users))
+        task = progress.add_task("", total=steps(len(pairs), len(asked), users))
         started = False
 
         def on_step(step: str) -> None:
@@ -277,7 +291,7 @@ def loadtest(
             if not progress_console.is_terminal:
                 progress_console.print(step, highlight=False)
 
-        runs = run_load_test(pairs, users=users, duration=duration, results=results, on_step=on_step)
+        runs = run_load_test(pairs, protocols=asked, users=users, duration=duration, results=results, on_step=on_step)
         progress.update(task, description="measured", advance=1)
     return [dataclasses.asdict(run) for run in runs]
 
@@ -292,25 +306,55 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
     return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
 
 
+SHORT: Final = {"predict": "predict", "v2-json": "v2 JSON", "v2-binary": "v2 bin."}  # so that tables fit 80 columns
+
+
 def show_summary(results: Path) -> None:
-    """One row per model and backend: what it gets right, and what it costs to ask."""
+    """What each model through each backend gets right, what it costs to ask, and how much of that is the model."""
     from comparison.results import compare, read_results
 
     comparison = compare(read_results(results), _tested(results))
-    table = _table("Accuracy and latency over HTTP")
-    for column in ("model", "backend"):
-        table.add_column(column)
-    for column in ("stored\n%", "right\n%", "p50\nms", "p95\nms", "p99\nms", "req.\nper s", "failed"):
-        table.add_column(column, justify="right", min_width=6)
-    for served in comparison.served:
-        right = served.accuracy_over_requests
-        accuracies = (f"{100 * served.score.accuracy:.2f}", "-" if right is None else f"{100 * right:.2f}")
-        table.add_row(served.model.recipe, served.backend, *accuracies, *_load(served), str(served.failures))
+    protocols = comparison.protocols
+    rows: list[tuple[str, str, str, Target | None]] = []
+    for model in comparison.tested:
+        rows.append((model.recipe, "", "", None))
+        for served in comparison.of_model(model):
+            right = served.accuracy_over_requests
+            accuracies = (f"{100 * served.score.accuracy:.2f}", "-" if right is None else f"{100 * right:.2f}")
+            rows.append((f"  {served.backend}", *accuracies, served))
     if comparison.echo is not None:
-        table.add_row("no model", "echo", "-", "-", *_load(comparison.echo), str(comparison.echo.failures))
-    console.print(table)
-    note = "stored: on all test images; right: of the answers under load; p50 to p99: one caller"
-    console.print(note + (f"; req. per s: {comparison.users} callers." if comparison.users else "."), style="dim")
+        rows.append(("door, no model", "", "", comparison.echo))
+
+    costs = _table("Accuracy and latency over HTTP")
+    costs.add_column("model\n  backend")
+    for column in ("stored\n%", "right\n%", *(f"{SHORT[protocol]}\np50, ms" for protocol in protocols)):
+        costs.add_column(column, justify="right")
+    for protocol in protocols if comparison.users else ():
+        costs.add_column(f"{SHORT[protocol]}\nreq./s", justify="right")
+    shares = _table("Mean latency of one caller; what is not the model is the door")
+    shares.add_column("model\n  backend")
+    for protocol in protocols:
+        for column in ("all, ms", "model"):
+            shares.add_column(f"{SHORT[protocol]}\n{column}", justify="right")
+    for name, stored, of_answers, target in rows:
+        measured = [target.over(protocol) for protocol in protocols] if target is not None else []
+        medians = [f"{each.one.p50_ms:.2f}" if each.one else "-" for each in measured]
+        rates = [f"{each.many.requests_per_second:,.0f}" if each.many else "-" for each in measured]
+        costs.add_row(name, stored, of_answers, *medians, *(rates if comparison.users else ()))
+        means = [f"{each.one.mean_ms:.3f}" if each.one else "-" for each in measured]
+        models = [f"{each.share.model_ms:.3f}" if each.share else "-" for each in measured]
+        shares.add_row(name, *(cell for pair in zip(means, models, strict=True) for cell in pair))
+    console.print(costs)
+    note = "stored: on all test images; right: of the answers under load; p50: one caller"
+    console.print(note + (f"; req./s: {comparison.users} callers." if comparison.users else "."), style="dim")
+    console.print(shares)
+    for name, target in (
+        *((f"{served.model.recipe} through {served.backend}", served) for served in comparison.served),
+        *((("the door", comparison.echo),) if comparison.echo is not None else ()),
+    ):
+        if target.failures:
+            failed = f"{name}: {target.failures} requests failed; the first: {target.first_failure}"
+            console.print(failed, style="red", markup=False, highlight=False)
 
 
 def _tested(results: Path) -> list[StoredModel]:
@@ -320,12 +364,6 @@ def _tested(results: Path) -> list[StoredModel]:
 
     tags = {run.model for run in read_results(results).runs}
     return [model for model in store.stored_models() if model.tag in tags] or store.newest_models()
-
-
-def _load(measured: Measured) -> list[str]:
-    latencies = [measured.one.p50_ms, measured.one.p95_ms, measured.one.p99_ms] if measured.one else []
-    rate = measured.many or measured.one
-    return [f"{latency:.2f}" for latency in latencies] + [f"{rate.requests_per_second:,.0f}" if rate else "-"]
 
 
 def _table(title: str) -> Table:

@@ -57,6 +57,7 @@ def test_help_names_every_command() -> None:
         (["evaluate", "torch-relu"], 3, "No model is stored"),
         (["loadtest"], 3, "no model is stored"),
         (["loadtest", "--backend", "onyx"], 2, "no backend 'onyx'"),
+        (["loadtest", "--protocol", "v3"], 2, "no protocol 'v3'"),
         (["loadtest", "--users", "0"], 2, "--users"),
         (["report", "--results", "/nowhere"], 3, "/nowhere"),
         (["serve", "--port", "70000"], 2, "--port"),
@@ -187,12 +188,14 @@ def test_loadtest_then_report_gives_figures_that_the_latencies_bear_out(trained_
     require("onnxruntime", "locust")
     results = tmp_path / "results"
     loaded = samedigit(
-        "loadtest", "numpy-sigmoid", "--backend", "onnx", "--users", 4, "--duration", 1, "--results", results, "--json",
-        BENTOML_HOME=trained_home,
+        "loadtest", "numpy-sigmoid", "--backend", "onnx", "--protocol", "v2-binary", "--protocol", "predict",
+        "--users", 4, "--duration", 1, "--results", results, "--json", BENTOML_HOME=trained_home,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
     runs: list[dict[str, Any]] = json.loads(loaded.stdout)
-    assert [(run["backend"], run["users"]) for run in runs] == [("onnx", 1), ("onnx", 4), ("echo", 1), ("echo", 4)]
+    protocols = ("predict", "v2-binary")
+    asked = [(backend, protocol, users) for backend in ("onnx", "echo") for protocol in protocols for users in (1, 4)]
+    assert [(run["backend"], run["protocol"], run["users"]) for run in runs] == asked
     for run in runs:
         rows = [line.split(",") for line in (results / run["latencies"]).read_text().splitlines()[1:]]
         assert run["failures"] == 0
@@ -205,7 +208,10 @@ def test_loadtest_then_report_gives_figures_that_the_latencies_bear_out(trained_
     reported = samedigit("report", "--results", results, BENTOML_HOME=trained_home)
     assert reported.returncode == 0, reported.stderr
     assert reported.stdout == f"Report: {results / 'report.html'}\n"
-    (row,) = json.loads(samedigit("report", "--results", results, "--json", BENTOML_HOME=trained_home).stdout)["rows"]
+    rows = json.loads(samedigit("report", "--results", results, "--json", BENTOML_HOME=trained_home).stdout)["rows"]
+    assert [row["protocol"] for row in rows] == ["predict", "v2-binary"]
+    row = rows[0]
+    assert row["door_ms"] + row["queue_ms"] + row["model_ms"] == pytest.approx(row["mean_ms"])
     assert (row["p50_ms"], row["requests_per_second"]) == (runs[0]["p50_ms"], runs[1]["requests_per_second"])
 
 
@@ -221,6 +227,9 @@ def test_the_table_of_a_load_test_fits_a_terminal_of_80_columns(trained_home: Pa
     for run in json.loads((tmp_path / "loadtest.json").read_text())["runs"]:
         if run["users"] == 1:
             assert f"{run['p50_ms']:.2f}" in loaded.stdout
+            assert f"{run['mean_ms']:.3f}" in loaded.stdout
+            if run["model_ms"] is not None:
+                assert f"{run['model_ms']:.3f}" in loaded.stdout
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from digits.contract import BACKENDS, Framework
 from digits.errors import ReportError, ResultsMissing
 from digits.store import StoredModel
 from loadtests.load_test import Run
+from loadtests.protocols import PROTOCOLS
 
-MEDIAN_MS = {"numpy": 0.25, "torch": 0.34, "tensorflow": 0.72, "onnx": 0.24, "echo": 0.21}
+DOOR_MS = {"predict": 0.21, "v2-json": 0.15, "v2-binary": 0.12}
+MODEL_MS = {"numpy": 0.02, "torch": 0.09, "tensorflow": 0.4, "onnx": 0.01, "echo": 0.0}
+QUEUE_MS = 0.005
 MANY = 16
 REQUESTS = 400
 
@@ -81,21 +85,21 @@ def made_up_models() -> list[StoredModel]:
 def write_made_up_results(
     folder: Path, models: list[StoredModel], *, many: int = MANY, requests: int = REQUESTS, failed: float = 0.0
 ) -> list[Run]:
-    """A load test's folder: lognormal latencies, for every model and backend and for the door."""
+    """A load test's folder: lognormal latencies, for every model, backend and protocol, and for the door."""
     generator = np.random.default_rng(0)
     (folder / "latencies").mkdir(parents=True)
     pairs = [(model, backend) for model in models for backend in BACKENDS]
     targets = [*((model, str(backend)) for model, backend in pairs), (models[0], "echo")]
     runs = []
-    for model, target in targets:
+    for (model, target), protocol in product(targets, PROTOCOLS):
         for users in (1, many) if many > 1 else (1,):
-            typical = MEDIAN_MS[target] * (1 if users == 1 else users * 0.8)
+            typical = (DOOR_MS[protocol] + MODEL_MS[target]) * (1 if users == 1 else users * 0.8)
             latency_ms = typical * generator.lognormal(0, 0.08, requests) + generator.exponential(0.02, requests)
             share_right = 1.0 if target == "echo" else model.card.accuracy
             outcomes = np.where(generator.random(requests) < share_right, "right", "wrong").astype("U6")
             outcomes[generator.random(requests) < failed] = "failed"
             sent_s = np.cumsum(latency_ms) / 1000 / users
-            name = f"latencies/{model.recipe}.{target}.{users}.csv"
+            name = f"latencies/{model.recipe}.{target}.{protocol}.{users}.csv"
             with (folder / name).open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(("sent_s", "latency_ms", "outcome"))
@@ -108,6 +112,7 @@ def write_made_up_results(
                     recipe=model.recipe,
                     framework=model.card.framework,
                     backend=target,
+                    protocol=protocol,
                     users=users,
                     requests=requests,
                     failures=failures,
@@ -115,9 +120,14 @@ def write_made_up_results(
                     correct=int((outcomes == "right").sum()),
                     seconds=float(sent_s[-1]),
                     requests_per_second=requests / float(sent_s[-1]),
+                    mean_ms=float(latency_ms.mean()),
                     p50_ms=p50,
                     p95_ms=p95,
                     p99_ms=p99,
+                    model_ms=None if target == "echo" else MODEL_MS[target],
+                    queue_ms=None if target == "echo" else QUEUE_MS,
+                    images_per_batch=None if target == "echo" else (1.0 if users == 1 else 5.5),
+                    client_busy=0.4 if users == 1 else 0.95,
                     start_to_ready_seconds=3.4,
                     server_memory_mb=141.5,
                     latencies=name,
@@ -129,6 +139,7 @@ def write_made_up_results(
         "cores": 2,
         "pinning": "server on core 0, client on core 1",
         "duration_seconds": 5,
+        "bare_socket_ms": {protocol: 0.6 * door_ms for protocol, door_ms in DOOR_MS.items()},
         "versions": {"bentoml": "1.4.39", "locust": "2.47.0"},
         "runs": [asdict(run) for run in runs],
     }
@@ -185,55 +196,108 @@ def _percentiles(folder: Path, run: Run) -> list[float]:
         ]
 
 
-def _cells(page: str, model: str | None, backend: str) -> list[str]:
-    """The text of the serving table's cells, in one row."""
-    which = f'data-model="{model}" data-backend="{backend}"' if model else 'data-backend="echo"'
-    row = re.search(rf"<tr {which}>(.*?)</tr>", page, re.DOTALL)
-    assert row is not None
-    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<td>(.*?)</td>", row[1], re.DOTALL)]
+def _cells(page: str, table: str, row: str) -> list[str]:
+    """The text of the cells in one row of a table, without what is set small."""
+    body = page[page.index(f'<table id="{table}">') :].split("</table>")[0]
+    found = re.search(rf"<tr {row}>(.*?)</tr>", body, re.DOTALL)
+    assert found is not None
+    cells = re.findall(r"<td>(.*?)(?:<small>.*?</small>)?</td>", found[1], re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in cells]
+
+
+def _row(model: StoredModel, backend: str) -> str:
+    return f'data-model="{model.recipe}" data-backend="{backend}"'
 
 
 def test_the_table_says_what_the_latency_files_say(tmp_path: Path) -> None:
     models = made_up_models()
     runs = write_made_up_results(tmp_path, models, failed=0.02)
     page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
-    for model in models:
-        for backend in BACKENDS:
-            one, many = (run for run in runs if run.model == model.tag and run.backend == backend)
-            cells = _cells(page, model.recipe, backend)
-            answers = one.requests + many.requests - one.failures - many.failures
-            assert cells[:2] == [
-                f"{100 * model.card.accuracy:.2f}",
-                f"{100 * (one.correct + many.correct) / answers:.2f}",
-            ]
-            shown = [float(cell.replace(",", "")) for cell in cells[2:9]]
-            expected = [*_percentiles(tmp_path, one), *_percentiles(tmp_path, many), many.requests_per_second]
-            assert shown == pytest.approx(expected, rel=5e-3)
-            assert cells[9:] == [
-                str(one.failures + many.failures),
-                f"{model.card.bytes[backend] / 1000:.0f}",
-                "142",
-                "3.4",
-            ]
-    echo, echo_many = (run for run in runs if run.backend == "echo")
-    shown = [float(cell) for cell in _cells(page, None, "echo")[2:8]]
-    assert shown == pytest.approx([*_percentiles(tmp_path, echo), *_percentiles(tmp_path, echo_many)], rel=5e-3)
+    for model, backend in product(models, BACKENDS):
+        mine = [run for run in runs if run.model == model.tag and run.backend == backend]
+        cells = _cells(page, "serving", _row(model, backend))
+        answers = sum(run.requests - run.failures for run in mine)
+        assert cells[:2] == [
+            f"{100 * model.card.accuracy:.2f}",
+            f"{100 * sum(run.correct for run in mine) / answers:.2f}",
+        ]
+        medians = [_percentiles(tmp_path, run)[0] for run in mine if run.users == 1]
+        rates = [run.requests_per_second for run in mine if run.users > 1]
+        assert len(medians) == len(rates) == len(PROTOCOLS)
+        assert [float(cell.replace(",", "").strip("*")) for cell in cells[2:8]] == pytest.approx(
+            medians + rates, rel=5e-3
+        )
+        failures = sum(run.failures for run in mine)
+        assert cells[8:] == [str(failures), "142", "3.4"]
+    medians = [_percentiles(tmp_path, run)[0] for run in runs if run.backend == "echo" and run.users == 1]
+    shown = [float(cell) for cell in _cells(page, "serving", 'data-backend="echo"')[2:5]]
+    assert shown == pytest.approx(medians, rel=5e-3)
     assert "status 503: b&#39;&lt;busy&gt;&#39;" in page
 
 
-def test_the_summary_table_has_a_row_per_model_and_backend(tmp_path: Path) -> None:
+def test_door_queue_and_model_add_up_to_the_latency(tmp_path: Path) -> None:
+    models = made_up_models()
+    runs = write_made_up_results(tmp_path, models)
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    for row in summary_table(tmp_path, models):
+        assert row.mean_ms is not None
+        assert row.door_ms is not None
+        assert (row.model_ms, row.queue_ms) == (MODEL_MS[row.backend], QUEUE_MS)
+        assert row.door_ms + QUEUE_MS + MODEL_MS[row.backend] == pytest.approx(row.mean_ms, abs=1e-12)
+    for model, backend in product(models, BACKENDS):
+        cells = iter(float(cell) for cell in _cells(page, "shares", _row(model, backend)))
+        for protocol in PROTOCOLS:
+            latency, door, queue, in_model = (next(cells) for _ in range(4))
+            (run,) = (
+                run
+                for run in runs
+                if (run.model, run.backend, run.protocol, run.users) == (model.tag, backend, protocol, 1)
+            )
+            assert latency == pytest.approx(run.mean_ms, rel=5e-3)
+            assert door + queue + in_model == pytest.approx(latency, abs=2e-3)
+    (through_locust, bare, client) = (
+        [float(cell) for cell in _cells(page, "shares", f'data-door="{field}"') if cell]
+        for field in ("latency_ms", "bare_ms", "client_ms")
+    )
+    assert bare == pytest.approx([0.6 * door_ms for door_ms in DOOR_MS.values()], abs=1e-3)
+    assert client == pytest.approx(np.subtract(through_locust, bare), abs=2e-3)
+
+
+def test_a_latency_with_failures_in_it_is_not_divided(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models, failed=0.5)
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    assert {row.door_ms for row in summary_table(tmp_path, models)} == {None}
+    assert "How much of a latency is the door" not in page
+
+
+def test_rates_that_are_the_clients_limit_are_marked(tmp_path: Path) -> None:
+    models = made_up_models()
+    runs = write_made_up_results(tmp_path, models)
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    assert all(cell.endswith("*") for cell in _cells(page, "serving", _row(models[0], "onnx"))[5:8])
+    assert "*: Locust computed for more than 90" in page
+    document = json.loads((tmp_path / "loadtest.json").read_text())
+    document["runs"] = [asdict(run) | {"client_busy": 0.5} for run in runs]
+    (tmp_path / "loadtest.json").write_text(json.dumps(document))
+    assert "Locust computed" not in write_report(tmp_path, models, tmp_path / "report.html").read_text()
+
+
+def test_the_summary_table_has_a_row_per_model_backend_and_protocol(tmp_path: Path) -> None:
     models = made_up_models()
     runs = write_made_up_results(tmp_path, models)
     rows = summary_table(tmp_path, models)
-    assert [(row.model, row.backend) for row in rows] == [
-        (model.tag, backend) for model in models for backend in BACKENDS
+    assert [(row.model, row.backend, row.protocol) for row in rows] == [
+        (model.tag, backend, protocol) for model in models for backend in BACKENDS for protocol in PROTOCOLS
     ]
     row = rows[-1]
-    one, many = (run for run in runs if run.model == row.model and run.backend == row.backend)
+    mine = [run for run in runs if run.model == row.model and run.backend == row.backend]
+    one, many = (run for run in mine if run.protocol == row.protocol)
     assert (row.accuracy, row.low, row.high) == (0.9786, *wilson(9786, 10_000))
-    assert (row.p50_ms, row.p95_ms, row.p99_ms) == (one.p50_ms, one.p95_ms, one.p99_ms)
+    assert (row.mean_ms, row.p50_ms, row.p95_ms, row.p99_ms) == (one.mean_ms, one.p50_ms, one.p95_ms, one.p99_ms)
     assert (row.users, row.requests_per_second) == (MANY, many.requests_per_second)
-    assert row.accuracy_over_requests == pytest.approx((one.correct + many.correct) / (2 * REQUESTS))
+    assert row.images_per_batch == 5.5
+    assert row.accuracy_over_requests == pytest.approx(sum(run.correct for run in mine) / (6 * REQUESTS))
     assert (row.failures, row.size_bytes, row.framework) == (0, 407_659, "torch")
     json.dumps([asdict(row) for row in rows])
 
@@ -245,19 +309,26 @@ def _summary(page: str) -> list[str]:
 def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
     models, runs, page = made_up
     latency, throughput, door, accuracy, answers = _summary(page)
-    ones = {(run.model, run.backend): run.p50_ms for run in runs if run.users == 1}
+    finest = [run for run in runs if run.protocol == "v2-binary"]
+    ones = {(run.model, run.backend): run.p50_ms for run in finest if run.users == 1}
     ratios = sorted(ones[model.tag, "tensorflow"] / ones[model.tag, "onnx"] for model in models)
-    assert latency.startswith("One caller is answered fastest through onnx for every model")
+    assert latency.startswith("Over v2-binary, one caller is answered fastest through onnx for every model")
     assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} times as long through the slowest, tensorflow" in latency
-    assert throughput.startswith(f"With {MANY} callers, most requests are answered through onnx for every model")
-    echo = next(run for run in runs if run.backend == "echo")
-    shares = [100 * echo.p50_ms / p50 for (_, backend), p50 in ones.items() if backend != "echo"]
-    assert f"between {min(shares):.0f} %" in door
-    assert f"{max(shares):.0f} % of that of" in door
+    start = f"With {MANY} callers over v2-binary, most requests are answered through onnx for every model"
+    assert throughput.startswith(start)
+    assert "In 36 of the 36 runs with that many, Locust computed for more than 90 %" in throughput
+    alone = {run.protocol: run.mean_ms for run in runs if run.backend == "echo" and run.users == 1}
+    assert door.startswith("Of the mean latency of one caller the model takes ")
+    for protocol in PROTOCOLS:
+        means = [(run.mean_ms, run.backend) for run in runs if run.protocol == protocol and run.users == 1]
+        shares = [100 * MODEL_MS[backend] / mean for mean, backend in means if backend != "echo"]
+        assert f"{min(shares):.0f} % (onnx) to {max(shares):.0f} % (tensorflow) over {protocol}" in door
+        assert f"{alone[protocol]:.3f} ms over {protocol}" in door
+    assert "over a bare socket it is 0.126, 0.090 and 0.072 ms" in door
     assert "97.41 % (keras-sequential) and 97.86 % (torch-relu)" in accuracy
     assert "overlap: by these, none is shown to be better" in accuracy
     assert "seed to seed is not measured" in accuracy
-    assert f"of {26 * REQUESTS:,} requests none failed" in answers
+    assert f"of {26 * len(PROTOCOLS) * REQUESTS:,} requests none failed" in answers
 
 
 @pytest.mark.parametrize(
@@ -280,12 +351,14 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     (model,) = models = [made_up_model("torch-relu", "torch", 9786, epochs=1)]
     runs = write_made_up_results(tmp_path, models, many=1)
     document = json.loads((tmp_path / "loadtest.json").read_text())
-    document["runs"] = [asdict(run) for run in runs if run.backend == "onnx"]
+    document["runs"] = [asdict(run) for run in runs if run.backend == "onnx" and run.protocol == "v2-json"]
     (tmp_path / "loadtest.json").write_text(json.dumps(document))
     page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
-    assert [sentence.split()[0] for sentence in _summary(page)] == ["torch-relu", "Every"]
+    assert [sentence.split()[0] for sentence in _summary(page)] == ["Of", "torch-relu", "Every"]
     assert "callers" not in page[page.index('<table id="serving">') :].split("</table>")[0]
     assert 'data-backend="echo"' not in page
+    assert "door alone" not in page
+    assert "v2-binary" not in page
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     (row,) = summary_table(tmp_path, models)
     assert row.requests_per_second is None
@@ -297,8 +370,8 @@ def test_a_run_in_which_everything_failed(tmp_path: Path) -> None:
     models = made_up_models()[2:]
     write_made_up_results(tmp_path, models, failed=1.1)
     page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
-    assert f"of {10 * REQUESTS:,} requests {10 * REQUESTS:,} failed." in " ".join(_summary(page))
-    assert _cells(page, "torch-relu", "onnx")[1] == "-"
+    assert f"of {30 * REQUESTS:,} requests {30 * REQUESTS:,} failed." in " ".join(_summary(page))
+    assert _cells(page, "serving", _row(models[0], "onnx"))[1] == "-"
 
 
 # ---- the page
@@ -359,7 +432,75 @@ def test_the_page_is_no_wider_than_its_window(
     assert title is not None, printed[:500]
     scroll_width, client_width, pictures, inside = title[1].split()
     assert int(scroll_width) <= int(client_width) <= width
-    assert (pictures, inside) == ("7", "true")  # three of latencies, one of accuracy, three of training
+    # Three of door and model, three of latencies, one of accuracy, three of training.
+    assert (pictures, inside) == ("10", "true")
+
+
+# ---- the benchmark of serving
+
+MEASUREMENT: dict[str, Any] = {
+    "server": "samedigit", "case": "v2 JSON, 16 connections", "connections": 16, "requests_per_second": 12_345.6,
+    "p50_ms": 1.21, "p99_ms": 2.9, "seconds": None, "megabytes": None, "cpu_us_per_request": 71.3, "failed": 0,
+    "rounds": [{"requests_per_second": 12_345.6}],
+}  # fmt: skip
+GOAL: dict[str, Any] = {
+    "case": "v2 JSON, 16 connections", "goal": "at least 2x FastAPI's", "unit": "requests/s", "ours": 12_345.6,
+    "against": "FastAPI", "theirs": 5_432.1, "ratio": 2.2727, "limit": 2.0, "at_least": True, "met": True,
+}  # fmt: skip
+
+
+def benchmark_document() -> dict[str, Any]:
+    def rate(server: str, requests_per_second: float, **changes: Any) -> dict[str, Any]:
+        return {**MEASUREMENT, "server": server, "requests_per_second": requests_per_second, **changes}
+
+    start = {"case": "start to ready", "seconds": 1.71, "connections": None, "p50_ms": None, "p99_ms": None}
+    return {
+        "made_at": "2026-01-04T05:06:07+00:00",
+        "machine": "Linux x86_64, Made-up Processor 9000, 2 cores",
+        "pinning": "servers on core 0, client on core 1",
+        "client": "wrk 4.1.0",
+        "versions": {"fastapi": "0.120.0"},
+        "measurements": [
+            MEASUREMENT,
+            rate("samedigit, API port, /predict", 7_654.3),
+            rate("FastAPI", 5_432.1),
+            rate("bentoml, as in its quickstart", 1_234.5, failed=3),
+            {**MEASUREMENT, **start, "requests_per_second": None, "cpu_us_per_request": None},
+        ],
+        "goals": [GOAL, {**GOAL, "goal": "at least 9x bentoml's", "ratio": 8.76, "limit": 9.0, "met": False}],
+    }
+
+
+def test_the_benchmark_of_serving_is_shown_where_it_was_run(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models)
+    without = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    assert "Against other servers" not in without
+    (tmp_path / "serving.json").write_text(json.dumps(benchmark_document()))
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+    section = page[page.index("Against other servers") : page.index("How it was measured")]
+    for shown in ("2026-01-04, 05:06 UTC", "wrk 4.1.0", "fastapi&nbsp;0.120.0", "12,346", "5,432", "7,654", "1.71"):
+        assert shown in section
+    verdicts = re.findall(r"<td>([\d.]+)</td><td>(.)&nbsp;([\d.]+)</td><td class=\"left\">(?:<b>)?(\w+)", section)
+    assert verdicts == [("2.27", "≥", "2", "yes"), ("8.76", "≥", "9", "no")]
+    assert section.count("<svg") == 1  # the one case in which several servers were loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "is not of this version's benchmark"),
+        (json.dumps({**benchmark_document(), "goals": [{"case": "?"}]}), "benchmark: 'goal'"),
+        (json.dumps({**benchmark_document(), "measurements": None}), "is not of this version's benchmark"),
+    ],
+)
+def test_a_broken_benchmark_is_not_passed_over(tmp_path: Path, text: str, complaint: str) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models)
+    (tmp_path / "serving.json").write_text(text)
+    with pytest.raises(ResultsMissing, match=f"serving.json .*{complaint}.*python -m benchmarks.serving"):
+        write_report(tmp_path, models, tmp_path / "report.html")
 
 
 # ---- errors
@@ -387,6 +528,15 @@ def test_unreadable_results(tmp_path: Path, text: str, complaint: str) -> None:
         summary_table(tmp_path, made_up_models())
 
 
+def test_results_over_a_protocol_that_is_not_known(tmp_path: Path) -> None:
+    models = made_up_models()
+    write_made_up_results(tmp_path, models)
+    text = (tmp_path / "loadtest.json").read_text().replace("v2-json", "v3")
+    (tmp_path / "loadtest.json").write_text(text)
+    with pytest.raises(ResultsMissing, match=r"has runs over v3.*written by another version"):
+        summary_table(tmp_path, models)
+
+
 def test_results_without_runs(tmp_path: Path) -> None:
     models = made_up_models()
     write_made_up_results(tmp_path, models)
@@ -408,7 +558,8 @@ def test_results_without_runs(tmp_path: Path) -> None:
 )
 def test_latencies_that_do_not_belong_to_the_results(tmp_path: Path, contents: str | None, complaint: str) -> None:
     models = made_up_models()
-    run = next(run for run in write_made_up_results(tmp_path, models) if run.users == 1)
+    runs = write_made_up_results(tmp_path, models)
+    run = next(run for run in runs if run.users == 1 and run.protocol == "v2-binary")  # of which the pictures are
     (tmp_path / run.latencies).unlink()
     if contents is not None:
         (tmp_path / run.latencies).write_text(contents)
