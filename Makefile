@@ -10,7 +10,7 @@ READY := .venv/ready
 
 demo: $(READY)
 	$(BIN)/samedigit train numpy-sigmoid torch-relu keras-sequential
-	$(BIN)/samedigit loadtest --duration 3
+	$(BIN)/samedigit loadtest --duration 1
 	$(BIN)/samedigit report
 
 test: $(READY)
