@@ -26,7 +26,7 @@ KEEP_ALIVE_SECONDS: Final = 75  # without a request
 REQUEST_SECONDS: Final = 30  # from a request's first byte to its last
 LINGER_SECONDS: Final = 5  # for a client to read why the rest of its request was not
 CLOSING_SECONDS: Final = 3  # for requests under way when the server is stopped
-MAX_HEAD_BYTES: Final = 65536  # of a request's line and headers
+MAX_HEAD_BYTES: Final = 65536  # of a request's line and headers, or of its trailers
 MAX_PIPELINED: Final = 16  # requests read ahead from one connection
 
 _STATUS_LINES: Final = {
@@ -85,8 +85,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._since = loop.time()  # when the present state began: idle, reading a request, or lingering
-        self._head_bytes = 0  # of the request that is being read, while its headers are
-        self._in_head = True
+        self._unread_bytes = 0  # that came since the last piece of a body: headers, or what stands between chunks
         self._reading = False  # a request has begun and is not whole
         self._answering = False  # a request is with the door
         self._refused = False  # the rest of what comes is not read
@@ -112,8 +111,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._unread_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -128,7 +126,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(RequestError(400, f"This is not an HTTP/1.1 request: {error}."))
         else:
-            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            if self._reading and self._unread_bytes > MAX_HEAD_BYTES:
                 self._refuse(RequestError(431, f"The headers are longer than {MAX_HEAD_BYTES} bytes."))
 
     def eof_received(self) -> bool:
@@ -159,8 +157,7 @@ class Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
+        self._unread_bytes = 0
         length = self._headers.get(b"content-length")
         if length is not None and int(length) > self._port.max_body_bytes:
             raise too_long(self._port.max_body_bytes)
@@ -168,17 +165,20 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
         self._body.append(body)
         self._body_bytes += len(body)
         if self._body_bytes > self._port.max_body_bytes:
             raise too_long(self._port.max_body_bytes)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._unread_bytes = 0
         self._reading = False
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(self._parser.get_method().decode("latin-1"), _path(self._url), self._headers, body)
         keep = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        if self._parser.get_http_version() == "1.0":  # whose clients must be told that the connection stays
+            keep = False
         if self._answering or not self._can_write:
             self._waiting.append((request, keep))
             if len(self._waiting) == MAX_PIPELINED:
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         self._answering = True
         self._last = self._last or not keep
         self._only_head = request.method == "HEAD"
-        self._port.door.handle(request._replace(method="GET") if self._only_head else request, self._write)
+        self._port.door.handle(request, self._write)
 
     def _write(self, answer: Answer) -> None:
         self._answering = False

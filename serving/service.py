@@ -9,24 +9,30 @@ from typing import Any
 import bentoml
 import click
 
-from digits.errors import SamedigitError
+from digits.errors import SamedigitError, SettingError
 from serving.api_port import ApiPort
 from serving.data_port import DataPort, listening_socket
 from serving.door import Door
 from serving.served import ServedModels
 from serving.settings import read_settings
 
+BENTOML_PORT = 3000  # BentoML's default
+
 try:
     # `bentoml serve` imports this module before it starts the workers, which open the models. What can be told now stops it
     # with a message; from a worker, BentoML would print tracebacks and start another one, every ten seconds.
     command = click.get_current_context(silent=True)
-    serving = command is not None and command.info_name == "serve"
-    if command is not None and serving:
+    options = command.params if command is not None and command.info_name == "serve" else None
+    if options is not None:
         # The workers inherit it: whoever hides the API port hides the data plane too.
-        os.environ.setdefault("SAMEDIGIT_DATA_HOST", command.params["host"] or "0.0.0.0")
+        os.environ.setdefault("SAMEDIGIT_DATA_HOST", options["host"] or "0.0.0.0")
     settings = read_settings()
     served = ServedModels(settings)
-    if serving:
+    if options is not None:
+        if settings.data_port == (options["port"] or BENTOML_PORT):
+            raise SettingError(
+                f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
+            )
         served.check()
         listening_socket(settings, shared=False).close()  # nobody else has the port
 except SamedigitError as error:

@@ -70,4 +70,4 @@ def _address(environment: Mapping[str, str], name: str, default: str) -> str:
     try:
         return str(ip_address(text))
     except ValueError as error:
-        raise SettingError(f"{name} takes an IP address; got {text!r}.") from error
+        raise SettingError(f"{name}, like --host, takes an IP address; got {text!r}.") from error

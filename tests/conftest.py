@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from filelock import FileLock
 
@@ -22,9 +23,13 @@ with warnings.catch_warnings():
 
 from digits import mnist
 from digits.mnist import LabelledImages
+from serving.backends import predict_all
+from serving.device import CPU
+from serving.runtimes.numpy_runtime import open_model
 from training import trainers
 from training.recipes import RECIPES
 
+Expected = Callable[[str, int], npt.NDArray[np.float32]]  # what a recipe's stored file answers to the first images
 PROJECT: Final = Path(__file__).resolve().parent.parent
 # One recipe of each framework, and those with dropout and L2, which an export must leave out.
 TRAINED: Final = ("numpy-sigmoid", "torch-relu", "torch-improved", "keras-sequential", "keras-enhanced")
@@ -172,3 +177,14 @@ def test_set() -> LabelledImages:
     images = mnist.test_images()
     assert images.images.dtype == np.uint8
     return images
+
+
+@pytest.fixture(scope="session")
+def expected(trained_home: Path, test_set: LabelledImages) -> Expected:
+    """What the stored file of a recipe answers for the first test images, in this process."""
+
+    def of(recipe: str, number: int) -> npt.NDArray[np.float32]:
+        (file,) = (trained_home / "models" / recipe).glob("*/model.npz")
+        return predict_all(open_model(file, device=CPU), test_set.images[:number])
+
+    return of

@@ -98,17 +98,22 @@ def test_a_process_that_serves_a_light_backend_holds_no_other_framework(backend:
     if backend == "onnx":
         require("onnxruntime")
     code = """
-import os, sys
-import numpy as np
-from serving.served import ServedModels
-from serving.settings import read_settings
-served = ServedModels(read_settings())
+import asyncio, sys
+from serving.messages import Request
+from serving.service import door, served
 served.check()
 served.open()
-answer = served.find(sys.argv[1], None).runtime.predict(np.zeros((1, 28, 28), np.uint8))
-assert answer.shape == (1, 10)
-served.describe()
-import serving.door, serving.service
+
+async def ask(path, headers, body):
+    answered = asyncio.get_running_loop().create_future()
+    door.handle(Request("POST", path, headers, body), answered.set_result)
+    return await answered
+
+model = served.all()[0].name
+assert model.endswith("." + sys.argv[1])
+answer = asyncio.run(ask(f"/v2/models/{model}/infer", {b"inference-header-content-length": b"0"}, bytes(784)))
+assert answer.status == 200, answer
+assert served.describe()["models"]
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
     said = python(code, backend, environment={"BENTOML_HOME": str(trained_home), "SAMEDIGIT_BACKENDS": backend})

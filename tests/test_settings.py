@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from digits.errors import DeviceError, SettingError
 from serving.device import CPU, Device, choose_device, count_gpus
-from serving.settings import read_settings
+from serving.settings import Settings, read_settings
 
 
 def test_without_variables_everything_is_served_with_the_documented_limits() -> None:
@@ -16,10 +18,16 @@ def test_without_variables_everything_is_served_with_the_documented_limits() -> 
     assert settings.device == "auto"
     assert settings.max_images == 1024
     assert settings.max_body_bytes == 8 * 1024 * 1024
+    assert (settings.data_host, settings.data_port) == ("127.0.0.1", 8000)
+    assert settings.workers == 1
+    assert settings.max_batch == 256
+    assert settings.max_queue == 4096
+    assert settings.deadline_ms == 5000
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    names = ("BACKENDS", "MODELS", "DEVICE", "MAX_IMAGES", "MAX_BODY_BYTES")
+    names = [field.name.upper() for field in dataclasses.fields(Settings)]
+    assert len(names) == 11
     assert read_settings({f"SAMEDIGIT_{name}": "" for name in names}) == read_settings({})
 
 
@@ -31,6 +39,12 @@ def test_every_variable_is_read() -> None:
             "SAMEDIGIT_DEVICE": "cuda:1",
             "SAMEDIGIT_MAX_IMAGES": "3",
             "SAMEDIGIT_MAX_BODY_BYTES": "4096",
+            "SAMEDIGIT_DATA_HOST": "::1",
+            "SAMEDIGIT_DATA_PORT": "65535",
+            "SAMEDIGIT_WORKERS": "2",
+            "SAMEDIGIT_MAX_BATCH": "16",
+            "SAMEDIGIT_MAX_QUEUE": "17",
+            "SAMEDIGIT_DEADLINE_MS": "18",
         }
     )
     assert settings.backends == ("onnx", "numpy")
@@ -38,6 +52,8 @@ def test_every_variable_is_read() -> None:
     assert settings.device == "cuda:1"
     assert settings.max_images == 3
     assert settings.max_body_bytes == 4096
+    assert (settings.data_host, settings.data_port) == ("::1", 65535)
+    assert (settings.workers, settings.max_batch, settings.max_queue, settings.deadline_ms) == (2, 16, 17, 18)
 
 
 @pytest.mark.parametrize("value", ["jax", "onnx,jax", "ONNX", "keras"])
@@ -48,11 +64,25 @@ def test_an_unknown_backend_is_named_with_those_there_are(value: str) -> None:
     assert repr(value.split(",")[-1]) in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["SAMEDIGIT_MAX_IMAGES", "SAMEDIGIT_MAX_BODY_BYTES"])
+@pytest.mark.parametrize("name", ["MAX_IMAGES", "MAX_BODY_BYTES", "WORKERS", "MAX_BATCH", "MAX_QUEUE", "DEADLINE_MS"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "1e3", "many", " 5", "²"])
 def test_a_limit_that_is_no_whole_number_is_refused_with_its_name(name: str, value: str) -> None:
-    with pytest.raises(SettingError, match=f"{name} takes a whole number of at least 1"):
-        read_settings({name: value})
+    with pytest.raises(SettingError, match=f"SAMEDIGIT_{name} takes a whole number of at least 1; got {value!r}"):
+        read_settings({f"SAMEDIGIT_{name}": value})
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "http", "²", "8000 "])
+def test_a_data_port_that_is_none_is_refused_with_those_there_are(value: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        read_settings({"SAMEDIGIT_DATA_PORT": value})
+    assert str(refused.value) == f"SAMEDIGIT_DATA_PORT takes a whole number from 1 to 65535; got {value!r}."
+
+
+@pytest.mark.parametrize("value", ["localhost", "256.0.0.1", "127.0.0.1:8000", "*", "[::1]"])
+def test_a_data_host_that_is_no_address_is_refused(value: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        read_settings({"SAMEDIGIT_DATA_HOST": value})
+    assert str(refused.value) == f"SAMEDIGIT_DATA_HOST, like --host, takes an IP address; got {value!r}."
 
 
 def test_the_cpu_is_there() -> None:
