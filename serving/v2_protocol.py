@@ -9,7 +9,8 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/pro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +28,36 @@ OUTPUTS: Final = (
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
 HEADER_LENGTH: Final = b"inference-header-content-length"
 
-_NAMES: Final = ("probabilities", "digits")
-_ALL_JSON: Final = tuple((name, False) for name in _NAMES)
-_ALL_BINARY: Final = tuple((name, True) for name in _NAMES)
+MAX_REMEMBERED_BYTES: Final = 1024  # of the JSON before raw images
+
+Outputs = tuple[tuple[str, bool], ...]  # name, binary
+
+_FORMS: Final = {
+    "probabilities": ("FP32", (CLASSES,), 4 * CLASSES),
+    "digits": ("INT64", (), 8),
+}  # shape and bytes of one
+_ALL_JSON: Final[Outputs] = tuple((name, False) for name in _FORMS)
+_ALL_BINARY: Final[Outputs] = tuple((name, True) for name in _FORMS)
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     images: Images  # [N, 28, 28]
     id: str | None
-    outputs: tuple[tuple[str, bool], ...]  # name, binary
+    outputs: Outputs
     timeout_us: int  # 0: the server's own
+
+
+class _Head(NamedTuple):
+    """What a request's JSON says."""
+
+    id: str | None
+    outputs: Outputs
+    timeout_us: int
+    number: int  # of images, as the shape says
+    data: Any  # the images' own, if they are in the JSON; else None
+    booleans: bool  # whether a true or false came anywhere, which `bytes` would take for 1 and 0
+    raw_bytes: int | None  # the parameter binary_data_size
 
 
 def read_infer(body: bytes, header_length: bytes | None, *, max_images: int) -> InferRequest:
@@ -53,13 +73,67 @@ def read_infer(body: bytes, header_length: bytes | None, *, max_images: int) -> 
     """
     if header_length is None:
         tail = None
-        document = _object(body)
+        head = _read_head(body, max_images)
     else:
         length = _length(header_length, len(body))
         tail = memoryview(body)[length:]
         if length == 0:
             return InferRequest(_raw_images(tail, max_images), id=None, outputs=_ALL_BINARY, timeout_us=0)
-        document = _object(memoryview(body)[:length])
+        read = _read_again if length <= MAX_REMEMBERED_BYTES else _read_head
+        head = read(body[:length], max_images)
+    images = _json_images(head, tail) if head.raw_bytes is None else _binary_images(head.raw_bytes, tail, head.number)
+    return InferRequest(images, head.id, head.outputs, head.timeout_us)
+
+
+def write_infer(
+    probabilities: Probabilities, request: InferRequest, *, model: str, version: str
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON if raw tensors follow."""
+    number = len(probabilities)
+    if any(binary for _, binary in request.outputs):
+        tensors = [_tensor(name, probabilities).tobytes() for name, binary in request.outputs if binary]
+        if all(binary for _, binary in request.outputs) and request.id is None:
+            head = _head_again(model, version, request.outputs, number)
+        else:
+            head = _write_head(model, version, request.outputs, number, request.id, probabilities)
+        return b"".join((head, *tensors)), len(head)
+    return _write_head(model, version, request.outputs, number, request.id, probabilities), None
+
+
+def _write_head(
+    model: str,
+    version: str,
+    outputs: Outputs,
+    number: int,
+    identity: str | None = None,
+    probabilities: Probabilities | None = None,  # of which those outputs are that are not binary
+) -> bytes:
+    described: list[dict[str, Any]] = []
+    for name, binary in outputs:
+        datatype, shape, size = _FORMS[name]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [number, *shape]}
+        if binary:
+            output["parameters"] = {"binary_data_size": number * size}
+        elif probabilities is not None:
+            output["data"] = _tensor(name, probabilities).ravel()
+        described.append(output)
+    document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
+    if identity is not None:
+        document["id"] = identity
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _tensor(name: str, probabilities: Probabilities) -> npt.NDArray[Any]:
+    tensor: npt.NDArray[Any] = probabilities if name == "probabilities" else probabilities.argmax(axis=1)
+    return tensor.astype("<f4" if name == "probabilities" else "<i8", copy=False)
+
+
+# A client that sends raw images sends the same JSON before them, again and again, and is answered with the same.
+_head_again = lru_cache(maxsize=1024)(_write_head)
+
+
+def _read_head(body: bytes, max_images: int) -> _Head:
+    document = _object(body)
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise RequestError(400, f"id must be a string; got {kind_of(identity)}.")
@@ -70,38 +144,36 @@ def read_infer(body: bytes, header_length: bytes | None, *, max_images: int) -> 
         raise RequestError(
             400, f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}."
         )
-    return InferRequest(
-        images=_images(document.get("inputs"), body, tail, max_images),
+    tensor = _input(document.get("inputs"))
+    number = _number(tensor.get("shape"), max_images)
+    given = _parameters(tensor, "the input images")
+    if "shared_memory_region" in given:
+        raise RequestError(400, "There is no shared memory here; send the images in the body.")
+    raw_bytes = given.get("binary_data_size")
+    if "binary_data_size" in given:
+        if "data" in tensor:
+            raise RequestError(
+                400, "The input images has both data and the parameter binary_data_size; send one of them."
+            )
+        if type(raw_bytes) is not int or raw_bytes != number * PIXELS:
+            raise RequestError(
+                400,
+                f"binary_data_size of {number} images is {number} x {PIXELS} = {number * PIXELS}; got {kind_of(raw_bytes)}.",
+            )
+    elif "data" not in tensor:
+        raise RequestError(400, "The input images needs data, or the parameter binary_data_size and raw bytes.")
+    return _Head(
         id=identity,
         outputs=_outputs(document.get("outputs"), binary),
         timeout_us=timeout_us,
+        number=number,
+        data=tensor.get("data"),
+        booleans=b"true" in body or b"false" in body,
+        raw_bytes=raw_bytes,
     )
 
 
-def write_infer(
-    probabilities: Probabilities, request: InferRequest, *, model: str, version: str
-) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON if raw tensors follow."""
-    outputs: list[dict[str, Any]] = []
-    raw: list[bytes] = []
-    for name, binary in request.outputs:
-        tensor: npt.NDArray[Any]
-        if name == "probabilities":
-            datatype, tensor = "FP32", probabilities.astype("<f4", copy=False)
-        else:
-            datatype, tensor = "INT64", probabilities.argmax(axis=1).astype("<i8", copy=False)
-        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": tensor.shape}
-        if binary:
-            raw.append(tensor.tobytes())
-            output["parameters"] = {"binary_data_size": len(raw[-1])}
-        else:
-            output["data"] = tensor.ravel()
-        outputs.append(output)
-    document = {"model_name": model, "model_version": version, "outputs": outputs}
-    if request.id is not None:
-        document["id"] = request.id
-    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join((header, *raw)), len(header)) if raw else (header, None)
+_read_again = lru_cache(maxsize=1024)(_read_head)
 
 
 def _object(body: bytes | memoryview) -> dict[str, Any]:
@@ -137,30 +209,17 @@ def _raw_images(raw: memoryview, max_images: int) -> Images:
     return np.frombuffer(raw, np.uint8).reshape(number, SIDE, SIDE)
 
 
-def _images(inputs: Any, body: bytes, tail: memoryview | None, max_images: int) -> Images:
+def _input(inputs: Any) -> dict[str, Any]:
+    """The one input, images."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         came = f"{len(inputs)} inputs" if isinstance(inputs, list) and len(inputs) != 1 else kind_of(inputs)
         raise RequestError(400, f"inputs must be a list of one object, the input images; got {came}.")
-    tensor = inputs[0]
+    tensor: dict[str, Any] = inputs[0]
     if tensor.get("name") != "images":
         raise RequestError(400, f"The model's one input is images; got {kind_of(tensor.get('name'))}.")
     if tensor.get("datatype") != "UINT8":
         raise RequestError(400, f"The datatype of images is UINT8; got {kind_of(tensor.get('datatype'))}.")
-    number = _number(tensor.get("shape"), max_images)
-    parameters = tensor.get("parameters")
-    if parameters is not None:
-        parameters = _parameters(tensor, "the input images")
-        if "shared_memory_region" in parameters:
-            raise RequestError(400, "There is no shared memory here; send the images in the body.")
-        if "binary_data_size" in parameters:
-            return _binary_images(tensor, parameters["binary_data_size"], number, tail)
-    if tail:
-        raise RequestError(
-            400, f"{len(tail)} bytes follow the JSON, but the input images has no parameter binary_data_size."
-        )
-    if "data" not in tensor:
-        raise RequestError(400, "The input images needs data, or the parameter binary_data_size and raw bytes.")
-    return _json_images(tensor["data"], number, booleans=b"true" in body or b"false" in body)
+    return tensor
 
 
 def _number(shape: Any, max_images: int) -> int:
@@ -180,35 +239,28 @@ def _number(shape: Any, max_images: int) -> int:
     return number
 
 
-def _binary_images(tensor: dict[str, Any], size: Any, number: int, tail: memoryview | None) -> Images:
-    if "data" in tensor:
-        raise RequestError(400, "The input images has both data and the parameter binary_data_size; send one of them.")
+def _binary_images(size: int, tail: memoryview | None, number: int) -> Images:
     if tail is None:
         raise RequestError(400, "Raw images need the header Inference-Header-Content-Length: the length of the JSON.")
-    if type(size) is not int or size != number * PIXELS:
-        raise RequestError(
-            400, f"binary_data_size of {number} images is {number} x {PIXELS} = {number * PIXELS}; got {kind_of(size)}."
-        )
     if len(tail) != size:
         raise RequestError(400, f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON.")
     return np.frombuffer(tail, np.uint8).reshape(number, SIDE, SIDE)
 
 
-def _json_images(data: Any, number: int, *, booleans: bool) -> Images:
-    """The images of `data`, flat or nested.
-
-    Args:
-        data: of the input images.
-        number: of images, as the shape says.
-        booleans: whether a true or false came anywhere, which `bytes` would take for 1 and 0.
-    """
+def _json_images(head: _Head, tail: memoryview | None) -> Images:
+    """The images of `data`, flat or nested."""
+    data, number = head.data, head.number
+    if tail:
+        raise RequestError(
+            400, f"{len(tail)} bytes follow the JSON, but the input images has no parameter binary_data_size."
+        )
     if not isinstance(data, list) or not data:
         raise RequestError(
             400, f"data must be a list of {number * PIXELS} integers, flat or nested; got {kind_of(data)}."
         )
     if isinstance(data[0], list):
         nested = join_pixels(data)
-        if nested is None or (booleans and first_fault(data)):
+        if nested is None or (head.booleans and first_fault(data)):
             raise RequestError(400, f"{EXPECTED}; {first_fault(data)}.")
         if len(data) != number:
             raise RequestError(400, f"The shape says {number} images; data has {len(data)}.")
@@ -219,7 +271,7 @@ def _json_images(data: Any, number: int, *, booleans: bool) -> Images:
         flat = bytes(data)
     except (TypeError, ValueError):
         flat = None
-    if flat is None or booleans:
+    if flat is None or head.booleans:
         for i, pixel in enumerate(data):
             if type(pixel) is not int or not 0 <= pixel <= 255:
                 hint = "; pixels from 0 to 1 must be multiplied by 255 and rounded" if type(pixel) is float else ""
@@ -228,7 +280,7 @@ def _json_images(data: Any, number: int, *, booleans: bool) -> Images:
     return np.frombuffer(flat, np.uint8).reshape(number, SIDE, SIDE)
 
 
-def _outputs(outputs: Any, binary: bool) -> tuple[tuple[str, bool], ...]:
+def _outputs(outputs: Any, binary: bool) -> Outputs:
     if outputs is None or outputs == []:
         return _ALL_BINARY if binary else _ALL_JSON
     if not isinstance(outputs, list):
@@ -236,8 +288,8 @@ def _outputs(outputs: Any, binary: bool) -> tuple[tuple[str, bool], ...]:
     wanted: dict[str, bool] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else output
-        if not isinstance(output, dict) or not isinstance(name, str) or name not in _NAMES:
-            raise RequestError(400, f"The model's outputs are {' and '.join(_NAMES)}; got {kind_of(name)}.")
+        if not isinstance(output, dict) or not isinstance(name, str) or name not in _FORMS:
+            raise RequestError(400, f"The model's outputs are {' and '.join(_FORMS)}; got {kind_of(name)}.")
         parameters = _parameters(output, f"the output {name}")
         for unsupported in ("classification", "shared_memory_region"):
             if parameters.get(unsupported):
