@@ -95,6 +95,13 @@ def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[
 # Health and metadata
 
 
+def test_head_is_answered_like_get_without_a_body(plain: httpx.Client) -> None:
+    for path in ("/v2", "/models"):
+        head, get = plain.head(path), plain.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(get.content))
+
+
 def test_the_server_is_live_and_ready(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
