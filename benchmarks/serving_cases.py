@@ -444,7 +444,7 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
     else:
         # The client takes a part of both cores, so throughput says nothing: CPU time per request does.
         compare(
-            WORKERS, "at least 1.8x one worker, by CPU time per request", "requests per CPU second",
+            WORKERS, "at least 1.8x one worker, by CPU time per request", "requests/CPU s",
             lambda one: 1e6 / (one.cpu_us_per_request or 1), US, 1.8, server=TWO_WORKERS, factor=2,
         )  # fmt: skip
     return result
