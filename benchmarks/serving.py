@@ -39,6 +39,7 @@ from benchmarks.serving_cases import Measurement
 from benchmarks.serving_client import on_cores
 from benchmarks.serving_servers import PEERS, locked_version
 from digits.errors import LoadTestError, SamedigitError
+from loadtests.load_test import processor
 
 NAMES: Final = {
     "bentoml": "bentoml, peer",
@@ -94,7 +95,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
     )
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
         "pinning": pinning,
         "client": client,
         "model": bench.model.tag,
@@ -159,16 +160,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 1000 or isinstance(value, int) else f"{value:.3g}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
-    )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def run_load_test(
                     bare_ms = {protocol: _bare(server, protocol, client_core) for protocol in protocols}
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+            "machine": f"{platform.system()} {platform.machine()}, {processor()}",
             "cores": os.cpu_count(),
             "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "duration_seconds": duration,
@@ -270,7 +270,8 @@ def _cores() -> tuple[int | None, int | None]:
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's, as the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
