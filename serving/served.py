@@ -185,9 +185,6 @@ class ServedModels:
     def _close(self, name: str) -> None:
         if self._opened.pop(name, None) is not None:
             self._rank()
-            gc.unfreeze()  # frameworks' objects refer to each other, and go only where the collector sees them
-            gc.collect()
-            gc.freeze()
 
     def _rank(self) -> None:
         opened = sorted(self.all(), key=lambda one: one.score.accuracy)
