@@ -93,9 +93,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client sends no more; close once all is answered
         self._only_head = False  # of the answer: a HEAD request is with the door
         self._can_write = True
-        self._waiting: deque[tuple[Request, bool]] = (
-            deque()
-        )  # pipelined requests, and whether to keep the connection after
+        self._waiting: deque[tuple[Request, bool]] = deque()  # pipelined, and whether to keep the connection after
 
     # From the transport
 
@@ -179,7 +177,7 @@ class Connection(asyncio.Protocol):
         keep = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         if self._parser.get_http_version() == "1.0":  # whose clients must be told that the connection stays
             keep = False
-        if self._answering or not self._can_write:
+        if self._answering or self._waiting or not self._can_write:
             self._waiting.append((request, keep))
             if len(self._waiting) == MAX_PIPELINED:
                 self._transport.pause_reading()
@@ -224,9 +222,12 @@ class Connection(asyncio.Protocol):
         self._refused = True
         if self._transport.is_closing():
             return
-        if self._answering or self._waiting:  # of what came before it on this connection
+        if self._waiting:  # what came before it on this connection is answered first
+            request, _ = self._waiting.pop()
+            self._waiting.append((request, False))
+            return
+        if self._answering:
             self._last = True
-            self._waiting.clear()
             return
         answer = refusal(error)
         headers = b"".join(b"%s: %s\r\n" % header for header in answer.headers if header[0] != b"connection")

@@ -32,10 +32,8 @@ MAX_REMEMBERED_BYTES: Final = 1024  # of the JSON before raw images
 
 Outputs = tuple[tuple[str, bool], ...]  # name, binary
 
-_FORMS: Final = {
-    "probabilities": ("FP32", (CLASSES,), 4 * CLASSES),
-    "digits": ("INT64", (), 8),
-}  # shape and bytes of one
+# Of an output: its datatype, and the shape and bytes of one image's part.
+_FORMS: Final = {"probabilities": ("FP32", (CLASSES,), 4 * CLASSES), "digits": ("INT64", (), 8)}
 _ALL_JSON: Final[Outputs] = tuple((name, False) for name in _FORMS)
 _ALL_BINARY: Final[Outputs] = tuple((name, True) for name in _FORMS)
 

@@ -192,6 +192,30 @@ def test_pipelined_requests_are_answered_one_after_the_other_in_order(number: in
     assert [request.path for request in own.door.requests] == ["/later", *(f"/{i}" for i in range(1, number))]
 
 
+def test_a_request_that_comes_between_two_answers_waits_for_its_turn(own: Own) -> None:
+    with own.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(get("/later") + get("/second"))
+        request, reply = own.door.held.get(timeout=10)
+
+        async def answer_and_receive() -> None:
+            (one,) = own.port.connections
+            reply(said(request))
+            one.data_received(get("/third"))  # before the loop has gone on to the second
+
+        own.call(answer_and_receive())
+        paths = [orjson.loads(read_answer(answers)[2])[1] for _ in range(3)]
+    assert paths == ["/later", "/second", "/third"]
+
+
+def test_requests_before_one_that_is_not_http_are_answered_before_the_connection_is_closed(own: Own) -> None:
+    with own.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(get("/later") + get("/second") + b"hello\r\n\r\n")
+        own.let()
+        paths = [orjson.loads(read_answer(answers)[2])[1] for _ in range(2)]
+        assert paths == ["/later", "/second"]
+        assert answers.read() == b""
+
+
 def test_pipelined_requests_whose_answers_come_late_are_answered_in_order(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(b"".join(get(f"/later/{i}") for i in range(40)))
