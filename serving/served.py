@@ -114,12 +114,18 @@ class ServedModels:
         return [opened for versions in self._opened.values() for opened in versions.values()]
 
     async def index(self) -> list[dict[str, str]]:
-        """What is open, and what else the settings let `load` open: name, version, state, and reason if it is not ready."""
+        """What is open, and what else the settings let `load` open: name, version, state, and reason if it is not ready.
+
+        Raises:
+            RequestError: 500, the store cannot be read.
+        """
         entries = {(opened.name, opened.model.version): {"state": "READY"} for opened in self.all()}
         try:
             plan = await asyncio.to_thread(self._plan)
-        except SamedigitError:  # nothing more is stored
+        except ModelNotFound:  # what is open is stored no more
             plan = []
+        except SamedigitError as error:
+            raise RequestError(500, str(error)) from error
         for model, backend, _ in plan:
             entries.setdefault(
                 (f"{model.recipe}.{backend}", model.version), {"state": "UNAVAILABLE", "reason": "not loaded"}
