@@ -42,11 +42,11 @@ from digits import mnist
 from digits.contract import BACKENDS, Probabilities
 from digits.store import find_model
 from loadtests.server import free_ports
-from serving.api_port import ApiPort
-from serving.backends import is_installed
+from runtimes.backends import is_installed
 from serving.batching import Batcher, Done
-from serving.data_port import DataPort
 from serving.door import Door
+from serving.ports.api_port import ApiPort
+from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 from serving.start import serve_environment
 

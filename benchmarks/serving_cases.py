@@ -24,8 +24,8 @@ from digits.contract import Backend, Images
 from digits.errors import LoadTestError
 from digits.store import StoredModel, find_model
 from loadtests.server import free_ports
-from serving.backends import Runtime, is_installed, open_runtime
-from serving.device import CPU
+from runtimes.backends import Runtime, is_installed, open_runtime
+from runtimes.device import CPU
 from serving.start import ROOT
 
 RECIPE: Final = "torch-relu"

@@ -202,8 +202,8 @@ def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
     """Predicts every test image with each stored file of a model, or with one, and compares with the card."""
     from digits import mnist, store
     from digits.card import Score
-    from serving.backends import is_installed, open_runtime, predict_all
-    from serving.device import CPU
+    from runtimes.backends import is_installed, open_runtime, predict_all
+    from runtimes.device import CPU
 
     model = store.find_model(name)
     backends = [_backend(backend)] if backend else [one for one in model.card.backends if is_installed(one)]
@@ -260,7 +260,7 @@ def loadtest(
     from digits import store
     from loadtests.load_test import run_load_test, steps
     from loadtests.protocols import PROTOCOLS
-    from serving.backends import how_to_install, is_installed
+    from runtimes.backends import how_to_install, is_installed
 
     wanted = [_backend(backend) for backend in backends]
     for name in protocols:

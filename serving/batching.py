@@ -19,7 +19,7 @@ import numpy as np
 
 from digits.contract import Images, Probabilities
 from digits.errors import RequestError
-from serving.backends import Runtime
+from runtimes.backends import Runtime
 from serving.settings import Settings
 
 Done = Callable[[Probabilities | RequestError], None]

@@ -21,9 +21,9 @@ import numpy as np
 
 from digits.contract import CLASSES, Probabilities
 from digits.errors import RequestError
-from serving import predict_protocol, v2_control, v2_protocol
 from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
 from serving.metrics import Metrics
+from serving.protocols import predict, v2, v2_control
 from serving.served import ServedModels
 
 ECHO: Final = "echo"
@@ -73,7 +73,7 @@ class Door:
                 self._predict(backend, request, reply)
             case ["echo"]:
                 images = _read_predict(request, self._max_images).images
-                reply(Answer(200, predict_protocol.write_answer(_tenths(len(images)), model=ECHO, backend=ECHO)))
+                reply(Answer(200, predict.write_answer(_tenths(len(images)), model=ECHO, backend=ECHO)))
             case ["models"]:
                 if request.method != "GET":
                     raise wrong_method(request, "GET")
@@ -89,7 +89,7 @@ class Door:
 
         def write(probabilities: Probabilities) -> Answer:
             tag = opened.model.tag
-            return Answer(200, predict_protocol.write_answer(probabilities, model=tag, backend=opened.backend))
+            return Answer(200, predict.write_answer(probabilities, model=tag, backend=opened.backend))
 
         opened.batcher.submit(asked.images, _writing(write, request, reply))
 
@@ -99,16 +99,14 @@ class Door:
         opened = None if name == ECHO and version is None else self._served.named(name, version)
         if request.headers.get(b"content-encoding", b"identity") != b"identity":
             raise RequestError(415, "The body must not be compressed; send it as it is.")
-        asked = v2_protocol.read_infer(
-            request.body, request.headers.get(v2_protocol.HEADER_LENGTH), max_images=self._max_images
-        )
+        asked = v2.read_infer(request.body, request.headers.get(v2.HEADER_LENGTH), max_images=self._max_images)
         version = "1" if opened is None else opened.model.version
 
         def write(probabilities: Probabilities) -> Answer:
-            body, length = v2_protocol.write_infer(probabilities, asked, model=name, version=version)
+            body, length = v2.write_infer(probabilities, asked, model=name, version=version)
             if length is None:
                 return Answer(200, body)
-            return Answer(200, body, (BINARY, (v2_protocol.HEADER_LENGTH, b"%d" % length)))
+            return Answer(200, body, (BINARY, (v2.HEADER_LENGTH, b"%d" % length)))
 
         if opened is None:
             reply(write(_tenths(len(asked.images))))
@@ -145,14 +143,14 @@ def _writing(
     return done
 
 
-def _read_predict(request: Request, max_images: int) -> predict_protocol.PredictRequest:
+def _read_predict(request: Request, max_images: int) -> predict.PredictRequest:
     if request.method != "POST":
         raise wrong_method(request, "POST")
     content_type = request.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
     if content_type != b"application/json":
         came = content_type.decode("latin-1")
         raise RequestError(415, f"Expected the content type application/json, got {came}.")
-    return predict_protocol.read_request(request.body, max_images=max_images)
+    return predict.read_request(request.body, max_images=max_images)
 
 
 def _tenths(images: int) -> Probabilities:

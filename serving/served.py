@@ -17,9 +17,9 @@ from digits.card import Score
 from digits.contract import BACKENDS, SIDE, Backend
 from digits.errors import DeviceError, ModelNotFound, NotInstalled, RequestError, SamedigitError
 from digits.store import StoredModel
-from serving.backends import HAS_GPU, how_to_install, is_installed, open_runtime
+from runtimes.backends import HAS_GPU, how_to_install, is_installed, open_runtime
+from runtimes.device import CPU, Device, choose_device
 from serving.batching import Batcher
-from serving.device import CPU, Device, choose_device
 from serving.settings import Settings
 
 WARM_UP_BATCHES: Final = (1, 2)  # the sizes at which some runtime builds or allocates something

@@ -12,9 +12,9 @@ import bentoml
 import click
 
 from digits.errors import SamedigitError, SettingError
-from serving.api_port import ApiPort
-from serving.data_port import DataPort, listening_socket
 from serving.door import Door
+from serving.ports.api_port import ApiPort
+from serving.ports.data_port import DataPort, listening_socket
 from serving.served import ServedModels
 from serving.settings import read_settings
 

@@ -23,9 +23,9 @@ with warnings.catch_warnings():
 
 from digits import mnist
 from digits.mnist import LabelledImages
-from serving.backends import predict_all
-from serving.device import CPU
-from serving.runtimes.numpy_runtime import open_model
+from runtimes.backends import predict_all
+from runtimes.device import CPU
+from runtimes.numpy_runtime import open_model
 from training import trainers
 from training.recipes import RECIPES
 

@@ -50,7 +50,7 @@ def test_the_onnx_image_and_the_bento_need_no_framework() -> None:
 def test_the_image_and_the_bento_hold_the_rooms_that_a_server_imports() -> None:
     rooms = set(tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     imported = python(
-        "import sys, serving.service, serving.runtimes.numpy_runtime, serving.runtimes.onnx_runtime\n"
+        "import sys, serving.service, runtimes.numpy_runtime, runtimes.onnx_runtime\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     needed = rooms & set(imported.split())

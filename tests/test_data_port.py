@@ -26,10 +26,10 @@ from servers import Server, everything_from, failed_start, read_answer, serving
 
 from digits.mnist import LabelledImages
 from loadtests.server import free_ports
-from serving import data_port
-from serving.data_port import DataPort
 from serving.door import Door
 from serving.messages import Answer, Reply, Request
+from serving.ports import data_port
+from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
 MODEL: Final = "torch-relu.onnx"

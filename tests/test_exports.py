@@ -19,7 +19,7 @@ from digits.card import Card
 from digits.contract import BACKENDS, EXPORTED, Backend
 from digits.mnist import LabelledImages
 
-OURS = "samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits"
+OURS = "samedigit", "comparison", "loadtests", "training", "serving", "runtimes", "scratch", "digits"
 PACKAGE = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "onnx": "onnxruntime"}
 pytestmark = pytest.mark.slow
 
@@ -81,8 +81,8 @@ from pathlib import Path
 import numpy as np
 from digits import mnist
 from digits.contract import EXPORTED
-from serving.backends import open_runtime, predict_all
-from serving.device import CPU
+from runtimes.backends import open_runtime, predict_all
+from runtimes.device import CPU
 backend, answers = sys.argv[1], Path(sys.argv[2])
 images = mnist.test_images().images
 for folder in sys.argv[3:]:
@@ -330,7 +330,7 @@ from pathlib import Path
 import numpy as np
 from digits import mnist
 from digits.mnist import LabelledImages
-from serving.device import CPU
+from runtimes.device import CPU
 from training.recipes import RECIPES
 from training.trainers import Split, load_trainer
 folder = Path(sys.argv[1])

@@ -12,16 +12,16 @@ import pytest
 from conftest import PROJECT, python, require, require_recipe
 
 # From the front door down to the ground floor. A room may import those that come after it.
-ROOMS = ("samedigit", "comparison", "loadtests", "training", "serving", "scratch", "digits")
+ROOMS = ("samedigit", "comparison", "loadtests", "training", "serving", "runtimes", "scratch", "digits")
 OUTSIDE = {"benchmarks", "tests"}  # which no room may import
 
 # Where each framework may be imported: its own trainer and its own runtime.
 FRAMEWORKS = {
-    "torch": {"training/torch_trainer.py", "serving/runtimes/torch_runtime.py"},
-    "tensorflow": {"training/keras_trainer.py", "serving/runtimes/tensorflow_runtime.py"},
+    "torch": {"training/torch_trainer.py", "runtimes/torch_runtime.py"},
+    "tensorflow": {"training/keras_trainer.py", "runtimes/tensorflow_runtime.py"},
     "keras": {"training/keras_trainer.py"},
     "tf2onnx": {"training/keras_trainer.py"},
-    "onnxruntime": {"serving/runtimes/onnx_runtime.py"},
+    "onnxruntime": {"runtimes/onnx_runtime.py"},
 }
 HEAVY = "torch", "tensorflow", "keras", "onnxruntime", "onnx", "matplotlib", "scipy", "locust"
 
@@ -66,9 +66,16 @@ def test_a_room_imports_no_room_above_it(room: str) -> None:
     assert found == set()
 
 
+def test_training_and_serving_know_nothing_of_each_other() -> None:
+    """They meet in the stored files, which runtimes open."""
+    imports = {name.partition(".")[0] for file in files_of("training") for name in imported(file)}
+    assert "serving" not in imports
+    assert "runtimes" in imports
+
+
 def test_the_reader_of_imports_sees_every_kind() -> None:
     """So that the test above can fail."""
-    assert {*imported(PROJECT / "serving/backends.py")} >= {"importlib", "digits.contract", "serving.runtimes."}
+    assert {*imported(PROJECT / "runtimes/backends.py")} >= {"importlib", "digits.contract", "runtimes."}
     assert "bentoml" in {*imported(PROJECT / "digits/store.py")}  # inside a function
     assert "training." in {*imported(PROJECT / "training/trainers.py")}
 

@@ -180,7 +180,7 @@ from training.recipes import RECIPES
 from training.trainers import Split, load_trainer
 from digits.contract import Framework
 from digits.mnist import LabelledImages
-from serving.device import CPU
+from runtimes.device import CPU
 framework, draw, target = sys.argv[1:]
 recipe = dataclasses.replace(
     RECIPES["torch-relu"], weight_draw=draw, bias_draw="fan_in_uniform", learning_rate=0.0, epochs=1, framework=framework
@@ -260,7 +260,7 @@ import dataclasses, sys, numpy as np
 from training import keras_trainer as trainer
 from training.recipes import RECIPES
 from training.train import split_for
-from serving.device import CPU
+from runtimes.device import CPU
 both = [RECIPES["keras-sequential"], RECIPES["keras-functional"]]
 assert dataclasses.replace(both[0], name="", keras_api=None, reported=None, source="") == dataclasses.replace(
     both[1], name="", keras_api=None, reported=None, source=""

@@ -11,7 +11,7 @@ import pytest
 
 from digits.errors import RequestError
 from digits.mnist import LabelledImages
-from serving.predict_protocol import read_request, write_answer
+from serving.protocols.predict import read_request, write_answer
 
 IMAGE: list[list[Any]] = [[0] * 28 for _ in range(28)]
 

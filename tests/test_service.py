@@ -19,7 +19,7 @@ from servers import JSON, Server, body, everything_from, failed_start, folder_of
 
 from digits.contract import BACKENDS, Backend
 from digits.mnist import LabelledImages
-from serving.device import count_gpus
+from runtimes.device import count_gpus
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from digits.errors import DeviceError, SettingError
-from serving.device import CPU, Device, choose_device, count_gpus
+from runtimes.device import CPU, Device, choose_device, count_gpus
 from serving.settings import Settings, read_settings
 
 

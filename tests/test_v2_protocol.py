@@ -12,7 +12,7 @@ import pytest
 
 from digits.errors import RequestError
 from digits.mnist import LabelledImages
-from serving.v2_protocol import InferRequest, read_infer, write_infer
+from serving.protocols.v2 import InferRequest, read_infer, write_infer
 
 ZEROS: Final = [0] * 784
 ONE: Final = bytes(784)

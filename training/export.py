@@ -24,9 +24,9 @@ from digits.card import Score
 from digits.contract import EXPORTED, FRAMEWORKS, Backend, Framework, Images, Probabilities
 from digits.errors import ExportError
 from digits.mnist import LabelledImages
-from serving.backends import is_installed as backend_is_installed
-from serving.backends import open_runtime, predict_all
-from serving.device import CPU
+from runtimes.backends import is_installed as backend_is_installed
+from runtimes.backends import open_runtime, predict_all
+from runtimes.device import CPU
 from training import trainers
 from training.recipes import Recipe
 from training.trainers import NATIVE, Trainer

@@ -11,7 +11,7 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # read when keras is imported; a SavedModel needs it
 
-import serving.runtimes.tensorflow_runtime  # noqa: F401  # isort: skip  # first: it sets TensorFlow's threads
+import runtimes.tensorflow_runtime  # noqa: F401  # isort: skip  # first: it sets TensorFlow's threads
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from digits.card import Epoch
 from digits.contract import PIXELS, SIDE, Images, Probabilities
-from serving.device import Device
+from runtimes.device import Device
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights

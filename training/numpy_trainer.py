@@ -13,12 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from digits.card import Epoch
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
+from runtimes.device import Device
 from scratch import initialisers
 from scratch.layers import Array, Dense, Dropout, Layer, Relu, Sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop
-from serving.device import Device
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights

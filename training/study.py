@@ -38,7 +38,7 @@ from digits import mnist
 from digits.card import Epoch, Score
 from digits.contract import CLASSES, Framework, Probabilities
 from digits.errors import SamedigitError, StudyError
-from serving.device import CPU
+from runtimes.device import CPU
 from training import trainers
 from training.recipes import RECIPES, Recipe
 from training.train import split_for, versions

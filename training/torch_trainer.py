@@ -16,7 +16,7 @@ from torch import nn
 
 from digits.card import Epoch
 from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
-from serving.device import Device
+from runtimes.device import Device
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights

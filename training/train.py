@@ -18,7 +18,7 @@ from digits.contract import EXPORTED
 from digits.errors import DeviceError
 from digits.mnist import LabelledImages
 from digits.store import StoredModel
-from serving.device import CPU, Device, choose_device
+from runtimes.device import CPU, Device, choose_device
 from training import trainers
 from training.export import export_all
 from training.recipes import Recipe

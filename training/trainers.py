@@ -16,7 +16,7 @@ from digits.card import Epoch
 from digits.contract import Backend, Framework, Images, Probabilities
 from digits.errors import NotInstalled
 from digits.mnist import LabelledImages
-from serving.device import Device
+from runtimes.device import Device
 from training.recipes import Recipe
 
 # (weight [fan_in, fan_out], bias [fan_out]) of each dense layer, float32.

@@ -15,8 +15,8 @@ from typing import Final
 import bentoml
 import numpy as np
 
-from serving.backends import Runtime, open_runtime
-from serving.device import CPU
+from runtimes.backends import Runtime, open_runtime
+from runtimes.device import CPU
 
 BATCHED: Final = {"batchable": True, "max_batch_size": 64, "max_latency_ms": 10_000}  # the latency is a timeout: 503
 

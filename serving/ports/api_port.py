@@ -13,7 +13,7 @@ from typing import Any
 from digits.errors import RequestError
 from serving.door import Door, owns
 from serving.messages import Answer, Request, json_answer, refusal, too_long
-from serving.openapi import add_paths
+from serving.protocols.openapi import add_paths
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

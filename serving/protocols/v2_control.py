@@ -20,8 +20,8 @@ from digits.contract import Backend
 from digits.errors import RequestError
 from serving.batching import Counted
 from serving.messages import Answer, Request, json_answer, wrong_method
+from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.served import Opened, ServedModels
-from serving.v2_protocol import EXTENSIONS, INPUT, OUTPUTS
 
 PLATFORMS: Final[dict[Backend, str]] = {
     "numpy": "numpy_npz",

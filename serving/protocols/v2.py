@@ -18,7 +18,7 @@ import orjson
 
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Probabilities
 from digits.errors import RequestError
-from serving.predict_protocol import EXPECTED, first_fault, join_pixels, kind_of
+from serving.protocols.pixels import EXPECTED, first_fault, join_pixels, kind_of
 
 INPUT: Final = {"name": "images", "datatype": "UINT8", "shape": [-1, SIDE, SIDE]}
 OUTPUTS: Final = (

@@ -11,7 +11,7 @@ import onnxruntime
 
 from digits.contract import Images, Probabilities
 from digits.errors import DeviceError
-from serving.device import Device
+from runtimes.device import Device
 
 
 class OnnxRuntime:

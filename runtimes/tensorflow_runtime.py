@@ -10,7 +10,7 @@ from pathlib import Path
 
 from digits.contract import Images, Probabilities
 from digits.errors import DeviceError
-from serving.device import Device
+from runtimes.device import Device
 
 
 @contextlib.contextmanager

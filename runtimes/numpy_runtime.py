@@ -9,8 +9,8 @@ import numpy as np
 
 from digits.contract import PIXELS, Images, Probabilities
 from digits.errors import DeviceError
+from runtimes.device import Device
 from scratch.layers import relu, sigmoid, softmax
-from serving.device import Device
 
 ACTIVATIONS: Final = {"relu": relu, "sigmoid": sigmoid}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from digits.contract import CLASSES, Backend, Images, Probabilities
 from digits.errors import NotInstalled
-from serving.device import Device
+from runtimes.device import Device
 
 PACKAGE: Final[dict[Backend, str]] = {
     "numpy": "numpy",
@@ -53,7 +53,7 @@ def open_runtime(backend: Backend, path: Path, *, device: Device) -> Runtime:
         raise NotInstalled(
             f"The {backend} backend needs {PACKAGE[backend]}, which is not installed: {how_to_install(backend)}"
         )
-    module = cast(RuntimeModule, import_module(f"serving.runtimes.{backend}_runtime"))
+    module = cast(RuntimeModule, import_module(f"runtimes.{backend}_runtime"))
     return module.open_model(path, device=device)
 
 

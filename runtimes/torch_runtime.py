@@ -9,7 +9,7 @@ from torch.export.passes import move_to_device_pass
 
 from digits.contract import Images, Probabilities
 from digits.errors import DeviceError
-from serving.device import Device
+from runtimes.device import Device
 
 
 class TorchRuntime:

@@ -1,0 +1,1 @@
+"""What the bytes mean: requests read, answers written. No protocol knows a socket or a model."""
