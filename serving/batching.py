@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from digits.contract import Images, Probabilities
-from digits.errors import RequestError
 from runtimes.backends import Runtime
+from serving.errors import Kind, RequestError
 from serving.settings import Settings
 
 Done = Callable[[Probabilities | RequestError], None]
@@ -61,9 +61,6 @@ class _Waiting(NamedTuple):
     done: Done
 
 
-RETRY: Final = ((b"retry-after", b"1"),)
-
-
 class Batcher:
     """Runs one model on whatever waits for it. Belongs to one event loop; `submit` is called on its thread."""
 
@@ -90,7 +87,9 @@ class Batcher:
         if self._waiting and self._images_waiting + len(images) > self._max_queue:
             self.statistics.failure.add(0)
             raise RequestError(
-                503, f"The queue is full: {self._images_waiting} images wait for this model. Try again.", headers=RETRY
+                Kind.BUSY,
+                f"The queue is full: {self._images_waiting} images wait for this model. Try again.",
+                retry_after_seconds=1,
             )
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
@@ -113,7 +112,7 @@ class Batcher:
             predicted = time.monotonic_ns()
         except Exception:
             log.exception("A batch of %d requests failed", len(batch))
-            error = RequestError(500, "The model failed; the server's log says why.")
+            error = RequestError(Kind.FAILED, "The model failed; the server's log says why.")
             for waiting in batch:
                 self.statistics.failure.add(time.monotonic_ns() - waiting.arrived_ns)
                 waiting.done(error)
@@ -139,7 +138,11 @@ class Batcher:
                 waited = now - waiting.arrived_ns
                 self.statistics.failure.add(waited)
                 waiting.done(
-                    RequestError(503, f"The request expired after {waited // 1000} us in the queue.", headers=RETRY)
+                    RequestError(
+                        Kind.EXPIRED,
+                        f"The request expired after {waited // 1000} us in the queue.",
+                        retry_after_seconds=1,
+                    )
                 )
             else:
                 batch.append(waiting)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from digits.contract import CLASSES, Probabilities
-from digits.errors import RequestError
+from serving.errors import Kind, RequestError
 from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
 from serving.metrics import Metrics
 from serving.protocols import predict, v2, v2_control
@@ -80,7 +80,7 @@ class Door:
                 reply(json_answer(self._served.describe()))
             case _:
                 raise RequestError(
-                    404, f"Nothing is at {request.path[:100]}; /v2, /predict/BACKEND and /models are here."
+                    Kind.UNKNOWN, f"Nothing is at {request.path[:100]}; /v2, /predict/BACKEND and /models are here."
                 )
 
     def _predict(self, backend: str, request: Request, reply: Reply) -> None:
@@ -98,7 +98,7 @@ class Door:
             raise wrong_method(request, "POST")
         opened = None if name == ECHO and version is None else self._served.named(name, version)
         if request.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(415, "The body must not be compressed; send it as it is.")
+            raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
         asked = v2.read_infer(request.body, request.headers.get(v2.HEADER_LENGTH), max_images=self._max_images)
         version = "1" if opened is None else opened.model.version
 
@@ -149,7 +149,7 @@ def _read_predict(request: Request, max_images: int) -> predict.PredictRequest:
     content_type = request.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
     if content_type != b"application/json":
         came = content_type.decode("latin-1")
-        raise RequestError(415, f"Expected the content type application/json, got {came}.")
+        raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
     return predict.read_request(request.body, max_images=max_images)
 
 
@@ -159,4 +159,4 @@ def _tenths(images: int) -> Probabilities:
 
 def _failure(request: Request) -> Answer:
     log.exception("%s failed", request.path)
-    return refusal(RequestError(500, "The server failed; its log says why."))
+    return refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))

@@ -7,10 +7,29 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from digits.errors import RequestError
+from serving.errors import Kind, RequestError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+
+STATUS: Final = {
+    Kind.MALFORMED: 400,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.UNKNOWN: 404,
+    Kind.WRONG_METHOD: 405,
+    Kind.SLOW: 408,
+    Kind.TOO_LARGE: 413,
+    Kind.TARGET_TOO_LONG: 414,
+    Kind.MEDIA_TYPE: 415,
+    Kind.TOO_OFTEN: 429,
+    Kind.HEAD_TOO_LARGE: 431,
+    Kind.FAILED: 500,
+    Kind.UNSUPPORTED: 501,
+    Kind.BUSY: 503,
+    Kind.EXPIRED: 503,
+    Kind.VERSION: 505,
+}
 
 
 class Request(NamedTuple):
@@ -34,15 +53,22 @@ def json_answer(document: Any) -> Answer:
 
 
 def refusal(error: RequestError) -> Answer:
-    return Answer(error.status, orjson.dumps({"error": str(error)}), JSON + error.headers)
+    headers: Headers = JSON
+    if error.retry_after_seconds is not None:
+        headers += ((b"retry-after", b"%d" % error.retry_after_seconds),)
+    if error.allow is not None:
+        headers += ((b"allow", error.allow.encode()),)
+    if error.kind is Kind.UNAUTHENTICATED:
+        headers += ((b"www-authenticate", b"Bearer"),)
+    if error.closes:
+        headers += ((b"connection", b"close"),)
+    return Answer(STATUS[error.kind], orjson.dumps({"error": str(error)}), headers)
 
 
 def wrong_method(request: Request, right: str) -> RequestError:
-    allow = ((b"allow", right.encode()),)
-    return RequestError(405, f"{request.path} takes {right}, got {request.method}.", headers=allow)
+    return RequestError(Kind.WRONG_METHOD, f"{request.path} takes {right}, got {request.method}.", allow=right)
 
 
 def too_long(limit: int) -> RequestError:
-    # Without `connection: close` the server would read on, to find where the next request begins.
-    close = ((b"connection", b"close"),)
-    return RequestError(413, f"The body is longer than {limit} bytes. Send fewer images.", headers=close)
+    # It closes, since otherwise the server would read on, to find where the next request begins.
+    return RequestError(Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images.", closes=True)

@@ -15,11 +15,12 @@ import numpy as np
 from digits import store
 from digits.card import Score
 from digits.contract import BACKENDS, SIDE, Backend
-from digits.errors import DeviceError, ModelNotFound, NotInstalled, RequestError, SamedigitError
+from digits.errors import DeviceError, ModelNotFound, NotInstalled, SamedigitError
 from digits.store import StoredModel
 from runtimes.backends import HAS_GPU, how_to_install, is_installed, open_runtime
 from runtimes.device import CPU, Device, choose_device
 from serving.batching import Batcher
+from serving.errors import Kind, RequestError
 from serving.settings import Settings
 
 WARM_UP_BATCHES: Final = (1, 2)  # the sizes at which some runtime builds or allocates something
@@ -88,7 +89,7 @@ class ServedModels:
         elif version in versions:
             return versions[version]
         tags = ", ".join(opened.model.tag for opened in self._through(backend))
-        raise RequestError(404, f"No model {name!r} is served through {backend}; served are {tags}.")
+        raise RequestError(Kind.UNKNOWN, f"No model {name!r} is served through {backend}; served are {tags}.")
 
     def named(self, name: str, version: str | None = None) -> Opened:
         """The model called `recipe.backend`, in this version or the newest that is open.
@@ -98,12 +99,14 @@ class ServedModels:
         """
         versions = self._opened.get(name)
         if versions is None:
-            raise RequestError(404, f"No model {name!r} is served; served are {', '.join(self._opened) or 'none'}.")
+            raise RequestError(
+                Kind.UNKNOWN, f"No model {name!r} is served; served are {', '.join(self._opened) or 'none'}."
+            )
         if version is None:
             return next(iter(versions.values()))
         if version not in versions:
             raise RequestError(
-                404, f"The model {name} is not served in version {version!r}, but in {', '.join(versions)}."
+                Kind.UNKNOWN, f"The model {name} is not served in version {version!r}, but in {', '.join(versions)}."
             )
         return versions[version]
 
@@ -125,7 +128,7 @@ class ServedModels:
         except ModelNotFound:  # what is open is stored no more
             plan = []
         except SamedigitError as error:
-            raise RequestError(500, str(error)) from error
+            raise RequestError(Kind.FAILED, str(error)) from error
         for model, backend, _ in plan:
             entries.setdefault(
                 (f"{model.recipe}.{backend}", model.version), {"state": "UNAVAILABLE", "reason": "not loaded"}
@@ -147,7 +150,7 @@ class ServedModels:
                 wanted = [entry for entry in plan if f"{entry[0].recipe}.{entry[1]}" == name]
                 if not wanted:
                     names = ", ".join(f"{model.recipe}.{backend}" for model, backend, _ in plan)
-                    raise RequestError(404, f"No model {name!r} can be loaded; there are {names}.")
+                    raise RequestError(Kind.UNKNOWN, f"No model {name!r} can be loaded; there are {names}.")
                 open_now = self._opened.get(name, {})
                 opened: list[Opened] = []
                 for model, backend, device in wanted:
@@ -158,7 +161,7 @@ class ServedModels:
             except RequestError:
                 raise
             except SamedigitError as error:
-                raise RequestError(500, str(error)) from error
+                raise RequestError(Kind.FAILED, str(error)) from error
             self._close(name)
             for one in opened:
                 self._add(one)
@@ -177,7 +180,7 @@ class ServedModels:
     def _require_one_worker(self) -> None:
         if self.settings.workers > 1:
             raise RequestError(
-                501,
+                Kind.UNSUPPORTED,
                 f"Each of the {self.settings.workers} workers has models of its own, and this request reached one of them. "
                 f"Restart the server instead, or serve with SAMEDIGIT_WORKERS=1.",
             )
@@ -199,14 +202,18 @@ class ServedModels:
     def _through(self, backend: str) -> list[Opened]:
         """What is open of this backend: at least one."""
         if backend not in BACKENDS:
-            raise RequestError(404, f"There is no backend {backend!r}; the backends are {', '.join(BACKENDS)}.")
+            raise RequestError(
+                Kind.UNKNOWN, f"There is no backend {backend!r}; the backends are {', '.join(BACKENDS)}."
+            )
         opened = [opened for opened in self.all() if opened.backend == backend]
         if opened:
             return opened
         if not is_installed(backend):
-            raise RequestError(501, f"The {backend} backend is not installed on this server: {how_to_install(backend)}")
+            raise RequestError(
+                Kind.UNSUPPORTED, f"The {backend} backend is not installed on this server: {how_to_install(backend)}"
+            )
         served = ", ".join(dict.fromkeys(opened.backend for opened in self.all()))
-        raise RequestError(404, f"The {backend} backend is not served here; served are {served or 'none'}.")
+        raise RequestError(Kind.UNKNOWN, f"The {backend} backend is not served here; served are {served or 'none'}.")
 
     def describe(self) -> dict[str, Any]:
         """What is served: each model with its card and, for each backend, its stored accuracy and where it runs."""

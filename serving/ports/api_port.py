@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from digits.errors import RequestError
 from serving.door import Door, owns
+from serving.errors import Kind, RequestError
 from serving.messages import Answer, Request, json_answer, refusal, too_long
 from serving.protocols.openapi import add_paths
 
@@ -70,7 +70,7 @@ class ApiPort:
                 size += len(chunks[-1])
             body = b"".join(chunks)
         if message["type"] == "http.disconnect":
-            raise RequestError(400, "The client went away before the whole body came.")
+            raise RequestError(Kind.MALFORMED, "The client went away before the whole body came.")
         if len(body) > limit:
             raise too_long(limit)
         return body

@@ -17,8 +17,9 @@ from typing import Final, cast
 
 import httptools
 
-from digits.errors import RequestError, SettingError
+from digits.errors import SettingError
 from serving.door import Door
+from serving.errors import Kind, RequestError
 from serving.messages import Answer, Request, refusal, too_long
 from serving.settings import Settings
 
@@ -117,15 +118,15 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             if not isinstance(cause, RequestError):
                 log.error("A request could not be read", exc_info=cause)
-                cause = RequestError(500, "The server failed; its log says why.")
+                cause = RequestError(Kind.FAILED, "The server failed; its log says why.")
             self._refuse(cause)
         except httptools.HttpParserUpgrade:
             self._refused = True  # it was answered like any other, and is the last
         except httptools.HttpParserError as error:
-            self._refuse(RequestError(400, f"This is not an HTTP/1.1 request: {error}."))
+            self._refuse(RequestError(Kind.MALFORMED, f"This is not an HTTP/1.1 request: {error}."))
         else:
             if self._reading and self._unread_bytes > MAX_HEAD_BYTES:
-                self._refuse(RequestError(431, f"The headers are longer than {MAX_HEAD_BYTES} bytes."))
+                self._refuse(RequestError(Kind.HEAD_TOO_LARGE, f"The headers are longer than {MAX_HEAD_BYTES} bytes."))
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -251,7 +252,7 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
         elif self._reading:
             if seconds > REQUEST_SECONDS:
-                self._refuse(RequestError(408, f"The request was not whole after {REQUEST_SECONDS} s."))
+                self._refuse(RequestError(Kind.SLOW, f"The request was not whole after {REQUEST_SECONDS} s."))
         elif seconds > KEEP_ALIVE_SECONDS:
             self._transport.abort()  # close() would wait for a client that does not read
 
@@ -293,7 +294,7 @@ def _path(url: bytes) -> str:
         try:
             url = httptools.parse_url(url).path or b"/"
         except httptools.HttpParserInvalidURLError as error:
-            raise RequestError(400, f"This is not a path: {url[:100].decode('latin-1')!r}.") from error
+            raise RequestError(Kind.MALFORMED, f"This is not a path: {url[:100].decode('latin-1')!r}.") from error
     path = url.partition(b"?")[0].decode("latin-1")
     return urllib.parse.unquote(path) if "%" in path else path
 

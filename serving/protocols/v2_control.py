@@ -17,8 +17,8 @@ from typing import Any, Final
 import orjson
 
 from digits.contract import Backend
-from digits.errors import RequestError
 from serving.batching import Counted
+from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, Request, json_answer, wrong_method
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.served import Opened, ServedModels
@@ -60,26 +60,26 @@ async def answer(served: ServedModels, parts: list[str], request: Request) -> An
             return await _index(served, request)
         case ["repository", "models", name, "load"]:
             if _json(request).get("parameters"):
-                raise RequestError(400, "load takes no parameters: a stored model is loaded as it is.")
+                raise malformed("load takes no parameters: a stored model is loaded as it is.")
             await served.load(name)
             return Answer(200, b"")
         case ["repository", "models", name, "unload"]:
             await served.unload(name)
             return Answer(200, b"")
-    raise RequestError(404, f"The protocol has nothing at {request.path[:100]}.")
+    raise RequestError(Kind.UNKNOWN, f"The protocol has nothing at {request.path[:100]}.")
 
 
 def _named(served: ServedModels, name: str, *number: str) -> Opened:
     try:
         return served.named(name, *number)
     except RequestError as error:
-        raise RequestError(400, str(error)) from error  # so says Triton, here
+        raise malformed(str(error)) from error  # so says Triton, here
 
 
 async def _index(served: ServedModels, request: Request) -> Answer:
     ready = _json(request).get("ready", False)
     if not isinstance(ready, bool):
-        raise RequestError(400, "ready takes true or false.")
+        raise malformed("ready takes true or false.")
     return json_answer([entry for entry in await served.index() if not ready or entry["state"] == "READY"])
 
 
@@ -88,9 +88,9 @@ def _json(request: Request) -> dict[str, Any]:
     try:
         document = orjson.loads(request.body or b"{}")
     except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"The body is not valid JSON: {error}.") from error
+        raise malformed(f"The body is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
-        raise RequestError(400, "The body must be a JSON object, or empty.")
+        raise malformed("The body must be a JSON object, or empty.")
     return document
 
 
