@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -46,6 +47,62 @@ class Answer(NamedTuple):
 
 
 Reply = Callable[[Answer], None]  # called once, on the event loop's thread
+
+
+class Head(NamedTuple):
+    """A request without its body: what is known before that is read. Shared by requests whose heads are the same bytes."""
+
+    method: str
+    target: bytes  # as it came
+    path: str  # decoded, without the query
+    query: str  # as it came, without the question mark; empty if there is none
+    headers: Mapping[bytes, bytes]  # names in lower case; what came twice is joined with ", "
+    http_1_0: bool
+    length: int | None  # of the body in bytes; None: chunked
+    keeps: bool  # whether the client keeps the connection open
+    expects_continue: bool
+
+
+class Exchange:
+    """One request on its way through the server, from its admission to its answer.
+
+    A port makes one for each head. Whoever the client is, it is answered once, or `gone` says that nobody waits any more.
+    """
+
+    __slots__ = (
+        "address",
+        "answered",
+        "began_ns",
+        "body",
+        "gone",
+        "head",
+        "images",
+        "key",
+        "model",
+        "port",
+        "queue_ns",
+        "reply",
+        "reserved_bytes",
+        "route",
+        "run_ns",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, head: Head, *, address: str, port: str, reply: Reply) -> None:
+        self.head = head
+        self.address = address  # of the client, without its port
+        self.port = port  # api or data
+        self.reply = reply
+        self.began_ns = monotonic_ns()  # its head was read
+        self.body = b""
+        self.route = ""  # the pattern that its path follows, such as /v2/models/{model}/infer; empty: none
+        self.key: str | None = None  # which key it came with: the first eight hexadecimal digits of its sha256
+        self.reserved_bytes = 0  # of the room for bodies
+        self.model = self.version = ""  # which answered, once that is known: recipe.backend and version
+        self.images = 0
+        self.queue_ns = self.run_ns = 0  # what it waited for its model, and what that took
+        self.answered = False
+        self.gone = False  # the client went away: what has not begun need not
 
 
 def json_answer(document: Any) -> Answer:
