@@ -23,8 +23,8 @@ from digits.contract import CLASSES, Probabilities
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
 from serving.metrics import Metrics
+from serving.models import ServedModels
 from serving.protocols import predict, v2, v2_control
-from serving.served import ServedModels
 
 ECHO: Final = "echo"
 BINARY: Final = (b"content-type", b"application/octet-stream")

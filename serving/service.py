@@ -13,9 +13,9 @@ import click
 
 from digits.errors import SamedigitError, SettingError
 from serving.door import Door
+from serving.models import ServedModels
 from serving.ports.api_port import ApiPort
 from serving.ports.data_port import DataPort, listening_socket
-from serving.served import ServedModels
 from serving.settings import read_settings
 
 BENTOML_PORT = 3000  # BentoML's default
