@@ -101,7 +101,7 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in staged.rglob("*"))
 
     served = python(
-        "from serving.served import ServedModels\n"
+        "from serving.models import ServedModels\n"
         "from serving.settings import read_settings\n"
         "models = ServedModels(read_settings())\n"
         "models.open()\n"
