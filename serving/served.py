@@ -136,7 +136,7 @@ class ServedModels:
         return [{"name": name, "version": version, **entry} for (name, version), entry in sorted(entries.items())]
 
     async def load(self, name: str) -> None:
-        """Opens the model called `recipe.backend` in the version that the settings name, or the newest that is stored.
+        """Opens the model called `recipe.backend` in the version that the settings name, or the promoted or newest one.
 
         Versions of it that were open are closed once that is done; requests under way are still answered by them.
 
@@ -251,11 +251,9 @@ class ServedModels:
     def _models(self) -> list[StoredModel]:
         if self.settings.models is not None:
             return [store.find_model(name) for name in self.settings.models]
-        models = store.newest_models()
+        models = store.served_models()
         if not models:
-            raise ModelNotFound(
-                f"There is nothing to serve: no model is stored in {store.bentoml_home()}. Train one: samedigit train --all"
-            )
+            raise ModelNotFound(f"There is nothing to serve: {store.nothing_served()}")
         return models
 
     def _backends(self, device: Device) -> list[Backend]:
