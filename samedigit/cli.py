@@ -82,7 +82,9 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="recipe:version; recipe alone for its newest whole run.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="recipe:version; recipe alone for its newest whole run.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Say which version of a recipe is served: this one, until another is promoted, whatever is trained later.
