@@ -21,20 +21,16 @@ import numpy as np
 
 from digits.contract import CLASSES, Probabilities
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
+from serving.messages import Answer, Reply, Request, json_answer, refusal
 from serving.metrics import Metrics
 from serving.protocols import predict, v2, v2_control
+from serving.routes import find
 from serving.served import ServedModels
 
 ECHO: Final = "echo"
 BINARY: Final = (b"content-type", b"application/octet-stream")
 
 log = logging.getLogger("samedigit")
-
-
-def owns(path: str) -> bool:
-    """Whether the door answers this path, if only with an error."""
-    return path.startswith(("/v2/", "/predict/")) or path in ("/v2", "/models", "/echo")
 
 
 class Door:
@@ -62,26 +58,23 @@ class Door:
             finish(_failure(request))
 
     def _route(self, request: Request, reply: Reply) -> None:
-        match request.path.split("/")[1:]:
-            case ["v2", "models", name, "infer"]:
-                self._infer(name, None, request, reply)
-            case ["v2", "models", name, "versions", version, "infer"]:
-                self._infer(name, version, request, reply)
-            case ["v2", *parts]:
-                self._later(v2_control.answer(self._served, parts, request), request, reply)
-            case ["predict", backend]:
-                self._predict(backend, request, reply)
-            case ["echo"]:
+        route, parameters = find(request.method, request.path)
+        match route.answers:
+            case "infer":
+                self._infer(parameters["model"], parameters.get("version"), request, reply)
+            case "predict":
+                self._predict(parameters["backend"], request, reply)
+            case "echo":
                 images = _read_predict(request, self._max_images).images
                 reply(Answer(200, predict.write_answer(_tenths(len(images)), model=ECHO, backend=ECHO)))
-            case ["models"]:
-                if request.method != "GET":
-                    raise wrong_method(request, "GET")
+            case "models":
                 reply(json_answer(self._served.describe()))
             case _:
-                raise RequestError(
-                    Kind.UNKNOWN, f"Nothing is at {request.path[:100]}; /v2, /predict/BACKEND and /models are here."
-                )
+                answer = v2_control.ANSWERS[route.answers](self._served, parameters, request.body)
+                if isinstance(answer, Answer):
+                    reply(answer)
+                else:
+                    self._later(answer, request, reply)
 
     def _predict(self, backend: str, request: Request, reply: Reply) -> None:
         asked = _read_predict(request, self._max_images)
@@ -94,8 +87,6 @@ class Door:
         opened.batcher.submit(asked.images, _writing(write, request, reply))
 
     def _infer(self, name: str, version: str | None, request: Request, reply: Reply) -> None:
-        if request.method != "POST":
-            raise wrong_method(request, "POST")
         opened = None if name == ECHO and version is None else self._served.named(name, version)
         if request.headers.get(b"content-encoding", b"identity") != b"identity":
             raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
@@ -144,8 +135,6 @@ def _writing(
 
 
 def _read_predict(request: Request, max_images: int) -> predict.PredictRequest:
-    if request.method != "POST":
-        raise wrong_method(request, "POST")
     content_type = request.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
     if content_type != b"application/json":
         came = content_type.decode("latin-1")

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from serving.door import Door, owns
+from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Request, json_answer, refusal, too_long
 from serving.protocols.openapi import add_paths
+from serving.routes import owns
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,7 +33,7 @@ class ApiPort:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and owns(scope["path"]):
+        if scope["type"] == "http" and owns(scope["path"]) and scope["path"] not in ("/metrics", "/docs.json"):
             try:
                 body = await self._read_body(scope, receive)
             except RequestError as error:
