@@ -34,12 +34,11 @@ class Admission:
         self.requests = 0  # under way
         self.request_bytes = 0  # of their bodies
 
-    def admit(self, exchange: Exchange, route: Route) -> None:
-        """Gives `exchange` its place, until `release`; health and metrics need none.
+    def check_key(self, exchange: Exchange, route: Route) -> None:
+        """Notes which key `exchange` came with.
 
         Raises:
-            RequestError: UNAUTHENTICATED or FORBIDDEN, a key is missing, or what is asked for is off; TOO_OFTEN, this client's
-                rate; BUSY, no room now.
+            RequestError: UNAUTHENTICATED, the key that the route needs is missing; FORBIDDEN, control is off.
         """
         if route.control:
             if not self._control:
@@ -51,6 +50,13 @@ class Admission:
             exchange.key = self._control_keys.check(exchange.head.headers)
         elif not route.open:
             exchange.key = self._keys.check(exchange.head.headers)
+
+    def admit(self, exchange: Exchange, route: Route) -> None:
+        """Gives `exchange` its place, until `release`; health and metrics need none.
+
+        Raises:
+            RequestError: TOO_OFTEN, this client's rate; BUSY, no room now.
+        """
         if route.always:
             return
         if self._rate is not None:

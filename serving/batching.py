@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from runtimes.backends import Runtime
 from serving.errors import Kind, RequestError
 from serving.messages import Exchange
 from serving.settings import Settings
+
+SOON_NS: Final = 1_000_000
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -74,11 +76,30 @@ class Batcher:
         self._deadline_ns = settings.deadline_ms * 1_000_000
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
+        self._max_waiting = settings.max_waiting
+        self._run_ns = [0] * (
+            1 + max(settings.max_batch, settings.max_images).bit_length()
+        )  # of batches, by bits of their size
         self._joined: Images | None = None  # [max_batch, 28, 28]
 
     @property
     def images_waiting(self) -> int:
         return self._images_waiting
+
+    def check_room(self) -> None:
+        """Whether one more request may wait: asked before its body is read.
+
+        Few may wait however long they take; more only if they will have run soon. Under overload this keeps the time that an
+        accepted request takes near to what it is without; a longer queue would only add to it (benchmarks/README.md).
+
+        Raises:
+            RequestError: BUSY.
+        """
+        if len(self._waiting) >= self._max_waiting and self._expected_ns() > SOON_NS:
+            self.statistics.failure.add(0)
+            raise RequestError(
+                Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
+            )
 
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
@@ -126,6 +147,9 @@ class Batcher:
                 waiting.done(error)
             return
         run_ns = predicted - joined
+        bits = len(images).bit_length()
+        before = self._run_ns[bits]
+        self._run_ns[bits] = (4 * before + run_ns) // 5 if before else run_ns
         start = 0
         for waiting in batch:
             stop = start + len(waiting.images)
@@ -134,6 +158,22 @@ class Batcher:
             waiting.done(probabilities[start:stop])
             start = stop
         self._count(batch, len(images), began, joined, predicted)
+
+    def _expected_ns(self) -> int:
+        """How long what waits will take, by the batches that it makes."""
+        full, rest = divmod(self._images_waiting, self._max_batch)
+        return full * self._batch_ns(self._max_batch) + (self._batch_ns(rest) if rest else 0)
+
+    def _batch_ns(self, images: int) -> int:
+        """How long a batch takes, by recent ones of about that size; what is not known yet is taken to be as fast as a smaller.
+
+        No more than in proportion to a smaller one, so that a figure that was once too high does not stay.
+        """
+        known, bits = self._run_ns, images.bit_length()
+        smaller = next((size for size in range(bits - 1, 0, -1) if known[size]), 0)
+        if not known[bits]:
+            return known[smaller]
+        return min(known[bits], known[smaller] << (bits - smaller)) if smaller else known[bits]
 
     def _join(self, batch: list[_Waiting]) -> Images:
         """The batch's images one after the other, in the one array that every batch uses: a new one costs page faults."""

@@ -91,14 +91,42 @@ class Door:
             exchange.answers = PREFLIGHT
             return
         if foreign and not routes.owns(head.path):
+            self._admission.check_key(exchange, routes.FOREIGN)
             self._admission.admit(exchange, routes.FOREIGN)
             return
         route, exchange.parameters = routes.find(head.method, head.path)
         exchange.route = route.pattern
-        exchange.answers = route.answers
+        exchange.answers = answers = route.answers
+        self._admission.check_key(exchange, route)
+        if answers == "infer":
+            self._check_infer(exchange)
+        elif answers == "predict" or answers == ECHO:
+            self._check_predict(exchange)
         self._admission.admit(exchange, route)
-        if route.answers in ("predict", ECHO):
-            _require_json(head.headers)
+
+    def _check_infer(self, exchange: Exchange) -> None:
+        """What a head says of an infer request: its model, and whether that has room."""
+        if exchange.head.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
+        name, version = exchange.parameters["model"], exchange.parameters.get("version")
+        if name != ECHO or version is not None:
+            self._check_room(self._models.named(name, version))
+
+    def _check_predict(self, exchange: Exchange) -> None:
+        """The same of /predict, whose body may name a model: the room of the one that answers without a name is asked for."""
+        content_type = exchange.head.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
+        if content_type != b"application/json":
+            came = content_type.decode("latin-1")
+            raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
+        if exchange.answers != ECHO:
+            self._check_room(self._models.find(exchange.parameters["backend"], None))
+
+    def _check_room(self, opened: Opened) -> None:
+        try:
+            opened.batcher.check_room()
+        except RequestError:
+            self.metrics.shed("waiting")
+            raise
 
     def grow(self, exchange: Exchange, size: int) -> None:
         """Sees that a chunked body, `size` bytes by now, has room. Raises RequestError if there is none."""
@@ -130,7 +158,7 @@ class Door:
         self._admission.release(exchange)
 
     def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
-        """What every answer to a request with these headers says besides: "name: value\\r\\n...".""" 
+        """What every answer to a request with these headers says besides: "name: value\\r\\n..."."""
         return SECURITY_LINES + self._cors.lines(headers) if self._speaks_cors else SECURITY_LINES
 
     def _finish(self, exchange: Exchange, answer: Answer) -> None:
@@ -160,10 +188,8 @@ class Door:
     def _infer(self, exchange: Exchange) -> None:
         name, version = exchange.parameters["model"], exchange.parameters.get("version")
         opened = None if name == ECHO and version is None else self._models.named(name, version)
-        headers = exchange.head.headers
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
-        asked = v2.read_infer(exchange.body, headers.get(v2.HEADER_LENGTH), max_images=self._max_images)
+        length_of_json = exchange.head.headers.get(v2.HEADER_LENGTH)
+        asked = v2.read_infer(exchange.body, length_of_json, max_images=self._max_images)
         model_version = "1" if opened is None else opened.model.version
 
         def write(probabilities: Probabilities) -> Answer:
@@ -214,9 +240,7 @@ class Door:
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
         exchange.images = len(asked.images)
-        self._finish(
-            exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO))
-        )
+        self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
 
     def _expose(self, exchange: Exchange) -> None:
         text = self.metrics.exposition(self._models.all())
@@ -244,13 +268,6 @@ class Door:
         task = asyncio.get_running_loop().create_task(finish())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _require_json(headers: Any) -> None:
-    content_type = headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
-    if content_type != b"application/json":
-        came = content_type.decode("latin-1")
-        raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
 
 
 def _tenths(images: int) -> Probabilities:

@@ -19,6 +19,7 @@ class Route(NamedTuple):
     refuses: tuple[Kind, ...] = ()  # beside what any request may be refused for
     control: bool = False  # changes what is served
     open: bool = False  # needs no key
+    always: bool = False  # is answered however many ask
 
 
 _NAMED: Final = (Kind.UNKNOWN,)
@@ -32,8 +33,8 @@ ROUTES: Final = (
     Route("POST", "/echo", "echo", "The same without a model: every probability is 0.1", _IMAGES),
     Route("GET", "/models", "models", "What is served, with the stored accuracy and card"),
     Route("GET", "/v2", "server", "The server, and which extensions of the protocol it has"),
-    Route("GET", "/v2/health/live", "live", "Whether the server lives", open=True),
-    Route("GET", "/v2/health/ready", "ready", "Whether it answers for models", open=True),
+    Route("GET", "/v2/health/live", "live", "Whether the server lives", open=True, always=True),
+    Route("GET", "/v2/health/ready", "ready", "Whether it answers for models", open=True, always=True),
     Route("GET", "/v2/models/stats", "statistics", "What every model was asked, and where the time went"),
     Route("GET", _MODEL, "metadata", "A model's inputs, outputs and versions", _NAMED),
     Route("GET", _MODEL + "/ready", "model_ready", "Whether a model is served"),
@@ -46,9 +47,11 @@ ROUTES: Final = (
     Route("POST", _REPOSITORY + "/index", "index", "The models that are served, and that can be loaded"),
     Route("POST", _REPOSITORY + "/models/{model}/load", "load", "Serves a stored model", _NAMED, control=True),
     Route("POST", _REPOSITORY + "/models/{model}/unload", "unload", "Serves it no more", _NAMED, control=True),
-    Route("GET", "/metrics", "metrics", "Counts and times, for Prometheus"),
+    Route("GET", "/metrics", "metrics", "Counts and times, for Prometheus", always=True),
     Route("GET", "/docs.json", "documentation", "This document"),
 )
+
+FOREIGN: Final = Route("", "", "", "", "What BentoML answers at its own port")
 
 _PARTS: Final = tuple((route, tuple(route.pattern.split("/"))) for route in ROUTES)
 _PATHS: Final = frozenset(route.pattern for route in ROUTES if "{" not in route.pattern)

@@ -43,6 +43,7 @@ class Own:
         head = Head(method, path.encode(), path, "", headers, False, length, True, False)
         exchange = Exchange(head, address=address, port="data", reply=nobody)
         route, exchange.parameters = routes.find(method, path)
+        self.admission.check_key(exchange, route)
         self.admission.admit(exchange, route)
         return exchange
 

@@ -174,7 +174,9 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         self._machine.receive_end(now)
         self._proceed(now)
-        return self._transport is not None and not self._machine.closes(now)  # who has closed its side still gets answers
+        return self._transport is not None and not self._machine.closes(
+            now
+        )  # who has closed its side still gets answers
 
     def pause_writing(self) -> None:
         self._can_write = False

@@ -26,7 +26,10 @@ class DataPort:
 
     async def open(self) -> None:
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._connections, NAME, known=self._open), sock=self._socket, backlog=BACKLOG, ssl=self._tls
+            lambda: Connection(self._connections, NAME, known=self._open),
+            sock=self._socket,
+            backlog=BACKLOG,
+            ssl=self._tls,
         )
 
     def close(self) -> None:
