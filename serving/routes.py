@@ -37,12 +37,12 @@ ROUTES: Final = (
     Route("GET", "/v2/health/ready", "ready", "Whether it answers for models", open=True, always=True),
     Route("GET", "/v2/models/stats", "statistics", "What every model was asked, and where the time went"),
     Route("GET", _MODEL, "metadata", "A model's inputs, outputs and versions", _NAMED),
-    Route("GET", _MODEL + "/ready", "model_ready", "Whether a model is served"),
-    Route("GET", _MODEL + "/stats", "statistics", "What a model was asked, and where the time went"),
+    Route("GET", _MODEL + "/ready", "model_ready", "Whether a model is served", _NAMED),
+    Route("GET", _MODEL + "/stats", "statistics", "What a model was asked, and where the time went", _NAMED),
     Route("POST", _MODEL + "/infer", "infer", "Probabilities and digits by a model", _IMAGES),
     Route("GET", _VERSION, "metadata", "The same of a model that is served in this version", _NAMED),
-    Route("GET", _VERSION + "/ready", "model_ready", "Whether a model is served in this version"),
-    Route("GET", _VERSION + "/stats", "statistics", "What a model was asked in this version"),
+    Route("GET", _VERSION + "/ready", "model_ready", "Whether a model is served in this version", _NAMED),
+    Route("GET", _VERSION + "/stats", "statistics", "What a model was asked in this version", _NAMED),
     Route("POST", _VERSION + "/infer", "infer", "Probabilities and digits by a model in this version", _IMAGES),
     Route("POST", _REPOSITORY + "/index", "index", "The models that are served, and that can be loaded"),
     Route("POST", _REPOSITORY + "/models/{model}/load", "load", "Serves a stored model", _NAMED, control=True),
@@ -51,7 +51,7 @@ ROUTES: Final = (
     Route("GET", "/docs.json", "documentation", "This document"),
 )
 
-FOREIGN: Final = Route("", "", "", "", "What BentoML answers at its own port")
+FOREIGN: Final = Route("", "", "", "What BentoML answers at its own port")
 
 _PARTS: Final = tuple((route, tuple(route.pattern.split("/"))) for route in ROUTES)
 _PATHS: Final = frozenset(route.pattern for route in ROUTES if "{" not in route.pattern)
