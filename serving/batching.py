@@ -73,6 +73,14 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
 
+    @property
+    def requests_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def images_waiting(self) -> int:
+        return self._images_waiting
+
     def submit(self, images: Images, done: Done, *, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
 
