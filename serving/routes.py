@@ -51,7 +51,7 @@ ROUTES: Final = (
     Route("GET", "/docs.json", "documentation", "This document"),
 )
 
-FOREIGN: Final = Route("", "", "", "", "What BentoML answers at its own port")
+FOREIGN: Final = Route("", "", "", "What BentoML answers at its own port")
 
 _PARTS: Final = tuple((route, tuple(route.pattern.split("/"))) for route in ROUTES)
 _PATHS: Final = frozenset(route.pattern for route in ROUTES if "{" not in route.pattern)

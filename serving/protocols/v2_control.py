@@ -15,9 +15,9 @@ from digits.contract import Backend
 from serving.batching import Counted
 from serving.errors import RequestError, malformed
 from serving.messages import Answer, json_answer
-from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.models import ServedModels
 from serving.opening import Opened
+from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 
 PLATFORMS: Final[dict[Backend, str]] = {
     "numpy": "numpy_npz",
