@@ -96,7 +96,7 @@ class Admission:
             self._shed("bytes")
             raise RequestError(
                 Kind.BUSY,
-                f"The bodies of the requests under way fill the room for them, {self._max_request_bytes} bytes. Try again later.",
+                f"The bodies of the requests under way fill their room of {self._max_request_bytes} bytes. Try again later.",
                 retry_after_seconds=1,
             )
         self.request_bytes += more

@@ -83,6 +83,10 @@ class Batcher:
         self._joined: Images | None = None  # [max_batch, 28, 28]
 
     @property
+    def requests_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
     def images_waiting(self) -> int:
         return self._images_waiting
 

@@ -20,7 +20,7 @@ from serving.admission import Admission
 from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, json_answer, refusal
-from serving.metrics import CONTENT_TYPE, Metrics
+from serving.metrics import CONTENT_TYPE, GONE, Metrics
 from serving.models import ServedModels
 from serving.opening import Opened
 from serving.protocols import openapi, predict, v2, v2_control
@@ -156,6 +156,8 @@ class Door:
         """The client of a request went away: its place is free, and what waits in a queue is not run."""
         exchange.gone = True
         self._admission.release(exchange)
+        if not exchange.answered:
+            self._count(exchange, GONE, 0)
 
     def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
         """What every answer to a request with these headers says besides: "name: value\\r\\n..."."""
@@ -167,11 +169,18 @@ class Door:
         exchange.answered = True
         self._admission.release(exchange)
         exchange.reply(exchange, answer)
-        self.metrics.answered(exchange, answer.status)
+        self._count(exchange, answer.status, len(answer.body))
+
+    def _count(self, exchange: Exchange, status: int, answer_bytes: int) -> None:
+        self.metrics.answered(exchange, status)
         if self._access_log is not None:
-            self._access_log.answered(exchange, answer.status, len(answer.body))
+            self._access_log.answered(exchange, status, answer_bytes)
         if self._tracer is not None:
-            self._tracer.answered(exchange, answer.status)
+            self._tracer.answered(exchange, status)
+
+    def write_snapshot(self) -> None:
+        """Keeps the metrics for whichever worker is asked for them. Due every second."""
+        self.metrics.write_snapshot(self._models.all(), self._admission.requests)
 
     # What answers
 
@@ -245,12 +254,12 @@ class Door:
         self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
 
     def _expose(self, exchange: Exchange) -> None:
-        text = self.metrics.exposition(self._models.all())
+        text = self.metrics.exposition(self._models.all(), self._admission.requests)
         self._finish(exchange, Answer(200, text, ((b"content-type", CONTENT_TYPE.encode()),)))
 
     def _describe(self, exchange: Exchange) -> None:
         theirs = self._document() if self._document is not None and exchange.port == "api" else None
-        self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
+        self._finish(exchange, json_answer(openapi.add_paths(theirs or {"paths": {}})))
 
     def _preflight(self, exchange: Exchange) -> None:
         answer = self._cors.preflight(exchange.head.method, exchange.head.headers)

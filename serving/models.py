@@ -45,6 +45,10 @@ class ServedModels:
         gc.collect()
         gc.freeze()
 
+    def drain(self) -> None: ...
+
+    async def keep_up(self) -> None: ...
+
     def find(self, backend: str, name: str | None) -> Opened:
         """The model called `recipe` or `recipe:version`, through `backend`; without a name, the most accurate one.
 

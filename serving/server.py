@@ -35,7 +35,7 @@ class Server:
         self._settings = settings
         self._document = document
         self.models = ServedModels(settings)
-        self.metrics = Metrics(run_folder() if settings.workers > 1 else None)
+        self._metrics = Metrics(run_folder() if settings.workers > 1 else None)
         self._tracer = open_tracer()
         self._access_log = open_access_log(settings)
         self._drained_at: float | None = None
@@ -45,14 +45,14 @@ class Server:
         """Opens the models, and takes the data port."""
         _allow_connections(self._settings.max_connections)
         self.models.open()
-        door = Door(
+        self._door = Door(
             self.models,
-            metrics=self.metrics,
+            metrics=self._metrics,
             tracer=self._tracer,
             access_log=self._access_log,
             document=self._document,
         )
-        self.connections = Connections(door, self._settings)
+        self.connections = Connections(self._door, self._settings)
         self._data_port = DataPort(self.connections, self._settings)
 
     async def begin(self) -> None:
@@ -79,7 +79,7 @@ class Server:
         await self.connections.end(max(0.0, left))
         for task in self._tasks:
             task.cancel()
-        self.metrics.write_snapshot()
+        self._door.write_snapshot()
         if self._access_log is not None:
             self._access_log.close()
         if self._tracer is not None:
@@ -88,7 +88,7 @@ class Server:
     async def _each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self.metrics.write_snapshot()
+            self._door.write_snapshot()
             if self._access_log is not None:
                 self._access_log.flush()
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import uvicorn.config
 
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Exchange, refusal
+from serving.messages import Answer, Exchange, Headers, refusal
 from serving.ports.connection import Connection, Connections, Foreign
 
 NAME: Final = "api"
@@ -72,7 +72,8 @@ async def _ask(app: App, state: dict[str, Any], exchange: Exchange) -> None:
         "server": None,
         "state": state.copy(),
     }
-    status, headers, body = 500, (), bytearray()
+    status, body = 500, bytearray()
+    headers: Headers = ()
     came = False
 
     async def receive() -> Message:

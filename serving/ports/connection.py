@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from serving.door import Door
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Exchange, Head
+from serving.messages import STATUS, Answer, Exchange, Head
 from serving.ports.http1 import Http1Limits, Machine, State, limits_of
 from serving.settings import Settings
 
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._connections.door.leave(exchange)
-        self._connections.door.metrics.malformed(self._port, error)
+        self._connections.door.metrics.unread(STATUS[error.kind])
         lines = self._connections.door.header_lines({})
         self._transport.write(self._machine.refuse(error, now, date=self._connections.date, extra=lines))
         self._settle(now)
