@@ -259,7 +259,7 @@ class Door:
 
     def _describe(self, exchange: Exchange) -> None:
         theirs = self._document() if self._document is not None and exchange.port == "api" else None
-        self._finish(exchange, json_answer(openapi.add_paths(theirs or {"paths": {}})))
+        self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
 
     def _preflight(self, exchange: Exchange) -> None:
         answer = self._cors.preflight(exchange.head.method, exchange.head.headers)

@@ -13,7 +13,7 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import malformed
+from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, json_answer
 from serving.models import ServedModels
 from serving.opening import Opened
@@ -40,6 +40,9 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    why_not = served.why_not_ready()
+    if why_not is not None:
+        raise RequestError(Kind.BUSY, why_not, retry_after_seconds=1)
     return json_answer({"ready": True})
 
 
