@@ -49,12 +49,12 @@ class Run:
     backend: str  # or "echo": the door without a model
     protocol: ProtocolName
     users: int
-    requests: int  # answered or failed, after the warm-up
+    requests: int  # sent after the warm-up, answered or failed
     failures: int
     first_failure: str | None
     correct: int
-    seconds: float
-    requests_per_second: float
+    seconds: float  # in which they were sent
+    requests_per_second: float  # of those that did not fail
     mean_ms: float
     p50_ms: float
     p95_ms: float
@@ -66,6 +66,21 @@ class Run:
     start_to_ready_seconds: float
     server_memory_mb: float  # resident, of the worker
     latencies: str  # CSV with sent_s, latency_ms, outcome of each request; relative to the results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the latencies of one measurement come to; the fields are those of `Run`."""
+
+    requests: int
+    failures: int
+    correct: int
+    seconds: float
+    requests_per_second: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
 
 
 def run_load_test(
@@ -154,17 +169,20 @@ def _measure(
     staging: Path,
 ) -> Run:
     latencies = f"latencies/{model.recipe}.{target}.{protocol}.{users}-user{'s' if users > 1 else ''}.csv"
-    counts, first_failure = _locust(server, target, protocol, users, duration, core, staging / latencies)
-    with open(staging / latencies, newline="") as file:
-        rows = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
-    if not rows:
+    counts = run_locust(
+        _url(server, protocol),
+        target,
+        protocol,
+        users=users,
+        duration=duration,
+        core=core,
+        latencies=staging / latencies,
+    )
+    figures = read_figures(staging / latencies, duration=duration)
+    if figures is None:
         raise LoadTestError(
             f"{model.tag} through {target} over {protocol}: not one request in {duration} s. Try a longer --duration."
         )
-    latency_ms = np.array([latency for _, latency, _ in rows])
-    outcomes = [outcome for _, _, outcome in rows]
-    seconds = max(sent + latency / 1000 for sent, latency, _ in rows)
-    p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
     counted = counts["models"].get(f"{model.recipe}.{target}")
     return Run(
         model=model.tag,
@@ -173,16 +191,8 @@ def _measure(
         backend=target,
         protocol=protocol,
         users=users,
-        requests=len(rows),
-        failures=outcomes.count("failed"),
-        first_failure=first_failure,
-        correct=outcomes.count("right"),
-        seconds=seconds,
-        requests_per_second=len(rows) / seconds,
-        mean_ms=float(latency_ms.mean()),
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
+        first_failure=counts["first_failure"],
+        **asdict(figures),
         model_ms=counted["model_ns"] / counted["requests"] / 1e6 if counted else None,
         queue_ms=counted["queue_ns"] / counted["requests"] / 1e6 if counted else None,
         images_per_batch=counted["images"] / counted["batches"] if counted else None,
@@ -193,29 +203,62 @@ def _measure(
     )
 
 
-def _locust(
-    server: Server,
+def read_figures(latencies: Path, *, duration: int) -> Figures | None:
+    """What the file of one measurement, of `duration` seconds, says; None if it has no request."""
+    with open(latencies, newline="") as file:
+        rows = [(float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
+    if not rows:
+        return None
+    latency_ms = np.array([latency for latency, _ in rows])
+    outcomes = [outcome for _, outcome in rows]
+    failures = outcomes.count("failed")
+    p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
+    return Figures(
+        requests=len(rows),
+        failures=failures,
+        correct=outcomes.count("right"),
+        seconds=duration,
+        requests_per_second=(len(rows) - failures) / duration,
+        mean_ms=float(latency_ms.mean()),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+    )
+
+
+def run_locust(
+    url: str,
     target: str,
     protocol: ProtocolName,
+    *,
     users: int,
     duration: int,
     core: int | None,
     latencies: Path,
-) -> tuple[dict[str, Any], str | None]:
-    """Runs Locust in a process of its own (it patches the whole process it is in).
+) -> dict[str, Any]:
+    """Runs Locust in a process of its own (it patches the whole process it is in), which writes `latencies`.
+
+    Args:
+        url: of the server.
+        target: a backend, or "echo".
+        users: callers at once.
+        duration: seconds, after the warm-up.
+        core: where Locust runs; None: anywhere.
 
     Returns:
-        What server and client counted, and the first failure, if any.
+        What server and client counted: see COUNTS in locustfile.py.
+
+    Raises:
+        LoadTestError: Locust failed, or measured nothing.
     """
     locustfile = "echofile.py" if target == "echo" else "locustfile.py"
     with tempfile.TemporaryDirectory() as folder:
+        counts = Path(folder, "counts.json")
         command = [
             sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), f"{target.title()}User",
             "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
-            "--host", _url(server, protocol), "--protocol", protocol, "--users", str(users), "--spawn-rate", str(users),
-            "--csv", f"{folder}/locust",
+            "--host", url, "--protocol", protocol, "--users", str(users), "--spawn-rate", str(users),
         ]  # fmt: skip
-        counts = Path(folder, "counts.json")
         settings = {
             "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
             "SAMEDIGIT_COUNTS": str(counts),
@@ -225,9 +268,8 @@ def _locust(
         output = _client(command, core, timeout=60 + 2 * duration, settings=settings)
         if not latencies.exists() or not counts.exists():
             raise LoadTestError(f"Locust measured nothing. It printed:\n{output[-2000:]}")
-        with open(f"{folder}/locust_failures.csv", newline="") as file:
-            first = next(csv.DictReader(file), None)
-        return json.loads(counts.read_bytes()), first["Error"] if first else None
+        counted: dict[str, Any] = json.loads(counts.read_bytes())
+        return counted
 
 
 def _bare(server: Server, protocol: ProtocolName, core: int | None) -> float:
