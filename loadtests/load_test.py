@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 
 from digits.contract import Backend
 from digits.errors import LoadTestError
 from digits.store import StoredModel
 from loadtests.protocols import PROTOCOLS, ProtocolName
-from loadtests.server import Server, fresh_server
+from loadtests.server import FreshServer, fresh_server, on_cores
 
 RESULTS_FILE: Final = "loadtest.json"
 WARM_UP_SECONDS: Final = 0.5
@@ -120,14 +119,14 @@ def run_load_test(
         for i, (model, backend) in enumerate(pairs):
             settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
             on_step(f"{model.recipe} through {backend}: starting")
-            with fresh_server(settings, core=server_core) as server:
+            with fresh_server(settings, core=server_core) as fresh:
                 targets: list[str] = [backend, "echo"] if i == 0 else [backend]
                 for target, protocol, load in product(targets, protocols, loads):
                     on_step(f"{model.recipe} through {target}, {protocol}: {load} caller{'s' if load > 1 else ''}")
-                    runs.append(_measure(server, model, target, protocol, load, duration, client_core, staging))
+                    runs.append(_measure(fresh, model, target, protocol, load, duration, client_core, staging))
                 if i == 0:
                     on_step("the door over a bare socket")
-                    bare_ms = {protocol: _bare(server, protocol, client_core) for protocol in protocols}
+                    bare_ms = {protocol: _bare(fresh, protocol, client_core) for protocol in protocols}
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {processor()}",
@@ -159,7 +158,7 @@ def steps(pairs: int, protocols: int, users: int) -> int:
 
 
 def _measure(
-    server: Server,
+    fresh: FreshServer,
     model: StoredModel,
     target: str,
     protocol: ProtocolName,
@@ -170,7 +169,7 @@ def _measure(
 ) -> Run:
     latencies = f"latencies/{model.recipe}.{target}.{protocol}.{users}-user{'s' if users > 1 else ''}.csv"
     counts = run_locust(
-        _url(server, protocol),
+        _url(fresh, protocol),
         target,
         protocol,
         users=users,
@@ -197,8 +196,8 @@ def _measure(
         queue_ms=counted["queue_ns"] / counted["requests"] / 1e6 if counted else None,
         images_per_batch=counted["images"] / counted["batches"] if counted else None,
         client_busy=counts["cpu_seconds"] / duration,
-        start_to_ready_seconds=server.ready_seconds,
-        server_memory_mb=server.resident_bytes() / 1e6,
+        start_to_ready_seconds=fresh.server.ready_seconds,
+        server_memory_mb=fresh.server.worker_bytes() / 1e6,
         latencies=latencies,
     )
 
@@ -272,13 +271,13 @@ def run_locust(
         return counted
 
 
-def _bare(server: Server, protocol: ProtocolName, core: int | None) -> float:
-    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(server, protocol), str(BARE_SECONDS)]
+def _bare(fresh: FreshServer, protocol: ProtocolName, core: int | None) -> float:
+    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(fresh, protocol), str(BARE_SECONDS)]
     return float(_client(command, core, timeout=60, settings={}))
 
 
-def _url(server: Server, protocol: ProtocolName) -> str:
-    return server.data_url if PROTOCOLS[protocol].on_data_plane else server.url
+def _url(fresh: FreshServer, protocol: ProtocolName) -> str:
+    return fresh.data_url if PROTOCOLS[protocol].on_data_plane else fresh.url
 
 
 def _client(command: Sequence[str], core: int | None, *, timeout: float, settings: dict[str, str]) -> str:
@@ -287,11 +286,10 @@ def _client(command: Sequence[str], core: int | None, *, timeout: float, setting
     Raises:
         LoadTestError: it failed, or took too long.
     """
-    client = subprocess.Popen(
-        command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if core is not None:
-        psutil.Process(client.pid).cpu_affinity([core])
+    with on_cores(None if core is None else [core]):
+        client = subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
     try:
         output, _ = client.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -20,7 +20,6 @@ import math
 import os
 import random
 import time
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -33,6 +32,7 @@ from locust.env import Environment
 from digits import mnist
 from digits.contract import BACKENDS
 from digits.errors import SamedigitError
+from loadtests.client import get
 from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
@@ -260,9 +260,9 @@ def _statistics(environment: Environment) -> dict[str, dict[str, int]]:
 def _get(environment: Environment, path: str, key: str) -> list[dict[str, Any]]:
     """A list that the server gives; empty if it does not."""
     try:
-        with urllib.request.urlopen(f"{environment.host}{path}", timeout=GET_TIMEOUT_SECONDS) as response:
-            entries: list[dict[str, Any]] = orjson.loads(response.read())[key]
-            return entries
+        answer = get(f"{environment.host}{path}", timeout=GET_TIMEOUT_SECONDS)
+        entries: list[dict[str, Any]] = orjson.loads(answer.body)[key]
+        return entries
     except (OSError, KeyError, ValueError) as error:
         log.warning("%s is not to be had from %s: %s", path, environment.host, error)
         return []

@@ -28,7 +28,7 @@ from digits.store import find_model
 from loadtests.bare_socket import mean_latency_ms
 from loadtests.load_test import Figures, read_figures, run_load_test, run_locust, steps
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
-from loadtests.server import Server, fresh_server
+from loadtests.server import FreshServer, fresh_server
 
 PROBABILITIES = [0.01] * 3 + [0.91] + [0.01] * 6
 NEARLY = [0.0102, *PROBABILITIES[1:]]  # 1.0002, further off than rounding
@@ -153,7 +153,7 @@ def locust(*arguments: object, **environment: object) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def server(trained_home: Path) -> Iterator[Server]:
+def server(trained_home: Path) -> Iterator[FreshServer]:
     """Two models through two backends."""
     settings = {
         "BENTOML_HOME": str(trained_home),
@@ -167,7 +167,7 @@ def server(trained_home: Path) -> Iterator[Server]:
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_locust_by_hand_asks_a_real_server_over_each_protocol(
-    server: Server, protocol: ProtocolName, tmp_path: Path
+    server: FreshServer, protocol: ProtocolName, tmp_path: Path
 ) -> None:
     require("locust", "onnxruntime")
     asked = PROTOCOLS[protocol]
@@ -194,7 +194,7 @@ def test_locust_by_hand_asks_a_real_server_over_each_protocol(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: Server, protocol: ProtocolName) -> None:
+def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: FreshServer, protocol: ProtocolName) -> None:
     require("locust")
     asked = PROTOCOLS[protocol]
     host = server.data_url if asked.on_data_plane else server.url
@@ -204,7 +204,7 @@ def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: Server, p
 
 
 @pytest.mark.slow
-def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(server: Server) -> None:
+def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(server: FreshServer) -> None:
     for protocol, asked in PROTOCOLS.items():
         url = server.data_url if asked.on_data_plane else server.url
         assert 0.01 < mean_latency_ms(protocol, url, 0.3) < 50
