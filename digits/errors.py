@@ -6,7 +6,7 @@ SamedigitError
 ├── ImpossibleRecipe   a field of a recipe that makes no sense
 ├── ModelNotFound      nothing of that name and version is stored
 ├── ModelDamaged       a stored file is missing or is not the one that was stored
-├── StoreError         the model store cannot be written
+├── StoreError         the model store cannot be read or written
 ├── NotInstalled       a framework or backend whose package is missing
 ├── DeviceError        a device that is not there
 ├── ExportError        an exported file does not answer as the model it came from
@@ -15,7 +15,7 @@ SamedigitError
 ├── LoadTestError      the server under test did not start, or did not answer
 ├── ResultsMissing     no load-test results, or none that can be read
 ├── ReportError        the report cannot be written
-└── RequestError       a request the service refuses, with its HTTP status
+└── RequestError       a request that the server refuses: serving/errors.py
 """
 
 from __future__ import annotations
@@ -79,17 +79,3 @@ class ResultsMissing(SamedigitError):
 
 class ReportError(SamedigitError):
     pass
-
-
-class RequestError(SamedigitError):
-    """A request that the service refuses.
-
-    Attributes:
-        status: the HTTP status of the answer.
-        headers: further headers of the answer.
-    """
-
-    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = headers

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from digits.errors import RequestError
+from serving.errors import Kind, RequestError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+
+STATUS: Final = {
+    Kind.MALFORMED: 400,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.UNKNOWN: 404,
+    Kind.WRONG_METHOD: 405,
+    Kind.SLOW: 408,
+    Kind.TOO_LARGE: 413,
+    Kind.TARGET_TOO_LONG: 414,
+    Kind.MEDIA_TYPE: 415,
+    Kind.TOO_OFTEN: 429,
+    Kind.HEAD_TOO_LARGE: 431,
+    Kind.FAILED: 500,
+    Kind.UNSUPPORTED: 501,
+    Kind.BUSY: 503,
+    Kind.EXPIRED: 503,
+    Kind.VERSION: 505,
+}
 
 
 class Request(NamedTuple):
@@ -26,7 +46,69 @@ class Answer(NamedTuple):
     headers: Headers = JSON
 
 
-Reply = Callable[[Answer], None]  # called once, on the event loop's thread
+Reply = Callable[["Exchange", Answer], None]  # called once, on the event loop's thread
+
+
+class Head(NamedTuple):
+    """A request without its body: what is known before that is read. Shared by requests whose heads are the same bytes."""
+
+    method: str
+    target: bytes  # as it came
+    path: str  # decoded, without the query
+    query: str  # as it came, without the question mark; empty if there is none
+    headers: Mapping[bytes, bytes]  # names in lower case; what came twice is joined with ", "
+    http_1_0: bool
+    length: int | None  # of the body in bytes; None: chunked
+    keeps: bool  # whether the client keeps the connection open
+    expects_continue: bool
+
+
+class Exchange:
+    """One request on its way through the server, from its admission to its answer.
+
+    A port makes one for each head. Whoever the client is, it is answered once, or `gone` says that nobody waits any more.
+    """
+
+    __slots__ = (
+        "address",
+        "answered",
+        "answers",
+        "began_ns",
+        "body",
+        "gone",
+        "head",
+        "held",
+        "images",
+        "key",
+        "model",
+        "parameters",
+        "port",
+        "queue_ns",
+        "reply",
+        "reserved_bytes",
+        "route",
+        "run_ns",
+        "version",
+    )
+
+    def __init__(self, head: Head, *, address: str, port: str, reply: Reply) -> None:
+        self.head = head
+        self.address = address  # of the client, without its port
+        self.port = port  # api or data
+        self.reply = reply
+        self.began_ns = monotonic_ns()  # its head was read
+        self.body = b""
+        self.route = ""  # the pattern that its path follows, such as /v2/models/{model}/infer; empty: none
+        self.answers = ""  # the name of what answers that route
+        self.parameters: Mapping[str, str] = {}  # of the path
+        self.key: str | None = None  # which key it came with: the first eight hexadecimal digits of its sha256
+        self.held = False  # whether it holds a place among the requests under way
+        self.reserved_bytes = 0  # of the room for bodies
+        self.model = self.version = ""  # which answered, once that is known: recipe.backend and version
+        self.images = 0
+        self.queue_ns = self.run_ns = 0  # what it waited for its model, and what that took
+        self.answered = False
+        self.gone = False  # the client went away: what has not begun need not
 
 
 def json_answer(document: Any) -> Answer:
@@ -34,15 +116,18 @@ def json_answer(document: Any) -> Answer:
 
 
 def refusal(error: RequestError) -> Answer:
-    return Answer(error.status, orjson.dumps({"error": str(error)}), JSON + error.headers)
-
-
-def wrong_method(request: Request, right: str) -> RequestError:
-    allow = ((b"allow", right.encode()),)
-    return RequestError(405, f"{request.path} takes {right}, got {request.method}.", headers=allow)
+    headers: Headers = JSON
+    if error.retry_after_seconds is not None:
+        headers += ((b"retry-after", b"%d" % error.retry_after_seconds),)
+    if error.allow is not None:
+        headers += ((b"allow", error.allow.encode()),)
+    if error.kind is Kind.UNAUTHENTICATED:
+        headers += ((b"www-authenticate", b"Bearer"),)
+    if error.closes:
+        headers += ((b"connection", b"close"),)
+    return Answer(STATUS[error.kind], orjson.dumps({"error": str(error)}), headers)
 
 
 def too_long(limit: int) -> RequestError:
-    # Without `connection: close` the server would read on, to find where the next request begins.
-    close = ((b"connection", b"close"),)
-    return RequestError(413, f"The body is longer than {limit} bytes. Send fewer images.", headers=close)
+    # It closes, since otherwise the server would read on, to find where the next request begins.
+    return RequestError(Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images.", closes=True)

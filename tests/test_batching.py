@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from digits.contract import Images, Probabilities
-from digits.errors import RequestError
 from serving.batching import Batcher, Counted
+from serving.errors import Kind, RequestError
 from serving.settings import Settings, read_settings
 
 Outcome = Probabilities | RequestError
@@ -229,8 +229,8 @@ def test_a_full_queue_refuses_with_503_and_says_when_to_come_again() -> None:
         asked = [ask(batcher, 1, 2), ask(batcher, 3, 4)]
         with pytest.raises(RequestError) as refused:
             ask(batcher, 5, 6)
-        assert refused.value.status == 503
-        assert refused.value.headers == ((b"retry-after", b"1"),)
+        assert refused.value.kind is Kind.BUSY
+        assert refused.value.retry_after_seconds == 1
         assert str(refused.value) == "The queue is full: 4 images wait for this model. Try again."
         asked.append(ask(batcher, 7))  # which fits
         with pytest.raises(RequestError):
@@ -269,8 +269,8 @@ def test_a_request_that_waited_too_long_is_refused_and_not_run(deadline_ms: int,
         await until_idle()
         assert first.is_right()
         for one in late:
-            assert one.error().status == 503
-            assert one.error().headers == ((b"retry-after", b"1"),)
+            assert one.error().kind is Kind.EXPIRED
+            assert one.error().retry_after_seconds == 1
             assert str(one.error()).startswith("The request expired after ")
             assert int(str(one.error()).split()[4]) >= 50_000  # us, at least while the first one ran
         assert runtime.batches == [[1]]
@@ -291,7 +291,7 @@ def test_an_expired_request_takes_nobodys_place_in_a_batch() -> None:
         late = ask(batcher, 3, timeout_us=1000)
         others = [ask(batcher, 4), ask(batcher, 5)]
         await until_idle()
-        assert late.error().status == 503
+        assert late.error().kind is Kind.EXPIRED
         assert all(one.is_right() for one in [first, *others])
         assert runtime.batches == [[1, 2], [4, 5]]
 
@@ -305,7 +305,7 @@ def test_when_all_that_waits_has_expired_nothing_runs_and_the_next_request_does(
         late = [ask(batcher, number, timeout_us=1) for number in range(3)]
         time.sleep(0.001)
         await until_idle()
-        assert [one.error().status for one in late] == [503] * 3
+        assert [one.error().kind for one in late] == [Kind.EXPIRED] * 3
         assert runtime.batches == []
         asked = ask(batcher, 9)
         await until_idle()
@@ -324,7 +324,7 @@ def test_a_failure_is_everybodys_500_and_the_next_batch_works(caplog: pytest.Log
         asked = [ask(batcher, number) for number in range(5)]
         await asyncio.sleep(0)
         for one in asked[:3]:
-            assert one.error().status == 500
+            assert one.error().kind is Kind.FAILED
             assert str(one.error()) == "The model failed; the server's log says why."
         runtime.fails = False
         await until_idle()

@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 import pytest
 
-from digits.errors import RequestError
 from digits.mnist import LabelledImages
+from serving.errors import Kind, RequestError
 from serving.protocols.predict import read_request, write_answer
 
 IMAGE: list[list[Any]] = [[0] * 28 for _ in range(28)]
@@ -29,7 +29,7 @@ def images(value: Any) -> bytes:
 def refusal(body: bytes) -> str:
     with pytest.raises(RequestError) as refused:
         read_request(body, max_images=1024)
-    assert refused.value.status == 400
+    assert refused.value.kind is Kind.MALFORMED
     return str(refused.value)
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import orjson
 import pytest
 
-from digits.errors import RequestError
 from digits.mnist import LabelledImages
+from serving.errors import Kind, RequestError
 from serving.protocols.v2 import InferRequest, read_infer, write_infer
 
 ZEROS: Final = [0] * 784
@@ -44,7 +44,7 @@ def read(document: bytes, tail: bytes | None = None, length: bytes | None = None
 def refusal(document: bytes, tail: bytes | None = None, length: bytes | None = None) -> str:
     with pytest.raises(RequestError) as refused:
         read(document, tail, length)
-    assert refused.value.status == 400
+    assert refused.value.kind is Kind.MALFORMED
     message = str(refused.value)
     assert len(message) < 300
     return message

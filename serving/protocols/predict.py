@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from digits.contract import SIDE, Backend, Images, Probabilities
-from digits.errors import RequestError
+from serving.errors import malformed
 from serving.protocols.pixels import EXPECTED, first_fault, join_pixels, kind_of
 
 
@@ -28,17 +28,17 @@ def read_request(body: bytes | bytearray, *, max_images: int) -> PredictRequest:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"The body is not valid JSON: {error}. (JSON has no NaN and no Infinity.)") from error
+        raise malformed(f"The body is not valid JSON: {error}. (JSON has no NaN and no Infinity.)") from error
     if not isinstance(document, dict):
-        raise RequestError(400, f'The body must be a JSON object like {{"images": [...]}}; got {kind_of(document)}.')
+        raise malformed(f'The body must be a JSON object like {{"images": [...]}}; got {kind_of(document)}.')
     unknown = sorted(document.keys() - {"images", "model"})
     if unknown:
-        raise RequestError(400, f"Unknown field {unknown[0]!r}; a request has images, and model if you want to choose.")
+        raise malformed(f"Unknown field {unknown[0]!r}; a request has images, and model if you want to choose.")
     if "images" not in document:
-        raise RequestError(400, f"The field images is missing. {EXPECTED}.")
+        raise malformed(f"The field images is missing. {EXPECTED}.")
     model = document.get("model")
     if model is not None and not isinstance(model, str):
-        raise RequestError(400, f"model must be a string, recipe or recipe:version; got {kind_of(model)}.")
+        raise malformed(f"model must be a string, recipe or recipe:version; got {kind_of(model)}.")
     booleans = b"true" in body or b"false" in body
     return PredictRequest(images=_images(document["images"], max_images, booleans=booleans), model=model)
 
@@ -62,12 +62,12 @@ def _images(value: Any, max_images: int, *, booleans: bool) -> Images:
         booleans: whether a true or false came anywhere, which `join_pixels` would take for 1 and 0.
     """
     if not isinstance(value, list):
-        raise RequestError(400, f"images must be a list. {EXPECTED}; got {kind_of(value)}.")
+        raise malformed(f"images must be a list. {EXPECTED}; got {kind_of(value)}.")
     if not value:
-        raise RequestError(400, f"images is empty. {EXPECTED}, with N at least 1.")
+        raise malformed(f"images is empty. {EXPECTED}, with N at least 1.")
     if len(value) > max_images:
-        raise RequestError(400, f"Too many images: at most {max_images} in one request, got {len(value)}.")
+        raise malformed(f"Too many images: at most {max_images} in one request, got {len(value)}.")
     pixels = join_pixels(value)
     if pixels is None or (booleans and first_fault(value)):
-        raise RequestError(400, f"{EXPECTED}; {first_fault(value)}.")
+        raise malformed(f"{EXPECTED}; {first_fault(value)}.")
     return np.frombuffer(pixels, np.uint8).reshape(-1, SIDE, SIDE)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Probabilities
-from digits.errors import RequestError
+from serving.errors import RequestError, malformed
 from serving.protocols.pixels import EXPECTED, first_fault, join_pixels, kind_of
 
 INPUT: Final = {"name": "images", "datatype": "UINT8", "shape": [-1, SIDE, SIDE]}
@@ -134,32 +134,27 @@ def _read_head(body: bytes, max_images: int) -> _Head:
     document = _object(body)
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise RequestError(400, f"id must be a string; got {kind_of(identity)}.")
+        raise malformed(f"id must be a string; got {kind_of(identity)}.")
     parameters = _parameters(document, "the request")
     binary = _flag(parameters, "binary_data_output")
     timeout_us = parameters.get("timeout", 0)
     if type(timeout_us) is not int or timeout_us < 0:
-        raise RequestError(
-            400, f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}."
-        )
+        raise malformed(f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}.")
     tensor = _input(document.get("inputs"))
     number = _number(tensor.get("shape"), max_images)
     given = _parameters(tensor, "the input images")
     if "shared_memory_region" in given:
-        raise RequestError(400, "There is no shared memory here; send the images in the body.")
+        raise malformed("There is no shared memory here; send the images in the body.")
     raw_bytes = given.get("binary_data_size")
     if "binary_data_size" in given:
         if "data" in tensor:
-            raise RequestError(
-                400, "The input images has both data and the parameter binary_data_size; send one of them."
-            )
+            raise malformed("The input images has both data and the parameter binary_data_size; send one of them.")
         if type(raw_bytes) is not int or raw_bytes != number * PIXELS:
-            raise RequestError(
-                400,
+            raise malformed(
                 f"binary_data_size of {number} images is {number} x {PIXELS} = {number * PIXELS}; got {kind_of(raw_bytes)}.",
             )
     elif "data" not in tensor:
-        raise RequestError(400, "The input images needs data, or the parameter binary_data_size and raw bytes.")
+        raise malformed("The input images needs data, or the parameter binary_data_size and raw bytes.")
     return _Head(
         id=identity,
         outputs=_outputs(document.get("outputs"), binary),
@@ -178,13 +173,12 @@ def _object(body: bytes | memoryview) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise RequestError(
-            400,
+        raise malformed(
             f"The request is not valid JSON: {error}. Where raw tensors follow it, the header "
             f"Inference-Header-Content-Length says how long it is.",
         ) from error
     if not isinstance(document, dict):
-        raise RequestError(400, f'The request must be a JSON object like {{"inputs": [...]}}; got {kind_of(document)}.')
+        raise malformed(f'The request must be a JSON object like {{"inputs": [...]}}; got {kind_of(document)}.')
     return document
 
 
@@ -192,8 +186,8 @@ def _length(header: bytes, body: int) -> int:
     # isdigit of bytes takes ASCII digits alone.
     if not header.isdigit() or len(header) > 19 or int(header) > body:
         came = header[:20].decode("latin-1")
-        raise RequestError(
-            400, f"Inference-Header-Content-Length must be from 0 to the body's length, {body}; got {came!r}."
+        raise malformed(
+            f"Inference-Header-Content-Length must be from 0 to the body's length, {body}; got {came!r}.",
         )
     return int(header)
 
@@ -201,7 +195,7 @@ def _length(header: bytes, body: int) -> int:
 def _raw_images(raw: memoryview, max_images: int) -> Images:
     number, left = divmod(len(raw), PIXELS)
     if number == 0 or left:
-        raise RequestError(400, f"Expected raw images of {PIXELS} bytes each, at least one; got {len(raw)} bytes.")
+        raise malformed(f"Expected raw images of {PIXELS} bytes each, at least one; got {len(raw)} bytes.")
     if number > max_images:
         raise _too_many(number, max_images)
     return np.frombuffer(raw, np.uint8).reshape(number, SIDE, SIDE)
@@ -211,12 +205,12 @@ def _input(inputs: Any) -> dict[str, Any]:
     """The one input, images."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         came = f"{len(inputs)} inputs" if isinstance(inputs, list) and len(inputs) != 1 else kind_of(inputs)
-        raise RequestError(400, f"inputs must be a list of one object, the input images; got {came}.")
+        raise malformed(f"inputs must be a list of one object, the input images; got {came}.")
     tensor: dict[str, Any] = inputs[0]
     if tensor.get("name") != "images":
-        raise RequestError(400, f"The model's one input is images; got {kind_of(tensor.get('name'))}.")
+        raise malformed(f"The model's one input is images; got {kind_of(tensor.get('name'))}.")
     if tensor.get("datatype") != "UINT8":
-        raise RequestError(400, f"The datatype of images is UINT8; got {kind_of(tensor.get('datatype'))}.")
+        raise malformed(f"The datatype of images is UINT8; got {kind_of(tensor.get('datatype'))}.")
     return tensor
 
 
@@ -230,7 +224,7 @@ def _number(shape: Any, max_images: int) -> int:
         or shape[1:] != [SIDE, SIDE]
     ):
         came = str(shape) if isinstance(shape, list) else kind_of(shape)
-        raise RequestError(400, f"The shape of images is [N, {SIDE}, {SIDE}], N at least 1; got {came[:100]}.")
+        raise malformed(f"The shape of images is [N, {SIDE}, {SIDE}], N at least 1; got {came[:100]}.")
     number: int = shape[0]
     if number > max_images:
         raise _too_many(number, max_images)
@@ -239,9 +233,9 @@ def _number(shape: Any, max_images: int) -> int:
 
 def _binary_images(size: int, tail: memoryview | None, number: int) -> Images:
     if tail is None:
-        raise RequestError(400, "Raw images need the header Inference-Header-Content-Length: the length of the JSON.")
+        raise malformed("Raw images need the header Inference-Header-Content-Length: the length of the JSON.")
     if len(tail) != size:
-        raise RequestError(400, f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON.")
+        raise malformed(f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON.")
     return np.frombuffer(tail, np.uint8).reshape(number, SIDE, SIDE)
 
 
@@ -249,22 +243,20 @@ def _json_images(head: _Head, tail: memoryview | None) -> Images:
     """The images of `data`, flat or nested."""
     data, number = head.data, head.number
     if tail:
-        raise RequestError(
-            400, f"{len(tail)} bytes follow the JSON, but the input images has no parameter binary_data_size."
+        raise malformed(
+            f"{len(tail)} bytes follow the JSON, but the input images has no parameter binary_data_size.",
         )
     if not isinstance(data, list) or not data:
-        raise RequestError(
-            400, f"data must be a list of {number * PIXELS} integers, flat or nested; got {kind_of(data)}."
-        )
+        raise malformed(f"data must be a list of {number * PIXELS} integers, flat or nested; got {kind_of(data)}.")
     if isinstance(data[0], list):
         nested = join_pixels(data)
         if nested is None or (head.booleans and first_fault(data)):
-            raise RequestError(400, f"{EXPECTED}; {first_fault(data)}.")
+            raise malformed(f"{EXPECTED}; {first_fault(data)}.")
         if len(data) != number:
-            raise RequestError(400, f"The shape says {number} images; data has {len(data)}.")
+            raise malformed(f"The shape says {number} images; data has {len(data)}.")
         return np.frombuffer(nested, np.uint8).reshape(number, SIDE, SIDE)
     if len(data) != number * PIXELS:
-        raise RequestError(400, f"The shape says {number} x {PIXELS} = {number * PIXELS} pixels; data has {len(data)}.")
+        raise malformed(f"The shape says {number} x {PIXELS} = {number * PIXELS} pixels; data has {len(data)}.")
     try:
         flat = bytes(data)
     except (TypeError, ValueError):
@@ -273,7 +265,7 @@ def _json_images(head: _Head, tail: memoryview | None) -> Images:
         for i, pixel in enumerate(data):
             if type(pixel) is not int or not 0 <= pixel <= 255:
                 hint = "; pixels from 0 to 1 must be multiplied by 255 and rounded" if type(pixel) is float else ""
-                raise RequestError(400, f"data must be integers from 0 to 255; entry {i} is {kind_of(pixel)}{hint}.")
+                raise malformed(f"data must be integers from 0 to 255; entry {i} is {kind_of(pixel)}{hint}.")
     assert flat is not None  # what `bytes` refuses, the loop above has found
     return np.frombuffer(flat, np.uint8).reshape(number, SIDE, SIDE)
 
@@ -282,16 +274,16 @@ def _outputs(outputs: Any, binary: bool) -> Outputs:
     if outputs is None or outputs == []:
         return _ALL_BINARY if binary else _ALL_JSON
     if not isinstance(outputs, list):
-        raise RequestError(400, f"outputs must be a list of objects with a name; got {kind_of(outputs)}.")
+        raise malformed(f"outputs must be a list of objects with a name; got {kind_of(outputs)}.")
     wanted: dict[str, bool] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else output
         if not isinstance(output, dict) or not isinstance(name, str) or name not in _FORMS:
-            raise RequestError(400, f"The model's outputs are {' and '.join(_FORMS)}; got {kind_of(name)}.")
+            raise malformed(f"The model's outputs are {' and '.join(_FORMS)}; got {kind_of(name)}.")
         parameters = _parameters(output, f"the output {name}")
         for unsupported in ("classification", "shared_memory_region"):
             if parameters.get(unsupported):
-                raise RequestError(400, f"The output parameter {unsupported} is not supported here; leave it out.")
+                raise malformed(f"The output parameter {unsupported} is not supported here; leave it out.")
         wanted[name] = _flag(parameters, "binary_data", binary)
     return tuple(wanted.items())
 
@@ -301,16 +293,16 @@ def _parameters(owner: dict[str, Any], whose: str) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise RequestError(400, f"The parameters of {whose} must be an object; got {kind_of(parameters)}.")
+        raise malformed(f"The parameters of {whose} must be an object; got {kind_of(parameters)}.")
     return parameters
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise RequestError(400, f"The parameter {name} takes true or false; got {kind_of(value)}.")
+        raise malformed(f"The parameter {name} takes true or false; got {kind_of(value)}.")
     return value
 
 
 def _too_many(number: int, max_images: int) -> RequestError:
-    return RequestError(400, f"Too many images: at most {max_images} in one request, got {number}.")
+    return malformed(f"Too many images: at most {max_images} in one request, got {number}.")
