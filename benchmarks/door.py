@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import serving.served
+import serving.opening
 from benchmarks import serving_client
 from benchmarks.serving_servers import Start, started
 from digits import mnist
@@ -45,6 +45,7 @@ from loadtests.server import free_ports
 from runtimes.backends import is_installed
 from serving.batching import Batcher, Done
 from serving.door import Door
+from serving.models import ServedModels
 from serving.ports.api_port import ApiPort
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
@@ -109,8 +110,8 @@ WAYS: Final[dict[str, type[Batcher]]] = {
 
 async def serve(way: str) -> None:
     settings = read_settings()
-    setattr(serving.served, "Batcher", WAYS[way])  # noqa: B010  # what it opens each model with
-    served = serving.served.ServedModels(settings)
+    setattr(serving.opening, "Batcher", WAYS[way])  # noqa: B010  # what it opens each model with
+    served = ServedModels(settings)
     served.open()
     door = Door(served)
     if way == "uvicorn":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import queue
 import re
 import signal
@@ -11,10 +12,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -27,8 +28,9 @@ from servers import Server, everything_from, failed_start, read_answer, serving
 from digits.mnist import LabelledImages
 from loadtests.server import free_ports
 from serving.door import Door
-from serving.messages import Answer, Reply, Request
-from serving.ports import data_port
+from serving.errors import Kind, RequestError
+from serving.messages import Answer, Exchange, refusal
+from serving.ports.connection import Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -55,41 +57,77 @@ def get(path: str, *headers: str) -> bytes:
 # A server in this process, behind whose door a test stands itself
 
 
+class Got(NamedTuple):
+    """A request as the door got it."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class NoMetrics:
+    def connected(self, port: str) -> None: ...
+    def disconnected(self, port: str) -> None: ...
+    def shed(self, reason: str) -> None: ...
+    def malformed(self, port: str, error: RequestError) -> None: ...
+
+
 class OwnDoor:
     """Answers at once what it was asked, but for /later, which waits until the test lets it be answered."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.held: queue.Queue[tuple[Request, Reply]] = queue.Queue()
+        self.metrics = NoMetrics()
+        self.requests: list[Got] = []
+        self.held: queue.Queue[Exchange] = queue.Queue()
+        self.left: list[str] = []  # paths whose client went away
 
-    def handle(self, request: Request, reply: Reply) -> None:
-        self.requests.append(request)
-        if request.path.startswith("/later"):
-            self.held.put((request, reply))
-        elif request.path == "/large":
-            reply(Answer(200, bytes(50_000_000)))
+    def admit(self, exchange: Exchange, *, foreign: bool) -> None:
+        if exchange.head.path == "/refused":
+            raise RequestError(Kind.BUSY, "Not now.", retry_after_seconds=1)
+
+    def grow(self, exchange: Exchange, size: int) -> None: ...
+
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        exchange.reply(exchange, refusal(error))
+
+    def leave(self, exchange: Exchange) -> None:
+        exchange.gone = True
+        self.left.append(exchange.head.path)
+
+    def handle(self, exchange: Exchange) -> None:
+        head = exchange.head
+        self.requests.append(Got(head.method, head.path, head.headers, bytes(exchange.body)))
+        if head.path.startswith("/later"):
+            self.held.put(exchange)
+        elif head.path == "/large":
+            exchange.reply(exchange, Answer(200, bytes(50_000_000)))
         else:
-            reply(said(request))
+            exchange.reply(exchange, said(exchange))
 
 
-def said(request: Request) -> Answer:
-    return Answer(200, orjson.dumps([request.method, request.path, len(request.body)]))
+def said(exchange: Exchange) -> Answer:
+    return Answer(200, orjson.dumps([exchange.head.method, exchange.head.path, len(exchange.body)]))
 
 
 class Own:
-    """A data plane on a thread of its own."""
+    """A data port on a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, linger_seconds: float = 5, **settings: str) -> None:
         self.door = OwnDoor()
         (self.number,) = free_ports(1)
         self.loop = uvloop.new_event_loop()
-        self.port = self.call(self._open())
+        environment = {"SAMEDIGIT_DATA_PORT": str(self.number), "SAMEDIGIT_MAX_BODY_BYTES": "1000000", **settings}
+        self.settings = read_settings(environment)
+        self.linger_seconds = linger_seconds
+        self.call(self.open())
 
-    async def _open(self) -> DataPort:
-        settings = read_settings({"SAMEDIGIT_DATA_PORT": str(self.number), "SAMEDIGIT_MAX_BODY_BYTES": "1000000"})
-        port = DataPort(cast(Door, self.door), settings)
-        await port.open()
-        return port
+    async def open(self) -> None:
+        self.connections = Connections(cast(Door, self.door), self.settings)
+        self.connections.limits = dataclasses.replace(self.connections.limits, linger_seconds=self.linger_seconds)
+        self.port = DataPort(self.connections, self.settings)
+        await self.port.open()
+        self.connections.begin()
 
     def call(self, coroutine: Any) -> Any:
         if not self.loop.is_running():
@@ -99,11 +137,15 @@ class Own:
 
     def let(self) -> None:
         """Answers what has been held longest."""
-        request, reply = self.door.held.get(timeout=10)
-        self.loop.call_soon_threadsafe(reply, said(request))
+        exchange = self.door.held.get(timeout=10)
+        self.loop.call_soon_threadsafe(exchange.reply, exchange, said(exchange))
+
+    async def end(self) -> None:
+        self.port.close()
+        await self.connections.end(self.settings.grace_seconds)
 
     def close(self) -> None:
-        self.call(self.port.close())
+        self.call(self.end())
 
     def stop(self) -> None:
         self.close()
@@ -120,14 +162,20 @@ class Own:
             assert everything_from(connection).endswith(b'["GET","/x",0]')
 
 
-@pytest.fixture
-def own() -> Iterator[Own]:
-    found = Own()
+@contextlib.contextmanager
+def running(linger_seconds: float = 5, **settings: str) -> Iterator[Own]:
+    found = Own(linger_seconds, **settings)
     try:
         yield found
         found.is_well()
     finally:
         found.stop()
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[Own]:
+    with running(**getattr(request, "param", {})) as found:
+        yield found
 
 
 def asked(own: Own, *requests: bytes) -> list[list[Any]]:
@@ -145,7 +193,7 @@ def asked(own: Own, *requests: bytes) -> list[list[Any]]:
 def test_requests_come_with_method_path_headers_and_body(own: Own) -> None:
     assert asked(own, head("/x", "Content-Length: 5", "A-b: C d") + b"12345") == [["POST", "/x", 5]]
     (request,) = own.door.requests
-    assert request == Request("POST", "/x", {b"host": b"x", b"content-length": b"5", b"a-b": b"C d"}, b"12345")
+    assert request == Got("POST", "/x", {b"host": b"x", b"content-length": b"5", b"a-b": b"C d"}, b"12345")
 
 
 @pytest.mark.parametrize(
@@ -195,11 +243,11 @@ def test_pipelined_requests_are_answered_one_after_the_other_in_order(number: in
 def test_a_request_that_comes_between_two_answers_waits_for_its_turn(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(get("/later") + get("/second"))
-        request, reply = own.door.held.get(timeout=10)
+        exchange = own.door.held.get(timeout=10)
 
         async def answer_and_receive() -> None:
-            (one,) = own.port.connections
-            reply(said(request))
+            (one,) = own.connections.open
+            exchange.reply(exchange, said(exchange))
             one.data_received(get("/third"))  # before the loop has gone on to the second
 
         own.call(answer_and_receive())
@@ -462,7 +510,7 @@ def test_a_client_that_goes_away_before_its_answer_harms_nobody(own: Own, caplog
     connection.recv(1000)
     connection.close()
     own.is_well()
-    wait_until(lambda: not own.port.connections)
+    wait_until(lambda: not own.connections)
     assert caplog.records == []
 
 
@@ -473,8 +521,8 @@ def wait_until(condition: Any, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_an_idle_connection_is_closed_after_a_while(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "KEEP_ALIVE_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)
+def test_an_idle_connection_is_closed_after_a_while(own: Own) -> None:
     for before in (b"", get("/x")):
         with own.connect() as connection:
             connection.sendall(before)
@@ -485,11 +533,11 @@ def test_an_idle_connection_is_closed_after_a_while(own: Own, monkeypatch: pytes
             assert answer.count(b"HTTP/1.1 200 ") == (1 if before else 0)
 
 
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_HEAD_SECONDS": "1", "SAMEDIGIT_BODY_SECONDS": "1"}], indirect=True)
 @pytest.mark.parametrize(
     "start", [b"P", b"POST /x HTTP/1.1\r\nHost: x\r\n", head("/x", "Content-Length: 5") + b"1"], ids=repr
 )
-def test_a_request_that_never_ends_is_408(start: bytes, own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "REQUEST_SECONDS", 1)
+def test_a_request_that_never_ends_is_408(start: bytes, own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(start)
         started = time.monotonic()
@@ -497,8 +545,8 @@ def test_a_request_that_never_ends_is_408(start: bytes, own: Own, monkeypatch: p
         assert 0.9 < time.monotonic() - started < 5
 
 
-def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "REQUEST_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_HEAD_SECONDS": "1", "SAMEDIGIT_BODY_SECONDS": "1"}], indirect=True)
+def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own) -> None:
     started = time.monotonic()
     with own.connect() as connection:
         connection.sendall(b"GET /x HTTP/1.1\r\nA: ")
@@ -513,9 +561,8 @@ def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own, monkeypatch:
         assert 0.9 < time.monotonic() - started < 5
 
 
-def test_a_request_whose_answer_takes_long_is_waited_for(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KEEP_ALIVE_SECONDS", "REQUEST_SECONDS", "LINGER_SECONDS"):
-        monkeypatch.setattr(data_port, name, 0.5)
+@pytest.mark.parametrize("own", [{f"SAMEDIGIT_{name}_SECONDS": "1" for name in ("IDLE", "HEAD", "BODY")}], indirect=True)
+def test_a_request_whose_answer_takes_long_is_waited_for(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(get("/later"))
         time.sleep(3)
@@ -523,14 +570,12 @@ def test_a_request_whose_answer_takes_long_is_waited_for(own: Own, monkeypatch: 
         assert read_answer(answers)[0] == 200
 
 
-def test_a_client_that_never_reads_its_answer_is_closed_after_a_while(
-    own: Own, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_port, "KEEP_ALIVE_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)
+def test_a_client_that_never_reads_its_answer_is_closed_after_a_while(own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(get("/large"))
-        wait_until(lambda: len(own.port.connections) == 1)
-        wait_until(lambda: not own.port.connections, 6)
+        wait_until(lambda: len(own.connections) == 1)
+        wait_until(lambda: not own.connections, 6)
 
 
 def is_cut_off(connection: socket.socket) -> bool:
@@ -541,10 +586,8 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
-def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(
-    own: Own, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_port, "LINGER_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"linger_seconds": 1}], indirect=True)
+def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(own: Own) -> None:
     started = time.monotonic()
     with own.connect() as connection:
         connection.sendall(b"garbage\r\n\r\n")
@@ -563,7 +606,7 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         half_sent.sendall(head("/half", "Content-Length: 5") + b"12")
         wait_until(lambda: len(own.door.requests) == 2)
         time.sleep(0.1)
-        closing = asyncio.run_coroutine_threadsafe(own.port.close(), own.loop)
+        closing = asyncio.run_coroutine_threadsafe(own.end(), own.loop)
         assert everything_from(idle).endswith(b'["GET","/x",0]')
         time.sleep(0.2)
         assert not closing.done()
@@ -576,11 +619,11 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         assert answer.endswith(b'["POST","/half",5]')
         assert b"\r\nconnection: close\r\n" in answer
         closing.result(timeout=2)
-    own.port = own.call(own._open())
+    own.call(own.open())
 
 
-def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "CLOSING_SECONDS", 0.5)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_GRACE_SECONDS": "1"}], indirect=True)
+def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(get("/later"))
         wait_until(lambda: own.door.requests)
@@ -590,7 +633,7 @@ def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own, monkeypat
         with contextlib.suppress(ConnectionResetError):
             assert everything_from(connection) == b""
     own.let()  # too late, and no harm
-    own.port = own.call(own._open())
+    own.call(own.open())
 
 
 # A real server

@@ -20,8 +20,9 @@ from digits.contract import Backend
 from serving.batching import Counted
 from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, Request, json_answer, wrong_method
+from serving.models import ServedModels
+from serving.opening import Opened
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
-from serving.served import Opened, ServedModels
 
 PLATFORMS: Final[dict[Backend, str]] = {
     "numpy": "numpy_npz",

@@ -4,42 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import sys
-import time
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
-from digits import store
-from digits.card import Score
-from digits.contract import BACKENDS, SIDE, Backend
-from digits.errors import DeviceError, ModelNotFound, NotInstalled, SamedigitError
-from digits.store import StoredModel
-from runtimes.backends import HAS_GPU, how_to_install, is_installed, open_runtime
-from runtimes.device import CPU, Device, choose_device
-from serving.batching import Batcher
+from digits.contract import BACKENDS
+from digits.errors import ModelNotFound, SamedigitError
+from runtimes.backends import how_to_install, is_installed
+from serving.choice import choose
 from serving.errors import Kind, RequestError
+from serving.opening import Opened, open_model
 from serving.settings import Settings
-
-WARM_UP_BATCHES: Final = (1, 2)  # the sizes at which some runtime builds or allocates something
-WARM_UP_CALLS: Final = 3
-
-log = logging.getLogger("samedigit")
-
-
-@dataclass(frozen=True)
-class Opened:
-    model: StoredModel
-    backend: Backend
-    batcher: Batcher
-    device: Device
-    score: Score  # the stored one, of this backend's file
-
-    @property
-    def name(self) -> str:
-        return f"{self.model.recipe}.{self.backend}"
 
 
 class ServedModels:
@@ -57,8 +30,8 @@ class ServedModels:
         Raises:
             SamedigitError: nothing to serve; a model, backend or device that is named but missing; or a damaged file.
         """
-        for model, backend, _ in self._plan():
-            model.verify(backend)
+        for chosen in choose(self.settings):
+            chosen.model.verify(chosen.backend)
 
     def open(self) -> None:
         """Opens and warms what the settings name.
@@ -66,8 +39,8 @@ class ServedModels:
         Raises:
             SamedigitError: as `check`, and where a backend cannot use the device.
         """
-        for model, backend, device in self._plan():
-            self._add(self._open(model, backend, device))
+        for chosen in choose(self.settings):
+            self._add(open_model(chosen, self.settings))
         # The models live as long as the process: out of the garbage collector's sight they cost no more pauses.
         gc.collect()
         gc.freeze()
@@ -124,19 +97,17 @@ class ServedModels:
         """
         entries = {(opened.name, opened.model.version): {"state": "READY"} for opened in self.all()}
         try:
-            plan = await asyncio.to_thread(self._plan)
+            chosen = await asyncio.to_thread(choose, self.settings)
         except ModelNotFound:  # what is open is stored no more
-            plan = []
+            chosen = []
         except SamedigitError as error:
             raise RequestError(Kind.FAILED, str(error)) from error
-        for model, backend, _ in plan:
-            entries.setdefault(
-                (f"{model.recipe}.{backend}", model.version), {"state": "UNAVAILABLE", "reason": "not loaded"}
-            )
+        for one in chosen:
+            entries.setdefault((one.name, one.model.version), {"state": "UNAVAILABLE", "reason": "not loaded"})
         return [{"name": name, "version": version, **entry} for (name, version), entry in sorted(entries.items())]
 
     async def load(self, name: str) -> None:
-        """Opens the model called `recipe.backend` in the version that the settings name, or the newest that is stored.
+        """Opens the model called `recipe.backend` in the version that the settings name, or the promoted or newest one.
 
         Versions of it that were open are closed once that is done; requests under way are still answered by them.
 
@@ -146,25 +117,25 @@ class ServedModels:
         self._require_one_worker()
         async with self._changing:
             try:
-                plan = await asyncio.to_thread(self._plan)
-                wanted = [entry for entry in plan if f"{entry[0].recipe}.{entry[1]}" == name]
+                chosen = await asyncio.to_thread(choose, self.settings)
+                wanted = [one for one in chosen if one.name == name]
                 if not wanted:
-                    names = ", ".join(f"{model.recipe}.{backend}" for model, backend, _ in plan)
+                    names = ", ".join(one.name for one in chosen)
                     raise RequestError(Kind.UNKNOWN, f"No model {name!r} can be loaded; there are {names}.")
                 open_now = self._opened.get(name, {})
                 opened: list[Opened] = []
-                for model, backend, device in wanted:
-                    one = open_now.get(model.version)
-                    if one is None:
-                        one = await asyncio.to_thread(self._open, model, backend, device)
-                    opened.append(one)
+                for one in wanted:
+                    found = open_now.get(one.model.version)
+                    if found is None:
+                        found = await asyncio.to_thread(open_model, one, self.settings)
+                    opened.append(found)
             except RequestError:
                 raise
             except SamedigitError as error:
                 raise RequestError(Kind.FAILED, str(error)) from error
             self._close(name)
-            for one in opened:
-                self._add(one)
+            for newly in opened:
+                self._add(newly)
 
     async def unload(self, name: str) -> None:
         """Closes the model called `recipe.backend` in all its versions; requests under way are still answered.
@@ -229,70 +200,3 @@ class ServedModels:
                 "accuracy": opened.score.accuracy,
             }
         return {"models": list(models.values())}
-
-    def _plan(self) -> list[tuple[StoredModel, Backend, Device]]:
-        device = choose_device(self.settings.device)
-        backends, models = self._backends(device), self._models()
-        plan = [
-            # numpy has no GPU: beside an automatic one it serves from the CPU, and `describe` says so.
-            (model, backend, device if backend in HAS_GPU else CPU)
-            for backend in backends
-            for model in models
-            if backend in model.card.backends
-        ]
-        if not plan:
-            stored = sorted({backend for model in models for backend in model.card.backends})
-            raise NotInstalled(
-                f"There is nothing to serve: {', '.join(model.tag for model in models)} can be opened by "
-                f"{', '.join(stored)}, and the served backends are {', '.join(backends)}."
-            )
-        return plan
-
-    def _models(self) -> list[StoredModel]:
-        if self.settings.models is not None:
-            return [store.find_model(name) for name in self.settings.models]
-        models = store.newest_models()
-        if not models:
-            raise ModelNotFound(
-                f"There is nothing to serve: no model is stored in {store.bentoml_home()}. Train one: samedigit train --all"
-            )
-        return models
-
-    def _backends(self, device: Device) -> list[Backend]:
-        if self.settings.backends is None:
-            gpu_only = device.kind == "cuda" and self.settings.device != "auto"
-            return [one for one in BACKENDS if is_installed(one) and (one in HAS_GPU or not gpu_only)]
-        for backend in self.settings.backends:
-            if not is_installed(backend):
-                raise NotInstalled(
-                    f"SAMEDIGIT_BACKENDS names {backend}, which is not installed: {how_to_install(backend)}"
-                )
-            if backend not in HAS_GPU and device.kind == "cuda" and self.settings.device != "auto":
-                raise DeviceError(
-                    f"SAMEDIGIT_BACKENDS names {backend}, which runs on the CPU, and SAMEDIGIT_DEVICE asks for {device}."
-                )
-        # In the order of BACKENDS: torch must be imported before TensorFlow, whose LLVM otherwise makes torch's abort.
-        return [backend for backend in BACKENDS if backend in self.settings.backends]
-
-    def _open(self, model: StoredModel, backend: Backend, device: Device) -> Opened:
-        """The model, warm; on the CPU where the device was chosen automatically and this backend cannot use it."""
-        if backend == "torch" and "tensorflow" in sys.modules and "torch" not in sys.modules:
-            raise NotInstalled(
-                "torch cannot be imported after TensorFlow, whose LLVM makes it abort. Start the server with both backends."
-            )
-        started = time.perf_counter()
-        model.verify(backend)
-        path = model.path(backend)
-        try:
-            runtime = open_runtime(backend, path, device=device)
-        except DeviceError as error:
-            if self.settings.device != "auto":
-                raise
-            log.warning("%s Serving it from the CPU.", error)
-            device = CPU
-            runtime = open_runtime(backend, path, device=device)
-        for size in (*WARM_UP_BATCHES, self.settings.max_batch):
-            for _ in range(WARM_UP_CALLS):
-                runtime.predict(np.zeros((size, SIDE, SIDE), np.uint8))
-        log.info("%s opened with %s on %s in %.1f s", model.tag, backend, device, time.perf_counter() - started)
-        return Opened(model, backend, Batcher(runtime, self.settings), device, model.card.scores[backend])
