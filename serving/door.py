@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from digits.contract import CLASSES, Probabilities
 from serving import routes
 from serving.access_log import AccessLog
 from serving.admission import Admission
-from serving.cors import Cors
+from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, json_answer, refusal
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -27,6 +27,7 @@ from serving.protocols import openapi, predict, v2, v2_control
 from serving.tracing import Tracer
 
 ECHO: Final = "echo"
+PREFLIGHT: Final = "preflight"
 BINARY: Final = (b"content-type", b"application/octet-stream")
 
 log = logging.getLogger("samedigit")
@@ -58,6 +59,7 @@ class Door:
         self._max_images = settings.max_images
         self._admission = Admission(settings, metrics.shed)
         self._cors = Cors(settings.cors_origins)
+        self._speaks_cors = bool(settings.cors_origins)
         self._tracer = tracer
         self._access_log = access_log
         self._document = document
@@ -68,8 +70,8 @@ class Door:
             "echo": self._echo,
             "models": lambda exchange: self._finish(exchange, json_answer(self._models.describe())),
             "metrics": self._expose,
-            "document": self._describe,
-            "preflight": lambda exchange: self._finish(exchange, self._cors.preflight(exchange.head)),
+            "documentation": self._describe,
+            PREFLIGHT: self._preflight,
         }
 
     # From the ports
@@ -85,8 +87,8 @@ class Door:
             RequestError: it is refused; `refuse` answers it.
         """
         head = exchange.head
-        if head.method == "OPTIONS" and self._cors.is_preflight(head):
-            exchange.answers = "preflight"
+        if head.method == "OPTIONS" and self._cors.preflight(head.method, head.headers) is not None:
+            exchange.answers = PREFLIGHT
             return
         if foreign and not routes.owns(head.path):
             self._admission.admit(exchange, routes.FOREIGN)
@@ -108,8 +110,12 @@ class Door:
             answers = self._answers.get(exchange.answers)
             if answers is not None:
                 answers(exchange)
+                return
+            answer = v2_control.ANSWERS[exchange.answers](self._models, exchange.parameters, exchange.body)
+            if isinstance(answer, Answer):
+                self._finish(exchange, answer)
             else:
-                self._later(v2_control.answer(self._models, exchange), exchange)
+                self._later(answer, exchange)
         except RequestError as error:
             self.refuse(exchange, error)
         except Exception:
@@ -123,13 +129,15 @@ class Door:
         exchange.gone = True
         self._admission.release(exchange)
 
+    def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """What every answer to a request with these headers says besides: "name: value\\r\\n...".""" 
+        return SECURITY_LINES + self._cors.lines(headers) if self._speaks_cors else SECURITY_LINES
+
     def _finish(self, exchange: Exchange, answer: Answer) -> None:
         if exchange.gone or exchange.answered:
             return
         exchange.answered = True
         self._admission.release(exchange)
-        if self._cors.origins:
-            answer = answer._replace(headers=answer.headers + self._cors.headers(exchange.head))
         exchange.reply(exchange, answer)
         self.metrics.answered(exchange, answer.status)
         if self._access_log is not None:
@@ -217,6 +225,11 @@ class Door:
     def _describe(self, exchange: Exchange) -> None:
         theirs = self._document() if self._document is not None and exchange.port == "api" else None
         self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
+
+    def _preflight(self, exchange: Exchange) -> None:
+        answer = self._cors.preflight(exchange.head.method, exchange.head.headers)
+        assert answer is not None  # as `admit` has seen
+        self._finish(exchange, answer)
 
     def _later(self, answer: Coroutine[Any, Any, Answer], exchange: Exchange) -> None:
         async def finish() -> None:

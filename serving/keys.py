@@ -17,6 +17,7 @@ from typing import Final
 
 from digits.errors import SettingError
 from serving.errors import Kind, RequestError
+from serving.settings import Settings
 
 LEAST_CHARACTERS: Final = 16
 CHECK_SECONDS: Final = 1.0  # at most this old is what is known of the file
@@ -99,6 +100,9 @@ class Keys:
             raise RequestError(Kind.UNAUTHENTICATED, "The key is not known here. It may have been replaced.")
         return found
 
+    def shares_one_with(self, other: Keys) -> bool:
+        return not {known for known, _ in self._known}.isdisjoint(known for known, _ in other._known)
+
     def _look(self) -> None:
         """Reads the file again; where that cannot be done, or it is not fit to use, the keys stay as they were."""
         self._look_at = self._clock() + CHECK_SECONDS
@@ -141,6 +145,26 @@ class Keys:
         self._known = tuple(dict.fromkeys((*self._given, *_digests(keys))))
         self._read_last = digest
         return True
+
+
+def keys_of(settings: Settings) -> tuple[Keys, Keys]:
+    """The keys for requests, and those for control over models.
+
+    Raises:
+        SettingError: a key or file that cannot be used; a key that is among both, since control has keys of its own.
+    """
+    keys = Keys(settings.keys, settings.keys_file)
+    control = Keys(
+        settings.control_keys,
+        settings.control_keys_file,
+        names=("SAMEDIGIT_CONTROL_KEYS", "SAMEDIGIT_CONTROL_KEYS_FILE"),
+    )
+    if keys.shares_one_with(control):
+        raise SettingError(
+            "A key for control over models is among those for requests too, so that whoever may ask could unload a model. "
+            "Make another: openssl rand -hex 24"
+        )
+    return keys, control
 
 
 def _check(key: str, where: str) -> None:

@@ -128,10 +128,6 @@ def refusal(error: RequestError) -> Answer:
     return Answer(STATUS[error.kind], orjson.dumps({"error": str(error)}), headers)
 
 
-def wrong_method(request: Request, right: str) -> RequestError:
-    return RequestError(Kind.WRONG_METHOD, f"{request.path} takes {right}, got {request.method}.", allow=right)
-
-
 def too_long(limit: int) -> RequestError:
     # It closes, since otherwise the server would read on, to find where the next request begins.
     return RequestError(Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images.", closes=True)

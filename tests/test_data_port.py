@@ -86,6 +86,9 @@ class OwnDoor:
         if exchange.head.path == "/refused":
             raise RequestError(Kind.BUSY, "Not now.", retry_after_seconds=1)
 
+    def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
+        return b""
+
     def grow(self, exchange: Exchange, size: int) -> None: ...
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
@@ -204,12 +207,10 @@ def test_requests_come_with_method_path_headers_and_body(own: Own) -> None:
         ("/x%20y%C3%A9", "/x yé"),
         ("/v2/models/torch%2Drelu.onnx/ready", "/v2/models/torch-relu.onnx/ready"),
         ("/x%2Fy?%2F", "/x/y"),
-        ("/%zz%", "/%zz%"),
         ("http://elsewhere:80/x/y?z", "/x/y"),
         ("http://elsewhere", "/"),
         ("//x", "//x"),
-        ("*", "*"),
-        ("/" + "x" * 30_000, "/" + "x" * 30_000),
+        ("/" + "x" * 8_000, "/" + "x" * 8_000),
     ],
     ids=lambda text: text[:20],
 )
@@ -261,6 +262,7 @@ def test_requests_before_one_that_is_not_http_are_answered_before_the_connection
         own.let()
         paths = [orjson.loads(read_answer(answers)[2])[1] for _ in range(2)]
         assert paths == ["/later", "/second"]
+        assert read_answer(answers)[0] == 400
         assert answers.read() == b""
 
 
@@ -359,53 +361,25 @@ def one_refusal(connection: socket.socket) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
-        b"hello\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"GET /x HTTP/9.9\r\n\r\n",
-        b"GET /x y HTTP/1.1\r\n\r\n",
-        b"FOO /x HTTP/1.1\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /x HTTP/1.1\r\na b: c\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nA: b\x00c\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: many\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
-        b"POST /x HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdef",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS
+        (b"hello\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET /x HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345", 400),
     ],
     ids=repr,
 )
-def test_what_is_not_http_is_400(sent: bytes, own: Own) -> None:
+def test_what_the_machine_refuses_is_refused_and_never_reaches_the_door(sent: bytes, status: int, own: Own) -> None:
+    """All that it refuses is in tests/conformance.py."""
     with own.connect() as connection:
-        connection.sendall(sent)
-        status, message = one_refusal(connection)
-    assert status == 400
-    assert message.startswith("This is not an HTTP/1.1 request: ")
+        connection.sendall(sent + get("/never"))
+        assert one_refusal(connection)[0] == status
     assert own.door.requests == []
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n",
-    ],
-    ids=repr,
-)
-def test_a_target_that_is_no_path_is_the_clients_mistake(sent: bytes, own: Own) -> None:
-    with own.connect() as connection:
-        connection.sendall(sent)
-        status, _ = one_refusal(connection)
-    assert status == 400
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
@@ -429,10 +403,9 @@ TOO_LONG: Final = "The headers are longer than 65536 bytes."
     [
         get("/x", *(f"Header-{i}: {'v' * 1000}" for i in range(400))),
         get("/x", "Header: " + "v" * 400_000),
-        b"GET /" + b"x" * 400_000,
         b"GET /x HTTP/1.1\r\n" + b"a" * 400_000,
     ],
-    ids=["many", "one", "path", "no end"],
+    ids=["many", "one", "no end"],
 )
 def test_headers_that_are_too_long_are_431(sent: bytes, own: Own) -> None:
     with own.connect() as connection:
@@ -446,7 +419,7 @@ def test_trailers_that_are_too_long_are_431(own: Own) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             connection.settimeout(5)
             connection.sendall(b"".join(b"Trailer-%d: %s\r\n" % (i, b"v" * 1000) for i in range(400)))
-        assert one_refusal(connection) == (431, TOO_LONG)
+        assert one_refusal(connection) == (431, "The trailers are longer than 65536 bytes.")
 
 
 def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(own: Own) -> None:
@@ -541,7 +514,9 @@ def test_a_request_that_never_ends_is_408(start: bytes, own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(start)
         started = time.monotonic()
-        assert one_refusal(connection) == (408, "The request was not whole after 1 s.")
+        status, message = one_refusal(connection)
+        assert status == 408
+        assert message.endswith("not whole after 1 s.")
         assert 0.9 < time.monotonic() - started < 5
 
 

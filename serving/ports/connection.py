@@ -9,13 +9,13 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, cast
 
-from serving.cors import SECURITY_LINES
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, Head
 from serving.ports.http1 import Http1Limits, Machine, State, limits_of
 from serving.settings import Settings
 
+CLOSING_SECONDS: Final = 0.5  # for clients to read their last answers when the server ends
 TURNED_AWAY: Final = 64  # connections over the limit that are told so; more are cut off without a word
 
 Foreign = Callable[[Exchange], None]  # answers what is not the door's
@@ -56,7 +56,10 @@ class Connections:
         self.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_seconds
-        while self.open and loop.time() < deadline:
+        while any(connection.under_way for connection in self.open) and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        lingers_until = min(deadline, loop.time() + CLOSING_SECONDS)
+        while self.open and loop.time() < lingers_until:
             await asyncio.sleep(0.01)
         if self._watch is not None:
             self._watch.cancel()
@@ -225,7 +228,8 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = None
         now = self._loop.time()
-        self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=SECURITY_LINES))
+        lines = self._connections.door.header_lines(exchange.head.headers)
+        self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=lines))
         if not self._proceeding:
             # Not at once: thousands of requests may have come in one piece, each of which would be answered from here.
             self._settle(now)
@@ -241,8 +245,8 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             self._connections.door.leave(exchange)
         self._connections.door.metrics.malformed(self._port, error)
-        lines = self._machine.refuse(error, now, date=self._connections.date, extra=SECURITY_LINES)
-        self._transport.write(lines)
+        lines = self._connections.door.header_lines({})
+        self._transport.write(self._machine.refuse(error, now, date=self._connections.date, extra=lines))
         self._settle(now)
 
     def _settle(self, now: float) -> None:
@@ -255,6 +259,7 @@ class Connection(asyncio.Protocol):
             return
         if machine.state is State.LINGERING and not self._half_closed:
             self._half_closed = True
+            self._known.discard(self)  # nothing is waited for
             if transport.can_write_eof():
                 transport.write_eof()
         if machine.paused is self._reads:
@@ -265,6 +270,11 @@ class Connection(asyncio.Protocol):
                 transport.pause_reading()
 
     # From the port
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self._machine.state not in (State.IDLE, State.LINGERING, State.CLOSED)
 
     def check(self, now: float) -> None:
         """Ends what has been idle, half sent or refused for too long."""

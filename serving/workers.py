@@ -1,0 +1,3 @@
+from typing import Any
+def run_folder() -> None: return None
+def make_run_folder(settings: Any) -> None: ...
