@@ -10,7 +10,7 @@ import random
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -472,4 +472,4 @@ class Crowd:
 
 def totals(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     """The tallies as JSON."""
-    return {name: {key: value for key, value in vars(tally).items()} for name, tally in tallies.items()}
+    return {name: asdict(tally) for name, tally in tallies.items()}

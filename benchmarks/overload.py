@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,7 @@ RECIPE: Final = "torch-relu"
 CLOSED_CONNECTIONS: Final = 16  # of the closed loop that finds what the server carries
 CONNECTIONS: Final = 256  # of the open loop
 PROBE_SECONDS: Final = 0.1
+WARM_UP_SECONDS: Final = 2
 SHED_MS: Final = 5.0  # the goal for the median of what is shed
 P99_RATIO: Final = 2.0  # the goal for accepted requests at twice the rate, against those at 80 %
 
@@ -100,7 +101,9 @@ class Measurement:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement (default 10)")
-    parser.add_argument("--json", type=Path, default=Path("results/overload.json"), help="default: results/overload.json")
+    parser.add_argument(
+        "--json", type=Path, default=Path("results/overload.json"), help="default: results/overload.json"
+    )
     parser.add_argument("--case", type=int, choices=range(len(CASES)), help="only this one")
     arguments = parser.parse_args()
     if arguments.seconds < 1:
@@ -137,27 +140,11 @@ def run(cases: tuple[Case, ...], *, seconds: int) -> dict[str, Any]:
             start = ours(model, case.backend, (port, data_port), **case.settings)
             with started({case.name: start}, cores=server_cores, progress=progress) as servers:
                 servers[case.name].wake()
-                step = progress.add_task(case.name, total=4)
-
-                def measure(load: str, rate: float | None, connections: int, length: float) -> Measurement:
-                    arrivals = Arrivals(
-                        port=data_port, requests=requests, endings=endings, rate=rate, seconds=length,
-                        connections=connections, cores=client_cores,
-                    )  # fmt: skip
-                    with probing(port, data_port) as probes:
-                        outcome = offer(arrivals)
-                    progress.advance(step)
-                    return measurement(case.name, load, rate, outcome, probes)
-
-                measure("warm-up", None, CLOSED_CONNECTIONS, 2)
-                carried = measure("closed loop", None, CLOSED_CONNECTIONS, seconds)
-                rate = carried.accepted_per_second
-                measurements += [
-                    carried,
-                    measure("80 %", 0.8 * rate, CONNECTIONS, seconds),
-                    measure("200 %", 2 * rate, CONNECTIONS, seconds),
-                ]
-                progress.remove_task(step)
+                load = Arrivals(
+                    port=data_port, requests=requests, endings=endings, rate=None, seconds=seconds,
+                    connections=CLOSED_CONNECTIONS, cores=client_cores,
+                )  # fmt: skip
+                measurements += _measure(case, load, port, progress)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
@@ -166,6 +153,22 @@ def run(cases: tuple[Case, ...], *, seconds: int) -> dict[str, Any]:
         "measurements": [asdict(one) for one in measurements],
         "goals": goals(measurements),
     }
+
+
+def _measure(case: Case, load: Arrivals, port: int, progress: Progress) -> list[Measurement]:
+    """What a server carries, and then 80 % and twice of that; `port` is the API's, where the metrics are."""
+    step = progress.add_task(case.name, total=4)
+    offer(replace(load, seconds=WARM_UP_SECONDS))
+    measurements: list[Measurement] = []
+    for name, share in (("closed loop", None), ("80 %", 0.8), ("200 %", 2.0)):
+        progress.advance(step)
+        if share is not None:
+            load = replace(load, rate=share * measurements[0].accepted_per_second, connections=CONNECTIONS)
+        with probing(port, load.port) as probes:
+            outcome = offer(load)
+        measurements.append(measurement(case.name, name, load.rate, outcome, probes))
+    progress.remove_task(step)
+    return measurements
 
 
 def write_requests(name: str, images: Images, digits: Any, *, batch: int) -> tuple[list[bytes], list[bytes]]:
@@ -297,7 +300,9 @@ def show(document: dict[str, Any]) -> None:
     console.print(table)
     for goal in document["goals"]:
         value = "none" if goal["value"] is None else f"{goal['value']:.3g}"
-        console.print(f"{goal['case']}: {goal['goal']}: {value}, {'met' if goal['met'] else 'NOT MET'}", highlight=False)
+        console.print(
+            f"{goal['case']}: {goal['goal']}: {value}, {'met' if goal['met'] else 'NOT MET'}", highlight=False
+        )
 
 
 if __name__ == "__main__":

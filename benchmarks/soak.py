@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak [--minutes N] [--json FILE]
 
-Clients of every behaviour in `clients` come side by side, each with a new connection every time: JSON, binary, /predict, on both
-ports; chunks, also of two bytes; pipelined, half-closed, slow, idle; and bodies of 200 kB kept open for longer than a second and
-then dropped, requests cut off, answers never read, garbage. Every answer to a good request is checked.
+Clients of every behaviour in `clients` come side by side, each with a new connection every time: JSON, binary, /predict, on
+both ports; chunks, also of two bytes; pipelined, half-closed, slow, idle; and bodies of 200 kB kept open for longer than a
+second and then dropped, requests cut off, answers never read, garbage. Every answer to a good request is checked.
 
 Each second the memory that would come back if the server's processes ended (USS) is added up. Compared are two medians, each
 of a minute of samples: of the last minute, and of the second one. Medians of a minute, since what is under way at one moment

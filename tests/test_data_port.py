@@ -536,7 +536,9 @@ def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own) -> None:
         assert 0.9 < time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("own", [{f"SAMEDIGIT_{name}_SECONDS": "1" for name in ("IDLE", "HEAD", "BODY")}], indirect=True)
+@pytest.mark.parametrize(
+    "own", [{f"SAMEDIGIT_{name}_SECONDS": "1" for name in ("IDLE", "HEAD", "BODY")}], indirect=True
+)
 def test_a_request_whose_answer_takes_long_is_waited_for(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(get("/later"))
