@@ -42,8 +42,13 @@ Results = Annotated[Path, typer.Option(help="Folder of the load test's results."
 def train(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Which to train.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every recipe.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="In place of the recipe's own.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's own.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="In place of the recipe's own; it stays a whole run.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="In place of the recipe's own: such a run is served only by name, or once promoted."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -58,24 +63,44 @@ def train(
     with saying_when_interrupted("the model under way is not stored"):
         models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
     if as_json:
-        print_json([commands.model_facts(model) for model in models])
+        from digits import store
+
+        print_json(commands.all_facts(models, stored=store.stored_models()))
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the stored models with their accuracy and its 95 % interval."""
+    """List the stored models: accuracy with its 95 % interval, which is served, which departed from its recipe."""
     from digits import store
 
     stored = store.stored_models()
     if as_json:
-        print_json([commands.model_facts(model) for model in stored])
+        print_json(commands.all_facts(stored, stored=stored))
     else:
         commands.show_models(stored)
 
 
 @app.command()
+def promote(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="recipe:version; recipe alone for its newest whole run.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say which version of a recipe is served: this one, until another is promoted, whatever is trained later.
+
+    A server that runs serves it after its next start or `load`.
+    """
+    promoted = commands.promote(model)
+    if as_json:
+        print_json(promoted)
+    else:
+        print(f"{promoted['model']} is the served version of {promoted['recipe']}.")
+
+
+@app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="recipe or recipe:version")],
+    model: Annotated[str, typer.Argument(help="recipe:version; recipe alone for the served one.")],
     backend: Annotated[
         str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")
     ] = None,
@@ -126,7 +151,7 @@ def serve(
 
     \b
     SAMEDIGIT_BACKENDS=onnx,numpy       which backends; all that are installed without this
-    SAMEDIGIT_MODELS=torch-relu         which models; the newest of every recipe without this
+    SAMEDIGIT_MODELS=torch-relu         which models; the served one of every recipe without this
     SAMEDIGIT_DEVICE=cuda:0             auto, cpu, cuda or cuda:INDEX
     SAMEDIGIT_MAX_IMAGES=1024           in one request
     SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
@@ -145,7 +170,7 @@ def serve(
 @app.command()
 def loadtest(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="All stored ones without this.")
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Of every recipe the served one without this.")
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
     protocol: Annotated[

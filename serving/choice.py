@@ -52,11 +52,9 @@ def choose(settings: Settings) -> list[Chosen]:
 def _models(settings: Settings) -> list[StoredModel]:
     if settings.models is not None:
         return [store.find_model(name) for name in settings.models]
-    models = store.newest_models()
+    models = store.served_models()
     if not models:
-        raise ModelNotFound(
-            f"There is nothing to serve: no model is stored in {store.bentoml_home()}. Train one: samedigit train --all"
-        )
+        raise ModelNotFound(f"There is nothing to serve: {store.nothing_served()}")
     return models
 
 

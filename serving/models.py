@@ -107,7 +107,7 @@ class ServedModels:
         return [{"name": name, "version": version, **entry} for (name, version), entry in sorted(entries.items())]
 
     async def load(self, name: str) -> None:
-        """Opens the model called `recipe.backend` in the version that the settings name, or the newest that is stored.
+        """Opens the model called `recipe.backend` in the version that the settings name, or the promoted or newest one.
 
         Versions of it that were open are closed once that is done; requests under way are still answered by them.
 

@@ -15,7 +15,7 @@ from digits.errors import SettingError
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     backends: tuple[Backend, ...] | None  # None: every one that is installed
-    models: tuple[str, ...] | None  # recipe or recipe:version; None: the newest version of every recipe
+    models: tuple[str, ...] | None  # recipe or recipe:version; None: of every recipe the promoted or newest version
     device: str  # auto, cpu, cuda or cuda:INDEX
     max_images: int  # in one request
     max_body_bytes: int  # of one request

@@ -126,9 +126,49 @@ def test_asks_the_engine_that_works(checkout: Path, trained_home: Path, engine: 
 def test_nothing_stored(checkout: Path, tmp_path: Path) -> None:
     built = build_image(checkout, tmp_path / "nowhere", engine="docker")
     assert built.returncode == 1
-    assert built.stderr.startswith("build-image: The image has nothing to serve")
-    assert built.stderr.endswith("Train them first: samedigit train --all\n")
+    assert built.stderr.startswith("build-image: The image has nothing to serve: no model is stored in ")
+    assert built.stderr.endswith("Train one: samedigit train --all\n")
     assert "build" not in (checkout / "asked").read_text()
+
+
+def test_the_promoted_version_is_the_one_that_is_built_in_and_that_the_image_serves(
+    checkout: Path, trained_home: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "home/models/numpy-sigmoid"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", recipe)
+    version = (recipe / "promoted").read_text()
+    card = (recipe / version / "model.yaml").read_text()
+    assert card.count(f"version: {version}\n") == 1
+    (trained_at,) = re.findall(r"trained_at: '(\d+)", card)
+    shutil.copytree(recipe / version, recipe / "newer")
+    newer = card.replace(f"version: {version}\n", "version: newer\n").replace(
+        f"trained_at: '{trained_at}", "trained_at: '2999"
+    )
+    (recipe / "newer/model.yaml").write_text(newer)
+    (recipe / "latest").write_text("newer")
+
+    built = build_image(checkout, tmp_path / "home", engine="docker")
+    assert built.returncode == 0, built.stderr
+    assert f"build-image: models numpy-sigmoid:{version}\n" in built.stdout
+    staged = checkout / "build/image/onnx"
+    names = sorted(path.name for path in (staged / "models/numpy-sigmoid").iterdir())
+    assert names == sorted(["latest", "promoted", version])
+    served = python(
+        "from digits.store import served_models\nprint(*(model.tag for model in served_models()))",
+        environment={"BENTOML_HOME": str(staged)},
+    )
+    assert served == f"numpy-sigmoid:{version}\n"
+
+
+def test_runs_that_departed_are_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "home/models/numpy-sigmoid"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", recipe)
+    (recipe / "promoted").unlink()
+    built = build_image(checkout, tmp_path / "home", engine="docker")
+    assert built.returncode == 1
+    assert built.stderr.startswith(
+        "build-image: The image has nothing to serve: every stored run departed from its recipe (numpy-sigmoid:"
+    )
 
 
 def test_a_damaged_model_is_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:

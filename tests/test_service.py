@@ -480,6 +480,20 @@ def test_an_empty_store_stops_the_start_with_one_line_that_says_how_to_train(tmp
     )
 
 
+def test_a_store_of_departed_runs_alone_stops_the_start_with_one_line_that_says_how_to_promote(
+    tmp_path: Path, trained_home: Path
+) -> None:
+    require_recipe("numpy-sigmoid")
+    home = tmp_path / "bentoml"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", home / "models/numpy-sigmoid")
+    (home / "models/numpy-sigmoid/promoted").unlink()
+    tag = f"numpy-sigmoid:{folder_of(home, 'numpy-sigmoid').name}"
+    assert (
+        f"There is nothing to serve: every stored run departed from its recipe ({tag}: epochs 1), and such a run is "
+        f"served only by name, or once promoted: samedigit promote {tag}"
+    ) in failed_start(home, {})
+
+
 def test_a_backend_that_is_asked_for_and_not_installed_stops_the_start_with_one_line(
     trained_home: Path, without: Callable[..., dict[str, str]]
 ) -> None:

@@ -114,7 +114,7 @@ _V2: Final = (  # path, method, what it answers
     ("/v2/models/{model}/ready", "get", "Whether a model is served"),
     ("/v2/models/{model}/stats", "get", "What a model was asked, and where the time went"),
     ("/v2/repository/index", "post", "The models that are served, and those that can be loaded"),
-    ("/v2/repository/models/{model}/load", "post", "Serves a stored model, in its newest version"),
+    ("/v2/repository/models/{model}/load", "post", "Serves a stored model, in its promoted or newest version"),
     ("/v2/repository/models/{model}/unload", "post", "Serves it no more"),
 )
 
