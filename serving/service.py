@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 from typing import Any
@@ -17,6 +16,7 @@ from serving.models import ServedModels
 from serving.ports.api_port import ApiPort
 from serving.ports.data_port import DataPort, listening_socket
 from serving.settings import read_settings
+from serving.workers import make_run_folder
 
 BENTOML_PORT = 3000  # BentoML's default
 
@@ -36,6 +36,7 @@ try:
                 f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
             )
         served.check()
+        make_run_folder(settings)
         listening_socket(settings, shared=False).close()  # nobody else has the port
 except SamedigitError as error:
     raise click.ClickException(str(error)) from error
@@ -66,23 +67,12 @@ class Samedigit:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def open_data_port(self) -> None:
         await self._data_port.open()
-        self._tidying = asyncio.create_task(_tidy())
+        self._tidying = asyncio.create_task(served.keep_up())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close_data_port(self) -> None:
         self._tidying.cancel()
         await self._data_port.close()
-
-
-async def _tidy() -> None:
-    """Takes what has lived for a second out of the garbage collector's sight.
-
-    BentoML's timers are many (above), and the collector would look at all of them again and again: pauses of 0.1 s and more.
-    """
-    while True:
-        await asyncio.sleep(1)
-        gc.collect()
-        gc.freeze()
 
 
 service: Any = Samedigit  # what the decorator made of the class; bentoml has no types for it

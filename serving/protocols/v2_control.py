@@ -47,7 +47,7 @@ async def answer(served: ServedModels, parts: list[str], request: Request) -> An
         case ["health", "live"]:
             return json_answer({"live": True})
         case ["health", "ready"]:
-            return json_answer({"ready": True})
+            return _ready(served)
         case ["models", "stats"]:
             return json_answer({"model_stats": [_statistics(opened) for opened in served.all()]})
         case ["models", name] | ["models", name, "versions", _]:
@@ -68,6 +68,14 @@ async def answer(served: ServedModels, parts: list[str], request: Request) -> An
             await served.unload(name)
             return Answer(200, b"")
     raise RequestError(Kind.UNKNOWN, f"The protocol has nothing at {request.path[:100]}.")
+
+
+def _ready(served: ServedModels) -> Answer:
+    """Not 400, as Triton has it: whoever polls this reads a status that is not 2xx as "not now", and 503 says just that."""
+    reason = served.why_not_ready()
+    if reason is None:
+        return json_answer({"ready": True})
+    return Answer(503, orjson.dumps({"ready": False, "reason": reason}))
 
 
 def _named(served: ServedModels, name: str, *number: str) -> Opened:
