@@ -37,11 +37,11 @@ from rich.table import Table
 
 import serving.opening
 from benchmarks import serving_client
-from benchmarks.serving_servers import Start, started
+from benchmarks.serving_servers import started
 from digits import mnist
 from digits.contract import BACKENDS, Probabilities
 from digits.store import find_model
-from loadtests.server import free_ports
+from loadtests.server import Start, free_ports, on_cores
 from runtimes.backends import is_installed
 from serving.batching import Batcher, Done
 from serving.door import Door
@@ -148,7 +148,7 @@ def main() -> None:
     p50: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving_client.on_cores(cores[1:2]),
+        on_cores(cores[1:2]),
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         for backend in backends:
@@ -164,7 +164,8 @@ def main() -> None:
                     variables["SAMEDIGIT_MAX_BATCH"] = "1"
                 command = [sys.executable, "-m", "benchmarks.door", "--serve", way]
                 environment = serve_environment({**variables, "PYTHONPATH": str(Path(__file__).parent.parent)})
-                starts[way] = Start(command=command, environment=environment, ready=[(port, "/v2/health/ready")])
+                ready = f"http://127.0.0.1:{port}/v2/health/ready"
+                starts[way] = Start(command=command, environment=environment, ready=[ready])
             path = f"/v2/models/{RECIPE}.{backend}/infer"
             requests = Path(folder) / backend
             serving_client.write_requests(serving_client.v2_binary(path, images, [0] * len(images)), requests)

@@ -36,10 +36,10 @@ from rich.table import Table
 from benchmarks import serving_cases as cases
 from benchmarks import serving_client
 from benchmarks.serving_cases import Measurement
-from benchmarks.serving_client import on_cores
 from benchmarks.serving_servers import PEERS, locked_version
 from digits.errors import LoadTestError, SamedigitError
 from loadtests.load_test import processor
+from loadtests.server import on_cores
 
 NAMES: Final = {
     "bentoml": "bentoml, peer",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from digits.errors import ImpossibleRecipe, SamedigitError, SettingError, UnknownRecipe
 from samedigit import commands
+from serving.settings import help_text
 
 NO: Final = 1
 WRONG_COMMAND_LINE: Final = 2
@@ -142,29 +142,42 @@ def study(
         print(f"Report: {path}")
 
 
-@app.command()
+SERVE: Final = """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
+
+Settings come from the environment, or from a TOML file (--settings or SAMEDIGIT_SETTINGS) under the same names in lower case.
+
+\b
+"""
+
+
+@app.command(help=SERVE + help_text())
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    settings: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Print each setting and where it comes from, and serve nothing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve a version newly stored or promoted by itself: SAMEDIGIT_WATCH=on.")
+    ] = False,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM; both ports speak TLS then: SAMEDIGIT_TLS_CERTIFICATE.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM: SAMEDIGIT_TLS_KEY.")] = None,
 ) -> None:
-    """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
-
-    \b
-    SAMEDIGIT_BACKENDS=onnx,numpy       which backends; all that are installed without this
-    SAMEDIGIT_MODELS=torch-relu         which models; the served one of every recipe without this
-    SAMEDIGIT_DEVICE=cuda:0             auto, cpu, cuda or cuda:INDEX
-    SAMEDIGIT_MAX_IMAGES=1024           in one request
-    SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
-    SAMEDIGIT_DATA_PORT=8000            port of the data plane, which answers without BentoML's stack in between
-    SAMEDIGIT_WORKERS=1                 processes
-    SAMEDIGIT_MAX_BATCH=256             images that run together; 1: no batching
-    SAMEDIGIT_MAX_QUEUE=4096            images that may wait for one model
-    SAMEDIGIT_DEADLINE_MS=5000          how long a request may wait
-    """
-    from serving.start import serve_command, serve_environment
-
-    command = serve_command(host=host, port=port)
-    os.execve(command[0], command, serve_environment({}))  # signals reach bentoml itself
+    given = {
+        "SAMEDIGIT_SETTINGS": settings,
+        "SAMEDIGIT_WATCH": "on" if watch else None,
+        "SAMEDIGIT_TLS_CERTIFICATE": tls_certificate,
+        "SAMEDIGIT_TLS_KEY": tls_key,
+    }
+    commands.serve(
+        {name: str(value) for name, value in given.items() if value is not None},
+        host=host,
+        port=port,
+        only_show=show_settings,
+    )
 
 
 @app.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -301,6 +302,37 @@ def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
             check["backend"], str(check["correct"]), str(check["stored_correct"]), str(check["total"]), verdict
         )
     console.print(table)
+
+
+def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
+    """Becomes `bentoml serve`, or shows with what settings it would start.
+
+    Args:
+        given: variables that the command line sets.
+    """
+    from serving.keys import keys_of
+    from serving.ports.tls import server_context
+    from serving.settings import FILE, PREFIX, Reading, absolute_paths, read, shown
+    from serving.start import adopt_options, serve_command, serve_environment
+
+    environment = serve_environment(given)
+    environment.update(absolute_paths(environment))
+    settings, origins = read(environment)
+    if not only_show:
+        command = serve_command(host=host, port=port, settings=settings)
+        os.execve(command[0], command, environment)  # signals reach bentoml itself
+    keys_of(settings)  # what else stops a start
+    server_context(settings)
+    adopt_options(
+        {"host": host, "ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key}, environment
+    )
+    if origins["data_host"] == "default":
+        origins["data_host"] = "--host"
+    origins.update({variable.removeprefix(PREFIX).lower(): "command line" for variable in given if variable != FILE})
+    rows = shown(Reading(read(environment).settings, origins))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
 
 
 def loadtest(
