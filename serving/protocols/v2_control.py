@@ -40,7 +40,11 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    return json_answer({"ready": True})
+    """Not Triton's 400: whoever polls this reads 503 as what it is, not now."""
+    reason = served.why_not_ready()
+    if reason is None:
+        return json_answer({"ready": True})
+    return Answer(503, orjson.dumps({"ready": False, "reason": reason}))
 
 
 def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
