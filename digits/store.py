@@ -201,7 +201,7 @@ def store_signature() -> Hashable:
     try:
         return tuple(
             (recipe, promoted_version(recipe), tuple(_state(folder) for folder in _folders(f"{recipes}/{recipe}")))
-            for recipe in (os.path.basename(folder) for folder in _folders(recipes))
+            for recipe in (Path(folder).name for folder in _folders(recipes))
         )
     except OSError as error:
         raise _unreadable(error) from error
@@ -217,7 +217,7 @@ def _folders(parent: str) -> list[str]:
 
 def _state(version: str) -> tuple[str, int, int]:
     try:
-        card = os.stat(f"{version}/model.yaml")
+        card = Path(version, "model.yaml").stat()
     except FileNotFoundError:  # half made or half deleted by BentoML
         return version, 0, 0
     return version, card.st_mtime_ns, card.st_size

@@ -13,7 +13,7 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import RequestError, malformed
+from serving.errors import malformed
 from serving.messages import Answer, json_answer
 from serving.models import ServedModels
 from serving.opening import Opened
