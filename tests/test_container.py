@@ -85,6 +85,7 @@ def build_image(checkout: Path, home: Path, *arguments: str, engine: str | None)
         capture_output=True,
         text=True,
         timeout=120,
+        umask=0o077,
     )
 
 
@@ -95,10 +96,13 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
     staged = checkout / "build/image" / target
     stored = {file.parent.name for file in (trained_home / "models").glob("*/latest")}
     assert {folder.name for folder in (staged / "models").iterdir()} == stored
-    for latest in (staged / "models").glob("*/latest"):
+    for recipe in stored:
+        latest = staged / "models" / recipe / "latest"
+        assert {latest.parent / latest.read_text(), latest} == {*latest.parent.iterdir()}
         files = {file.name for file in (latest.parent / latest.read_text()).iterdir()}
         assert files == {"model.yaml", *(EXPORTED[backend] for backend in STORED[target])}
-    assert all(path.stat().st_mode & 0o444 == 0o444 for path in staged.rglob("*"))
+    for path in (staged, *staged.rglob("*")):  # for everybody, though they were private here
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
     served = python(
         "from serving.models import ServedModels\n"

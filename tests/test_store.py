@@ -477,6 +477,36 @@ store.save("small", fill=fill)
     assert store.stored_models() == [saved]
 
 
+def test_a_process_killed_at_any_rename_leaves_a_latest_that_is_there(empty_home: Path) -> None:
+    """Before each of the two that make a version visible, its folder's and that of `latest`; without a kill, after both."""
+    code = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+from test_store import fill
+from digits import store
+left = int(sys.argv[1])
+def kill(event, arguments):
+    global left
+    if event == "os.rename" and str(arguments[1]).startswith(sys.argv[2]):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+sys.addaudithook(kill)
+store.save("small", fill=fill)
+"""
+    first = store.save("small", fill=fill)
+    latest = []
+    for renames in range(3):
+        command = [sys.executable, "-c", code, str(renames), str(empty_home / "models")]
+        killed = subprocess.run(command, cwd=PROJECT, timeout=60).returncode == -signal.SIGKILL
+        assert killed == (renames < 2)
+        latest.append(bentoml.models.get("small:latest").tag.version)
+    versions = [model.version for model in store.stored_models("small")]
+    assert len(versions) == 3  # the second was stored, though `latest` was not to tell of it
+    assert latest[:2] == [first.version, first.version]
+    assert latest[2] in {*versions} - {first.version}
+
+
 def test_two_processes_that_save_at_once_store_two_models(empty_home: Path) -> None:
     code = """
 import sys

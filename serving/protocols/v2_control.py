@@ -13,7 +13,7 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import Kind, RequestError, malformed
+from serving.errors import malformed
 from serving.messages import Answer, json_answer
 from serving.models import ServedModels
 from serving.opening import Opened
@@ -40,10 +40,11 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    why_not = served.why_not_ready()
-    if why_not is not None:
-        raise RequestError(Kind.BUSY, why_not, retry_after_seconds=1)
-    return json_answer({"ready": True})
+    """Not Triton's 400: whoever polls this reads 503 as what it is, not now."""
+    reason = served.why_not_ready()
+    if reason is None:
+        return json_answer({"ready": True})
+    return Answer(503, orjson.dumps({"ready": False, "reason": reason}))
 
 
 def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
