@@ -17,13 +17,13 @@ import numpy as np
 from rich.progress import Progress
 
 from benchmarks import serving_client as client
-from benchmarks.serving_client import Load, Question, on_cores
-from benchmarks.serving_servers import PEERS, Server, bentoml_here, ours, peer, started
+from benchmarks.serving_client import Load, Question
+from benchmarks.serving_servers import PEERS, bentoml_here, ours, peer, started
 from digits import mnist
 from digits.contract import Backend, Images
 from digits.errors import LoadTestError
 from digits.store import StoredModel, find_model
-from loadtests.server import free_ports
+from loadtests.server import Server, free_ports, on_cores
 from runtimes.backends import Runtime, is_installed, open_runtime
 from runtimes.device import CPU
 from serving.start import ROOT

@@ -8,18 +8,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 
 from digits.contract import CLASSES, Images
 from digits.errors import LoadTestError
+from loadtests.client import Client, request_bytes
+from loadtests.server import on_cores
 
 LUA: Final = Path(__file__).with_name("serving.lua")
 CHECKED: Final = 16  # answers that are compared before each measurement; they also wake the server up
@@ -133,30 +133,24 @@ def check(name: str, port: int, question: Question) -> None:
     Raises:
         LoadTestError: an answer is not the right one.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        for body, expected in list(zip(question.bodies, question.digits, strict=True))[:CHECKED]:
-            connection.request("POST", question.path, body, question.headers)
-            response = connection.getresponse()
-            content = response.read()
-            if response.status != 200:
-                raise LoadTestError(f"{name} answers {response.status} to {question.path}: {content[:300]!r}")
-            digits = question.read(content, response.headers)
-            if digits != expected:
-                raise LoadTestError(f"{name} answers {question.path} with {digits[:10]}; expected {expected[:10]}")
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        with Client(f"http://127.0.0.1:{port}") as connection:
+            for body, expected in list(zip(question.bodies, question.digits, strict=True))[:CHECKED]:
+                answer = connection.ask("POST", question.path, body, question.headers)
+                if answer.status != 200:
+                    raise LoadTestError(f"{name} answers {answer.status} to {question.path}: {answer.body[:300]!r}")
+                digits = question.read(answer.body, answer.headers)
+                if digits != expected:
+                    raise LoadTestError(f"{name} answers {question.path} with {digits[:10]}; expected {expected[:10]}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadTestError(f"{name} does not answer {question.path} as expected: {error!r}") from error
-    finally:
-        connection.close()
 
 
 def write_requests(question: Question, file: Path) -> None:
     """The whole HTTP requests, each after a line with its length: what both clients read."""
     with open(file, "wb") as requests:
         for body in question.bodies:
-            headers = {"Host": "127.0.0.1", **question.headers, "Content-Length": str(len(body))}
-            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            request = f"POST {question.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+            request = request_bytes("POST", question.path, body, {"Host": "127.0.0.1", **question.headers})
             requests.write(b"%d\n%b" % (len(request), request))
 
 
@@ -217,18 +211,3 @@ def load(port: int, requests: Path, *, connections: int, seconds: int, cores: li
         p99_ms=measured["p99_ms"],
         failed=measured["refused"] + measured["unanswered"],
     )
-
-
-@contextmanager
-def on_cores(cores: list[int] | None) -> Iterator[None]:
-    """This process, and what it starts meanwhile, on these cores alone; None: on any."""
-    if cores is None:
-        yield
-        return
-    process = psutil.Process()
-    before = process.cpu_affinity()
-    process.cpu_affinity(cores)
-    try:
-        yield
-    finally:
-        process.cpu_affinity(before)

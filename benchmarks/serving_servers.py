@@ -1,31 +1,28 @@
-"""The servers that are measured: how each is installed, started, put to sleep while another is measured, and stopped."""
+"""The servers that are measured: how each is installed, and started."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-import http.client
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pooch
-import psutil
 from rich.progress import Progress
 
-from benchmarks.serving_client import on_cores
 from digits.errors import LoadTestError
 from digits.store import StoredModel
-from loadtests.server import free_ports
-from serving.start import ROOT, serve_command, serve_environment
+from loadtests import server
+from loadtests.server import DidNotStart, Server, Start, free_ports, start_of
+from serving.start import ROOT, serve_environment
 
 PEERS: Final = {
     "fastapi": "FastAPI",
@@ -35,59 +32,7 @@ PEERS: Final = {
     "triton": "Triton",
 }
 PEERS_FOLDER: Final = Path(__file__).parent / "peers"
-READY_TIMEOUT_SECONDS: Final = 120
-STOP_TIMEOUT_SECONDS: Final = 5
-POLL_SECONDS: Final = 0.005
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """How a server is started, and when it is ready: each of `ready` (port, path) answers 200."""
-
-    command: list[str]
-    environment: dict[str, str]
-    ready: list[tuple[int, str]]
-
-
-class Server:
-    """A started server, with all of its processes."""
-
-    def __init__(self, process: psutil.Process, ready_seconds: float) -> None:
-        self.ready_seconds = ready_seconds
-        self._process = process
-
-    def sleep(self) -> None:
-        """Stops every process where it stands, so that one that polls takes nothing from the server that is measured."""
-        for process in self._family():
-            process.suspend()
-
-    def wake(self) -> None:
-        for process in self._family():
-            process.resume()
-
-    def worker_bytes(self) -> int:
-        """Resident memory of the worker, the largest of the processes that the first one has started."""
-        return max(int(child.memory_info().rss) for child in self._process.children(recursive=True))
-
-    def cpu_seconds(self) -> float:
-        """Of every process since it started."""
-        times = [process.cpu_times() for process in self._family()]
-        return float(sum(one.user + one.system for one in times))
-
-    def stop(self) -> None:
-        """Ends every process; those that take long are killed."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.wake()
-            family = self._family()
-            self._process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
-            for process in alive:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(alive, timeout=STOP_TIMEOUT_SECONDS)
-
-    def _family(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
+STOP_SECONDS: Final = 5  # some peers never end by themselves
 
 
 @contextlib.contextmanager
@@ -106,11 +51,11 @@ def started(
         for name, start in starts.items():
             step = progress.add_task(f"{name}: starting", total=None)
             try:
-                servers[name] = stack.enter_context(_started(name, start, cores=cores))
+                servers[name] = stack.enter_context(_started(start, cores=cores))
                 servers[name].sleep()
-            except LoadTestError as error:
+            except DidNotStart as error:
                 if name not in optional:
-                    raise
+                    raise LoadTestError(f"{name}: {error}") from error
                 progress.console.print(f"{name} is left out. {error}", highlight=False, soft_wrap=True)
             finally:
                 progress.remove_task(step)
@@ -118,46 +63,13 @@ def started(
 
 
 @contextlib.contextmanager
-def _started(name: str, start: Start, *, cores: list[int] | None) -> Iterator[Server]:
+def _started(start: Start, *, cores: list[int] | None) -> Iterator[Server]:
+    # Some write files where they are started. Removed once they are stopped; a late one must not break the run.
     with (
-        tempfile.TemporaryFile("w+") as output,
-        # Some write files where they are started. Removed once they are stopped; a late one must not break the run.
         tempfile.TemporaryDirectory(prefix="samedigit-peer-", ignore_cleanup_errors=True) as folder,
+        server.started(dataclasses.replace(start, folder=Path(folder), stop_seconds=STOP_SECONDS), cores=cores) as one,
     ):
-        began = time.perf_counter()
-        with on_cores(cores):
-            process = subprocess.Popen(
-                start.command,
-                env=start.environment,
-                cwd=folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
-            )
-        server = Server(psutil.Process(process.pid), 0)
-        try:
-            for port, path in start.ready:
-                while not _answers(port, path):
-                    if process.poll() is not None or time.perf_counter() - began > READY_TIMEOUT_SECONDS:
-                        output.seek(0)
-                        raise LoadTestError(f"{name} did not become ready. It printed:\n{output.read()[-2000:]}")
-                    time.sleep(POLL_SECONDS)
-            server.ready_seconds = time.perf_counter() - began
-            yield server
-        finally:
-            server.stop()
-            process.wait()
-
-
-def _answers(port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+        yield one
 
 
 def ours(model: StoredModel, backends: str, ports: tuple[int, int], **settings: str) -> Start:
@@ -166,15 +78,10 @@ def ours(model: StoredModel, backends: str, ports: tuple[int, int], **settings: 
     variables = {
         "SAMEDIGIT_MODELS": model.tag,
         "SAMEDIGIT_BACKENDS": backends,
-        "SAMEDIGIT_DATA_PORT": str(data_port),
         "SAMEDIGIT_DEVICE": "cpu",
         **settings,
     }
-    return Start(
-        command=serve_command(host="127.0.0.1", port=port),
-        environment=serve_environment(variables),
-        ready=[(port, "/readyz"), (data_port, "/v2/health/ready")],
-    )
+    return start_of(variables, port=port, data_port=data_port)
 
 
 def bentoml_here(service: str, port: int, **variables: str) -> Start:
@@ -187,7 +94,7 @@ def _bentoml(python: str, service: str, port: int, variables: Mapping[str, str])
     return Start(
         command=[*command, "--host", "127.0.0.1", "--port", str(port)],
         environment=serve_environment(variables),
-        ready=[(port, "/readyz")],
+        ready=[f"http://127.0.0.1:{port}/readyz"],
     )
 
 
@@ -229,7 +136,7 @@ def peer(name: str, model: StoredModel, port: int) -> Start:
         ready = "/v2/models/digits/ready"
     else:
         raise LoadTestError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")
-    return Start(command=command, environment=serve_environment(variables), ready=[(port, ready)])
+    return Start(command=command, environment=serve_environment(variables), ready=[f"http://127.0.0.1:{port}{ready}"])
 
 
 def environment(name: str) -> Path:

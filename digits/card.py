@@ -42,6 +42,7 @@ class Card:
     """What is stored beside a model's files."""
 
     recipe: dict[str, Any]  # every field of the recipe as it was trained
+    departures: tuple[str, ...]  # those of them that are not as the recipe's row has them; without any, a whole run
     framework: Framework
     seed: int
     device: str
@@ -61,6 +62,21 @@ class Card:
     export_seconds: float
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the run was what its recipe says. From which seed does not matter: that is no part of the mathematics."""
+        return not self.departures
+
+    @property
+    def departed(self) -> dict[str, Any]:
+        """What each departure was trained with: `{"epochs": 1}`."""
+        return {field: self.recipe.get(field) for field in self.departures}
+
+    @property
+    def departed_in_words(self) -> str:
+        """The same to be read: `epochs 1`."""
+        return ", ".join(f"{field} {value}" for field, value in self.departed.items())
+
+    @property
     def backends(self) -> tuple[Backend, ...]:
         """The backends that have a file to open."""
         return tuple(self.scores)
@@ -74,6 +90,7 @@ class Card:
         """Plain dictionaries, lists, strings and numbers."""
         data = dataclasses.asdict(self)
         data["history"] = list(data["history"])
+        data["departures"] = list(data["departures"])
         data["recipe"] = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in self.recipe.items()
@@ -83,12 +100,13 @@ class Card:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Card:
-        """The inverse of `to_data`.
+        """The inverse of `to_data`. A card from before departures were written down counts as a whole run's.
 
         Raises:
             TypeError: a field is missing, or unknown.
         """
         fields = dict(data)
+        fields["departures"] = tuple(data.get("departures", ()))
         fields["history"] = tuple(Epoch(**epoch) for epoch in data["history"])
         fields["scores"] = {backend: Score(**score) for backend, score in data["scores"].items()}
         return cls(**fields)

@@ -6,7 +6,7 @@ SamedigitError
 ├── ImpossibleRecipe   a field of a recipe that makes no sense
 ├── ModelNotFound      nothing of that name and version is stored
 ├── ModelDamaged       a stored file is missing or is not the one that was stored
-├── StoreError         the model store cannot be written
+├── StoreError         the model store cannot be read or written
 ├── NotInstalled       a framework or backend whose package is missing
 ├── DeviceError        a device that is not there
 ├── ExportError        an exported file does not answer as the model it came from

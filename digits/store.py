@@ -2,6 +2,9 @@
 
 BentoML copies a new model into its store file by file, so that a process killed meanwhile leaves a half-made model
 there. `save` lets BentoML write beside the store and renames the finished folder into it.
+
+Which version of a recipe is served where nobody names one: the promoted one, else the newest whole run. A run that
+departed from its recipe is served only by name, or once promoted.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 MODULE: Final = "samedigit"  # what BentoML's model.yaml names as the maker; tells our models from others in the store
 RECIPE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")  # what BentoML takes for a name as it is
+PROMOTED: Final = "promoted"  # the file, beside BentoML's `latest`, that holds the promoted version of a recipe
 MODEL_BYTES: Final = 20_000_000  # more than the largest takes while it is made
 
 
@@ -87,40 +92,165 @@ def stored_models(recipe: str | None = None) -> list[StoredModel]:
     except (FileNotFoundError, bentoml.exceptions.NotFound):
         return []
     except OSError as error:
-        raise StoreError(
-            f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}"
-        ) from error
+        raise _unreadable(error) from error
     ours = [_stored(model) for model in found if model.info.module == MODULE]
     newest_first = sorted(ours, key=lambda model: model.card.trained_at, reverse=True)
     return sorted(newest_first, key=lambda model: model.recipe)
 
 
-def newest_models() -> list[StoredModel]:
-    """The newest version of each stored recipe."""
-    newest: dict[str, StoredModel] = {}
-    for model in stored_models():
-        newest.setdefault(model.recipe, model)
-    return list(newest.values())
+def served_models() -> list[StoredModel]:
+    """The served version of each stored recipe, by recipe; without those recipes that have only departed runs.
+
+    Raises:
+        StoreError: the store cannot be read.
+        ModelDamaged: a card cannot be read.
+        ModelNotFound: a promoted version is stored no more.
+    """
+    by_recipe = groupby(stored_models(), key=lambda model: model.recipe)
+    served = [served_version(list(versions)) for _, versions in by_recipe]
+    return [model for model in served if model is not None]
+
+
+def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:
+    """Which of one recipe's stored `versions`, at least one, the newest first, is served where nobody names one.
+
+    The promoted one, else the newest whole run; None where every run departed from the recipe.
+
+    Raises:
+        ModelNotFound: the promoted version is stored no more. It is for a person to say what comes in its place: another
+            version in silence may be the one that the promotion was to keep away.
+    """
+    recipe = versions[0].recipe
+    promoted = promoted_version(recipe)
+    if promoted is None:
+        return next((model for model in versions if model.card.is_whole), None)
+    for model in versions:
+        if model.version == promoted:
+            return model
+    raise ModelNotFound(
+        f"{recipe}:{promoted} was promoted, and is stored no more; there are {_tags(versions)}. "
+        f"Promote another: samedigit promote {versions[0].tag}"
+    )
+
+
+def nothing_served() -> str:
+    """Why `served_models` is empty, and what to do: the end of a sentence."""
+    models = stored_models()
+    if not models:
+        return f"no model is stored in {bentoml_home()}. Train one: samedigit train --all"
+    departed = ", ".join(f"{model.tag}: {model.card.departed_in_words}" for model in models)
+    return (
+        f"every stored run departed from its recipe ({departed}), and such a run is served only by name, or once "
+        f"promoted: samedigit promote {models[0].tag}"
+    )
+
+
+def promoted_version(recipe: str) -> str | None:
+    """The promoted version of `recipe`, be it stored or not; None where none was promoted.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    try:
+        return (bentoml_home() / "models" / recipe / PROMOTED).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def promote(tag: str) -> StoredModel:
+    """Makes the model called `recipe:version` the served version of its recipe; for `recipe`, its newest whole run.
+
+    Until another is promoted: what is trained later is not served by itself.
+
+    Raises:
+        ModelNotFound: no such model, or no whole run of the recipe.
+        ModelDamaged: one of its files is missing or changed.
+        StoreError: the store cannot be read or written.
+    """
+    recipe, _, version = tag.partition(":")
+    versions = _versions(recipe)
+    if version or not versions:
+        model = find_model(tag)
+    else:
+        whole = [model for model in versions if model.card.is_whole]
+        if not whole:
+            raise ModelNotFound(f"No run of {recipe} is whole. Name the one to promote; there are {_tags(versions)}.")
+        model = whole[0]
+    for backend in model.card.backends:
+        model.verify(backend)
+    home = bentoml_home()
+    try:
+        with tempfile.TemporaryDirectory(prefix="samedigit-", dir=home) as staging:
+            _point(home / "models" / recipe / PROMOTED, at=model.version, staging=Path(staging))
+    except OSError as error:
+        raise StoreError(f"{model.tag} could not be promoted in {home}: {error}. {_STORE_ADVICE}") from error
+    return model
+
+
+def store_signature() -> Hashable:
+    """Something that is equal as long as the store is the same: no model was stored, deleted or promoted meanwhile.
+
+    Reads names and times alone: some 20 us for each model.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    recipes = bentoml_home() / "models"
+    try:
+        return tuple(
+            (recipe, promoted_version(recipe), tuple(_state(folder) for folder in _folders(recipes / recipe)))
+            for recipe in (folder.name for folder in _folders(recipes))
+        )
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except FileNotFoundError:  # an empty store, or a recipe that is being deleted
+        return []
+
+
+def _state(version: Path) -> tuple[str, int, int]:
+    try:
+        card = (version / "model.yaml").stat()
+    except FileNotFoundError:  # half made or half deleted by BentoML
+        return version.name, 0, 0
+    return version.name, card.st_mtime_ns, card.st_size
 
 
 def find_model(tag: str) -> StoredModel:
-    """The model called `recipe` (its newest version) or `recipe:version`.
+    """The model called `recipe` (the version that is served), `recipe:version`, or `recipe:latest` (the newest of all).
+
+    Of a recipe that has only departed runs, `recipe` is the newest of them.
 
     Raises:
-        ModelNotFound: no such model; the message names those there are.
+        ModelNotFound: no such model, and the message names those there are; or the promoted version is stored no more.
     """
     recipe, _, version = tag.partition(":")
-    if RECIPE.fullmatch(recipe):  # BentoML takes milliseconds to read a model, so no other recipe's
-        for model in stored_models(recipe):
-            if version in ("", "latest", model.version):
-                return model
+    versions = _versions(recipe)
+    if versions and not version:
+        return served_version(versions) or versions[0]
+    for model in versions:
+        if version in ("latest", model.version):
+            return model
     models = stored_models()
     if not models:
         raise ModelNotFound(f"No model is stored, so there is no {tag}. Train one: samedigit train {recipe}")
-    raise ModelNotFound(
-        f"No model {tag} is stored; there are {', '.join(model.tag for model in models)}. "
-        f"Train it: samedigit train {recipe}"
-    )
+    raise ModelNotFound(f"No model {tag} is stored; there are {_tags(models)}. Train it: samedigit train {recipe}")
+
+
+def _versions(recipe: str) -> list[StoredModel]:
+    """Of this recipe alone: BentoML takes milliseconds to read a model."""
+    return stored_models(recipe) if RECIPE.fullmatch(recipe) else []
+
+
+def _tags(models: Sequence[StoredModel]) -> str:
+    return ", ".join(model.tag for model in models)
 
 
 def require_space() -> None:
@@ -174,14 +304,23 @@ def save(recipe: str, *, fill: Callable[[Path], Card]) -> StoredModel:
         destination = home / "models" / recipe
         destination.mkdir(parents=True, exist_ok=True)
         os.rename(staging / recipe / version, destination / version)
-        latest = staging / "latest"
-        latest.write_text(version)
-        os.replace(latest, destination / "latest")
+        _point(destination / "latest", at=version, staging=staging)
     except OSError as error:
         raise StoreError(f"{recipe} could not be stored in {home}: {error}. {_STORE_ADVICE}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return StoredModel(recipe=recipe, version=version, folder=destination / version, card=card)
+
+
+def _point(file: Path, *, at: str, staging: Path) -> None:
+    """Writes a version into `file`, at once and whole: first into the folder `staging`, which is on the same disk."""
+    written = staging / file.name
+    written.write_text(at)
+    os.replace(written, file)
+
+
+def _unreadable(error: OSError) -> StoreError:
+    return StoreError(f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}")
 
 
 _STORE_ADVICE: Final = "Free some space or fix its permissions, or set BENTOML_HOME to another folder."

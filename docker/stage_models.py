@@ -1,4 +1,4 @@
-"""Copies the newest version of each stored recipe into build/image/TARGET, where docker/Dockerfile takes it from.
+"""Copies the served version of each stored recipe into build/image/TARGET, where docker/Dockerfile takes it from.
 
 `docker/build-image` runs it as `stage_models.py TARGET`. The folder is a BentoML home with nothing in it but what the
 target's backends open.
@@ -21,13 +21,16 @@ SERVED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all
 
 
 def stage_models(destination: Path, backends: tuple[Backend, ...]) -> list[StoredModel]:
-    """Makes `destination` anew, with the newest version of each stored recipe that one of `backends` opens.
+    """Makes `destination` anew, with the served version of each stored recipe that one of `backends` opens.
 
     Raises:
-        ModelNotFound: nothing of that kind is stored.
+        ModelNotFound: nothing of that kind is stored, or a promoted version no more.
         ModelDamaged: a stored file is missing or changed.
     """
-    models = [model for model in store.newest_models() if set(backends) & set(model.card.backends)]
+    served = store.served_models()
+    if not served:
+        raise ModelNotFound(f"The image has nothing to serve: {store.nothing_served()}")
+    models = [model for model in served if set(backends) & set(model.card.backends)]
     if not models:
         raise ModelNotFound(
             f"The image has nothing to serve: no model for {' or '.join(backends)} is stored in {store.bentoml_home()}. "
@@ -60,6 +63,8 @@ def _copy(model: StoredModel, folder: Path, backends: tuple[Backend, ...]) -> No
         else:
             shutil.copyfile(source, version / source.name)
     (folder / "latest").write_text(model.version)
+    if store.promoted_version(model.recipe) is not None:  # a run that departed from its recipe is served by that alone
+        (folder / store.PROMOTED).write_text(model.version)
 
 
 if __name__ == "__main__":

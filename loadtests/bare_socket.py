@@ -7,29 +7,25 @@ One caller in a closed loop, as with Locust; the first quarter of the time is a 
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from typing import Final
-from urllib.parse import urlsplit
 
 from digits import mnist
+from loadtests.client import connect, request_bytes
 from loadtests.protocols import PROTOCOLS, ProtocolName
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 def mean_latency_ms(protocol: ProtocolName, url: str, seconds: float) -> float:
-    asked, host = PROTOCOLS[protocol], urlsplit(url)
-    headers = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
-    requests = []
-    for image in mnist.test_images().images:
-        body = asked.write(image)
-        head = f"POST {asked.echo_path} HTTP/1.1\r\nHost: {host.netloc}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
-        requests.append(head.encode() + body)
+    asked = PROTOCOLS[protocol]
+    bodies = [asked.write(image) for image in mnist.test_images().images]
     latencies: list[float] = []
-    with socket.create_connection((host.hostname, host.port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    host, connection = connect(url)
+    with connection:
+        headers = {"Host": host, **asked.headers}
+        requests = [request_bytes("POST", asked.echo_path, body, headers) for body in bodies]
         start = time.perf_counter()
         sent = start
         while sent < start + seconds:

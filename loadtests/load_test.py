@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 
 from digits.contract import Backend
 from digits.errors import LoadTestError
 from digits.store import StoredModel
 from loadtests.protocols import PROTOCOLS, ProtocolName
-from loadtests.server import Server, fresh_server
+from loadtests.server import FreshServer, fresh_server, on_cores
 
 RESULTS_FILE: Final = "loadtest.json"
 WARM_UP_SECONDS: Final = 0.5
@@ -49,12 +48,12 @@ class Run:
     backend: str  # or "echo": the door without a model
     protocol: ProtocolName
     users: int
-    requests: int  # answered or failed, after the warm-up
+    requests: int  # sent after the warm-up, answered or failed
     failures: int
     first_failure: str | None
     correct: int
-    seconds: float
-    requests_per_second: float
+    seconds: float  # in which they were sent
+    requests_per_second: float  # of those that did not fail
     mean_ms: float
     p50_ms: float
     p95_ms: float
@@ -66,6 +65,21 @@ class Run:
     start_to_ready_seconds: float
     server_memory_mb: float  # resident, of the worker
     latencies: str  # CSV with sent_s, latency_ms, outcome of each request; relative to the results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the latencies of one measurement come to; the fields are those of `Run`."""
+
+    requests: int
+    failures: int
+    correct: int
+    seconds: float
+    requests_per_second: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
 
 
 def run_load_test(
@@ -105,14 +119,14 @@ def run_load_test(
         for i, (model, backend) in enumerate(pairs):
             settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
             on_step(f"{model.recipe} through {backend}: starting")
-            with fresh_server(settings, core=server_core) as server:
+            with fresh_server(settings, core=server_core) as fresh:
                 targets: list[str] = [backend, "echo"] if i == 0 else [backend]
                 for target, protocol, load in product(targets, protocols, loads):
                     on_step(f"{model.recipe} through {target}, {protocol}: {load} caller{'s' if load > 1 else ''}")
-                    runs.append(_measure(server, model, target, protocol, load, duration, client_core, staging))
+                    runs.append(_measure(fresh, model, target, protocol, load, duration, client_core, staging))
                 if i == 0:
                     on_step("the door over a bare socket")
-                    bare_ms = {protocol: _bare(server, protocol, client_core) for protocol in protocols}
+                    bare_ms = {protocol: _bare(fresh, protocol, client_core) for protocol in protocols}
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {processor()}",
@@ -144,7 +158,7 @@ def steps(pairs: int, protocols: int, users: int) -> int:
 
 
 def _measure(
-    server: Server,
+    fresh: FreshServer,
     model: StoredModel,
     target: str,
     protocol: ProtocolName,
@@ -154,17 +168,20 @@ def _measure(
     staging: Path,
 ) -> Run:
     latencies = f"latencies/{model.recipe}.{target}.{protocol}.{users}-user{'s' if users > 1 else ''}.csv"
-    counts, first_failure = _locust(server, target, protocol, users, duration, core, staging / latencies)
-    with open(staging / latencies, newline="") as file:
-        rows = [(float(row["sent_s"]), float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
-    if not rows:
+    counts = run_locust(
+        _url(fresh, protocol),
+        target,
+        protocol,
+        users=users,
+        duration=duration,
+        core=core,
+        latencies=staging / latencies,
+    )
+    figures = read_figures(staging / latencies, duration=duration)
+    if figures is None:
         raise LoadTestError(
             f"{model.tag} through {target} over {protocol}: not one request in {duration} s. Try a longer --duration."
         )
-    latency_ms = np.array([latency for _, latency, _ in rows])
-    outcomes = [outcome for _, _, outcome in rows]
-    seconds = max(sent + latency / 1000 for sent, latency, _ in rows)
-    p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
     counted = counts["models"].get(f"{model.recipe}.{target}")
     return Run(
         model=model.tag,
@@ -173,49 +190,74 @@ def _measure(
         backend=target,
         protocol=protocol,
         users=users,
-        requests=len(rows),
-        failures=outcomes.count("failed"),
-        first_failure=first_failure,
-        correct=outcomes.count("right"),
-        seconds=seconds,
-        requests_per_second=len(rows) / seconds,
-        mean_ms=float(latency_ms.mean()),
-        p50_ms=p50,
-        p95_ms=p95,
-        p99_ms=p99,
+        first_failure=counts["first_failure"],
+        **asdict(figures),
         model_ms=counted["model_ns"] / counted["requests"] / 1e6 if counted else None,
         queue_ms=counted["queue_ns"] / counted["requests"] / 1e6 if counted else None,
         images_per_batch=counted["images"] / counted["batches"] if counted else None,
         client_busy=counts["cpu_seconds"] / duration,
-        start_to_ready_seconds=server.ready_seconds,
-        server_memory_mb=server.resident_bytes() / 1e6,
+        start_to_ready_seconds=fresh.server.ready_seconds,
+        server_memory_mb=fresh.server.worker_bytes() / 1e6,
         latencies=latencies,
     )
 
 
-def _locust(
-    server: Server,
+def read_figures(latencies: Path, *, duration: int) -> Figures | None:
+    """What the file of one measurement, of `duration` seconds, says; None if it has no request."""
+    with open(latencies, newline="") as file:
+        rows = [(float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
+    if not rows:
+        return None
+    latency_ms = np.array([latency for latency, _ in rows])
+    outcomes = [outcome for _, outcome in rows]
+    failures = outcomes.count("failed")
+    p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
+    return Figures(
+        requests=len(rows),
+        failures=failures,
+        correct=outcomes.count("right"),
+        seconds=duration,
+        requests_per_second=(len(rows) - failures) / duration,
+        mean_ms=float(latency_ms.mean()),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+    )
+
+
+def run_locust(
+    url: str,
     target: str,
     protocol: ProtocolName,
+    *,
     users: int,
     duration: int,
     core: int | None,
     latencies: Path,
-) -> tuple[dict[str, Any], str | None]:
-    """Runs Locust in a process of its own (it patches the whole process it is in).
+) -> dict[str, Any]:
+    """Runs Locust in a process of its own (it patches the whole process it is in), which writes `latencies`.
+
+    Args:
+        url: of the server.
+        target: a backend, or "echo".
+        users: callers at once.
+        duration: seconds, after the warm-up.
+        core: where Locust runs; None: anywhere.
 
     Returns:
-        What server and client counted, and the first failure, if any.
+        What server and client counted: see COUNTS in locustfile.py.
+
+    Raises:
+        LoadTestError: Locust failed, or measured nothing.
     """
     locustfile = "echofile.py" if target == "echo" else "locustfile.py"
     with tempfile.TemporaryDirectory() as folder:
+        counts = Path(folder, "counts.json")
         command = [
             sys.executable, "-m", "locust", "-f", str(Path(__file__).parent / locustfile), f"{target.title()}User",
             "--headless", "--only-summary", "--loglevel", "ERROR", "--exit-code-on-error", "0",
-            "--host", _url(server, protocol), "--protocol", protocol, "--users", str(users), "--spawn-rate", str(users),
-            "--csv", f"{folder}/locust",
+            "--host", url, "--protocol", protocol, "--users", str(users), "--spawn-rate", str(users),
         ]  # fmt: skip
-        counts = Path(folder, "counts.json")
         settings = {
             "SAMEDIGIT_LATENCIES": str(latencies.resolve()),
             "SAMEDIGIT_COUNTS": str(counts),
@@ -225,18 +267,17 @@ def _locust(
         output = _client(command, core, timeout=60 + 2 * duration, settings=settings)
         if not latencies.exists() or not counts.exists():
             raise LoadTestError(f"Locust measured nothing. It printed:\n{output[-2000:]}")
-        with open(f"{folder}/locust_failures.csv", newline="") as file:
-            first = next(csv.DictReader(file), None)
-        return json.loads(counts.read_bytes()), first["Error"] if first else None
+        counted: dict[str, Any] = json.loads(counts.read_bytes())
+        return counted
 
 
-def _bare(server: Server, protocol: ProtocolName, core: int | None) -> float:
-    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(server, protocol), str(BARE_SECONDS)]
+def _bare(fresh: FreshServer, protocol: ProtocolName, core: int | None) -> float:
+    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(fresh, protocol), str(BARE_SECONDS)]
     return float(_client(command, core, timeout=60, settings={}))
 
 
-def _url(server: Server, protocol: ProtocolName) -> str:
-    return server.data_url if PROTOCOLS[protocol].on_data_plane else server.url
+def _url(fresh: FreshServer, protocol: ProtocolName) -> str:
+    return fresh.data_url if PROTOCOLS[protocol].on_data_plane else fresh.url
 
 
 def _client(command: Sequence[str], core: int | None, *, timeout: float, settings: dict[str, str]) -> str:
@@ -245,11 +286,10 @@ def _client(command: Sequence[str], core: int | None, *, timeout: float, setting
     Raises:
         LoadTestError: it failed, or took too long.
     """
-    client = subprocess.Popen(
-        command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if core is not None:
-        psutil.Process(client.pid).cpu_affinity([core])
+    with on_cores(None if core is None else [core]):
+        client = subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
     try:
         output, _ = client.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

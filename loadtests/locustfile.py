@@ -5,7 +5,8 @@
 
 A malformed answer is a failure; a wrong digit is not, since models err: the accuracy over all requests is reported at the
 end, beside the stored one, and how much of a latency the model took. Users of backends that the server does not serve are
-left out; of several models, the most accurate is asked. `samedigit loadtest` runs this file too, for a given time, and
+left out; of several models, the most accurate is asked. A request that is still unanswered some seconds after the end has
+failed. `samedigit loadtest` runs this file too, for a given time, and
 reads every latency, unrounded, from the file named by SAMEDIGIT_LATENCIES.
 """
 
@@ -19,7 +20,6 @@ import math
 import os
 import random
 import time
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,12 +32,15 @@ from locust.env import Environment
 from digits import mnist
 from digits.contract import BACKENDS
 from digits.errors import SamedigitError
+from loadtests.client import get
 from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
 COUNTS: Final = os.environ.get("SAMEDIGIT_COUNTS")  # where to write what server and client counted meanwhile
 WARM_UP_SECONDS: Final = float(os.environ.get("SAMEDIGIT_WARM_UP_SECONDS", "0"))  # requests sent earlier do not count,
 DURATION_SECONDS: Final = float(os.environ.get("SAMEDIGIT_DURATION_SECONDS", "inf"))  # and this much later all ends
+DRAIN_SECONDS: Final = 5.0  # after the end, for the answers that are still to come; --stop-timeout says another time
+GET_TIMEOUT_SECONDS: Final = 5  # for what the server tells of itself
 
 log = logging.getLogger("samedigit")
 
@@ -82,15 +85,19 @@ _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few 
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
 _hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
+_unanswered: dict[FastHttpUser, tuple[str, float]] = {}  # path, and when it was sent, in seconds since the epoch
 _started = 0.0  # seconds since the epoch
 _before: dict[str, dict[str, int]] = {}  # what the server had counted when the warm-up ended
 _cpu_seconds = 0.0  # of this process by then
+_counts: dict[str, Any] = {}  # what server and client had counted when the time was over
+_first_failure: str | None = None
 
 
 def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> None:
     """Sends the next test digit to `path` and checks the answer; `expected` has the right digit of each test image."""
     image = next(_next_image)
     body: Any = _bodies[image]  # Locust sends bytes too, though it does not say so
+    _unanswered[user] = path, time.time()
     with user.client.post(path, data=body, headers=_protocol.headers, catch_response=True) as response:
         if response.status_code == 200:
             try:
@@ -103,6 +110,7 @@ def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> N
             response.failure("no answer")
         else:
             response.failure(f"status {response.status_code}: {response.content[:200]!r}")
+    del _unanswered[user]  # not in a `finally`: a user that is stopped while it waits leaves its request here
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -117,7 +125,7 @@ def protocol_of(environment: Environment) -> Protocol:
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Environment, **_: Any) -> None:
-    global _protocol, _bodies, _paths, _started
+    global _protocol, _bodies, _paths, _started, _first_failure
     _protocol = protocol_of(environment)
     _bodies = [_protocol.write(image) for image in _test.images]
     served = _served(environment)
@@ -130,31 +138,36 @@ def prepare(environment: Environment, **_: Any) -> None:
     _outcomes.clear()
     _hundredths.clear()
     _latencies.clear()
+    _unanswered.clear()
+    _first_failure = None
+    environment.stop_timeout = environment.stop_timeout or DRAIN_SECONDS  # Locust's own would drop what is in flight
     _started = time.time()
     gevent.spawn(_keep_time, environment)
 
 
 def _keep_time(environment: Environment) -> None:
-    global _before, _cpu_seconds
+    global _before, _cpu_seconds, _counts
     time.sleep(WARM_UP_SECONDS)
     _before = _statistics(environment)
     _cpu_seconds = time.process_time()
     if math.isfinite(DURATION_SECONDS):
         time.sleep(_started + WARM_UP_SECONDS + DURATION_SECONDS - time.time())
-        if COUNTS:
-            cpu_seconds = time.process_time() - _cpu_seconds
-            with open(COUNTS, "wb") as file:
-                file.write(orjson.dumps({"cpu_seconds": cpu_seconds, "models": _counted(environment)}))
+        _counts = {"cpu_seconds": time.process_time() - _cpu_seconds, "models": _counted(environment)}
         assert environment.runner is not None  # which has started the test
-        environment.runner.quit()
+        environment.runner.quit()  # which waits for the answers still to come
 
 
 @events.request.add_listener  # type: ignore[untyped-decorator]
-def record(name: str, response_time: float, start_time: float, context: dict[str, Any], **_: Any) -> None:
+def record(
+    name: str, response_time: float, start_time: float, context: dict[str, Any], exception: object = None, **_: Any
+) -> None:
+    global _first_failure
     sent = start_time - _started - WARM_UP_SECONDS
     if not 0 <= sent < DURATION_SECONDS:
         return
     outcome = context.get("outcome", "failed")
+    if outcome == "failed":
+        _first_failure = _first_failure or str(exception)
     _outcomes[name][outcome] += 1
     _hundredths[name][round(100 * response_time)] += 1
     if LATENCIES:
@@ -163,6 +176,7 @@ def record(name: str, response_time: float, start_time: float, context: dict[str
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def report(environment: Environment, **_: Any) -> None:
+    _fail_unanswered(environment)
     backends = {path: backend for backend, path in _paths.items()}
     served = _served(environment)
     for path, outcomes in _outcomes.items():
@@ -184,6 +198,21 @@ def report(environment: Environment, **_: Any) -> None:
             writer = csv.writer(file)
             writer.writerow(("sent_s", "latency_ms", "outcome"))
             writer.writerows(_latencies)
+    if COUNTS:
+        with open(COUNTS, "wb") as file:
+            file.write(orjson.dumps({**_counts, "first_failure": _first_failure}))
+
+
+def _fail_unanswered(environment: Environment) -> None:
+    """Counts what is in flight still as failed, for Locust too; what was sent in the warm-up, from its end."""
+    now = time.time()
+    for path, sent in _unanswered.values():
+        start_time = max(sent, _started + WARM_UP_SECONDS)
+        environment.events.request.fire(  # type: ignore[no-untyped-call]
+            request_type="POST", name=path, start_time=start_time, response_time=1000 * (now - start_time),
+            response_length=0, response=None, context={}, exception=TimeoutError("no answer before the end"),
+        )  # fmt: skip
+    _unanswered.clear()
 
 
 def _percentile_ms(hundredths: Counter[int], percent: int) -> float:
@@ -231,9 +260,9 @@ def _statistics(environment: Environment) -> dict[str, dict[str, int]]:
 def _get(environment: Environment, path: str, key: str) -> list[dict[str, Any]]:
     """A list that the server gives; empty if it does not."""
     try:
-        with urllib.request.urlopen(f"{environment.host}{path}", timeout=10) as response:
-            entries: list[dict[str, Any]] = orjson.loads(response.read())[key]
-            return entries
+        answer = get(f"{environment.host}{path}", timeout=GET_TIMEOUT_SECONDS)
+        entries: list[dict[str, Any]] = orjson.loads(answer.body)[key]
+        return entries
     except (OSError, KeyError, ValueError) as error:
         log.warning("%s is not to be had from %s: %s", path, environment.host, error)
         return []

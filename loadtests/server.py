@@ -1,4 +1,4 @@
-"""A fresh server in a process of its own."""
+"""Servers in processes of their own: started, waited for, put to sleep, measured and stopped, with whatever they start."""
 
 from __future__ import annotations
 
@@ -7,83 +7,172 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
 
 from digits.errors import LoadTestError
+from loadtests.client import get
 from serving.start import serve_command, serve_environment
 
-READY_TIMEOUT_SECONDS: Final = 120
-STOP_TIMEOUT_SECONDS: Final = 15
+READY_SECONDS: Final = 120
+STOP_SECONDS: Final = 15
+POLL_SECONDS: Final = 0.005
+LAST_WORDS: Final = 2000  # characters of what a server printed that did not become ready
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a server is started, and when it is ready: each address of `ready`, in this order, has answered 200."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    ready: Sequence[str]  # http:// or https://
+    ca_file: Path | None = None  # of its certificate, where it has one
+    folder: Path | None = None  # where; None: here
+    stop_seconds: float = STOP_SECONDS  # after which it is killed
+
+
+class DidNotStart(LoadTestError):
+    """A server ended, or had not become ready after READY_SECONDS."""
+
+    def __init__(self, exit_code: int | None, printed: str) -> None:
+        super().__init__(f"The server did not become ready. It printed:\n{printed[-LAST_WORDS:]}")
+        self.exit_code = exit_code  # None: it still ran
+        self.printed = printed
+
+
 class Server:
-    url: str  # BentoML's port
-    data_url: str  # the data plane
-    ready_seconds: float  # from start to the first successful /readyz
-    process: psutil.Process
+    """A started server, with all of its processes."""
 
-    def resident_bytes(self) -> int:
-        """Resident memory of the worker, which holds the models; bentoml's parent process is not counted."""
-        return max(int(child.memory_info().rss) for child in self.process.children(recursive=True))
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, stop_seconds: float) -> None:
+        self.process = process  # the first one
+        self.log = log  # what it prints
+        self.ready_seconds = 0.0  # from its start until it was ready
+        self._stop_seconds = stop_seconds
+        self._seen = [psutil.Process(process.pid)]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process of it that runs, the first one first. One that was seen here belongs to it without its parents."""
+        for process in list(self._seen):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen += (child for child in process.children(recursive=True) if child not in self._seen)
+        self._seen = [process for process in self._seen if _runs(process)]
+        return list(self._seen)
+
+    def sleep(self) -> None:
+        """Stops every process where it stands: one that polls takes nothing from others, and nobody gets an answer."""
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def wake(self) -> None:
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def memory_bytes(self) -> int:
+        """Resident memory of all processes."""
+        return sum(self._resident_bytes())
+
+    def worker_bytes(self) -> int:
+        """Resident memory of the worker: the largest of the processes that the first one has started, if it has."""
+        resident = self._resident_bytes()
+        return max(resident[1:] or resident)
+
+    def _resident_bytes(self) -> list[int]:
+        resident = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                resident.append(int(process.memory_info().rss))
+        return resident
+
+    def cpu_seconds(self) -> float:
+        """Of every process since it started."""
+        times = [process.cpu_times() for process in self.family()]
+        return float(sum(one.user + one.system for one in times))
+
+    def stop(self) -> None:
+        """Asks the first process to end, and kills what is left of the family then or after `stop_seconds`."""
+        self.wake()
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(self._stop_seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends every process at once."""
+        family = self.family()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        psutil.wait_procs(family, timeout=STOP_SECONDS)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # which its new parent may never ask after
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextlib.contextmanager
-def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[Server]:
-    """A server with these `SAMEDIGIT_*` settings, ready, on free ports; pinned to `core` if there is one. Stopped after.
+def started(start: Start, *, cores: list[int] | None = None) -> Iterator[Server]:
+    """The server, ready; with all that it starts on `cores`, or anywhere. Stopped after.
 
     Raises:
-        LoadTestError: it did not become ready; the message ends with what it printed.
+        DidNotStart: it did not become ready.
     """
-    port, data_port = free_ports(2)
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile("w+") as output:
-        started = time.perf_counter()
-        server = subprocess.Popen(
-            serve_command(host="127.0.0.1", port=port),
-            env=serve_environment({**settings, "SAMEDIGIT_DATA_PORT": str(data_port)}),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
-        )
-        process = psutil.Process(server.pid)
-        if core is not None:
-            process.cpu_affinity([core])  # inherited by the worker
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        began = time.perf_counter()
+        with on_cores(cores):
+            process = subprocess.Popen(
+                start.command,
+                env=start.environment,
+                cwd=start.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
+            )
+        server = Server(process, Path(log.name), start.stop_seconds)
         try:
-            while not _is_ready(url):
-                if server.poll() is not None or time.perf_counter() - started > READY_TIMEOUT_SECONDS:
-                    output.seek(0)
-                    raise LoadTestError(f"The server did not become ready. It printed:\n{output.read()[-2000:]}")
-                time.sleep(0.02)
-            ready_seconds = time.perf_counter() - started
-            yield Server(url, f"http://127.0.0.1:{data_port}", ready_seconds, process)
+            for url in start.ready:
+                while not _is_ready(url, start.ca_file):
+                    if process.poll() is not None or time.perf_counter() - began > READY_SECONDS:
+                        raise DidNotStart(process.poll(), server.log.read_text(errors="replace"))
+                    time.sleep(POLL_SECONDS)
+            server.ready_seconds = time.perf_counter() - began
+            server.family()  # so that a worker is known should the first process be killed
+            yield server
         finally:
-            stop(process)
-            server.wait()
+            server.stop()
 
 
-def stop(process: psutil.Process) -> None:
-    """Stops the server and whatever it started; killed if it takes too long."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_SECONDS)
-        for one in alive:
-            one.kill()
-
-
-def _is_ready(url: str) -> bool:
+def _is_ready(url: str, ca_file: Path | None) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=1) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        return get(url, ca_file=ca_file, timeout=1).status == 200
+    except OSError:
         return False
+
+
+@contextlib.contextmanager
+def on_cores(cores: list[int] | None) -> Iterator[None]:
+    """This process, and what it starts meanwhile, on these cores alone; None: on any."""
+    if cores is None:
+        yield
+        return
+    process = psutil.Process()
+    before = process.cpu_affinity()
+    process.cpu_affinity(cores)
+    try:
+        yield
+    finally:
+        process.cpu_affinity(before)
 
 
 def free_ports(number: int) -> list[int]:
@@ -95,3 +184,35 @@ def free_ports(number: int) -> list[int]:
             probe.bind(("127.0.0.1", 0))
             ports.append(int(probe.getsockname()[1]))
         return ports
+
+
+# This project's own
+
+
+def start_of(settings: Mapping[str, str], *, port: int, data_port: int) -> Start:
+    """How `samedigit serve` starts a server, with these `SAMEDIGIT_*` settings, BentoML's port and the data plane's."""
+    return Start(
+        command=serve_command(host="127.0.0.1", port=port),
+        environment=serve_environment({**settings, "SAMEDIGIT_DATA_PORT": str(data_port)}),
+        ready=[f"http://127.0.0.1:{port}/readyz", f"http://127.0.0.1:{data_port}/v2/health/ready"],
+    )
+
+
+@dataclass(frozen=True)
+class FreshServer:
+    url: str  # BentoML's port
+    data_url: str  # the data plane
+    server: Server
+
+
+@contextlib.contextmanager
+def fresh_server(settings: Mapping[str, str], *, core: int | None) -> Iterator[FreshServer]:
+    """A server with these `SAMEDIGIT_*` settings, ready, on free ports; on `core` if there is one. Stopped after.
+
+    Raises:
+        DidNotStart: it did not become ready; the message ends with what it printed.
+    """
+    port, data_port = free_ports(2)
+    start = start_of(settings, port=port, data_port=data_port)
+    with started(start, cores=None if core is None else [core]) as server:
+        yield FreshServer(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{data_port}", server)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from digits.errors import ImpossibleRecipe, SamedigitError, SettingError, UnknownRecipe
 from samedigit import commands
+from serving.settings import help_text
 
 NO: Final = 1
 WRONG_COMMAND_LINE: Final = 2
@@ -42,8 +42,13 @@ Results = Annotated[Path, typer.Option(help="Folder of the load test's results."
 def train(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Which to train.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every recipe.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="In place of the recipe's own.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's own.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="In place of the recipe's own; it stays a whole run.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="In place of the recipe's own: such a run is served only by name, or once promoted."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -58,24 +63,44 @@ def train(
     with saying_when_interrupted("the model under way is not stored"):
         models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
     if as_json:
-        print_json([commands.model_facts(model) for model in models])
+        from digits import store
+
+        print_json(commands.all_facts(models, stored=store.stored_models()))
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the stored models with their accuracy and its 95 % interval."""
+    """List the stored models: accuracy with its 95 % interval, which is served, which departed from its recipe."""
     from digits import store
 
     stored = store.stored_models()
     if as_json:
-        print_json([commands.model_facts(model) for model in stored])
+        print_json(commands.all_facts(stored, stored=stored))
     else:
         commands.show_models(stored)
 
 
 @app.command()
+def promote(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="recipe:version; recipe alone for its newest whole run.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say which version of a recipe is served: this one, until another is promoted, whatever is trained later.
+
+    A server that runs serves it after its next start or `load`.
+    """
+    promoted = commands.promote(model)
+    if as_json:
+        print_json(promoted)
+    else:
+        print(f"{promoted['model']} is the served version of {promoted['recipe']}.")
+
+
+@app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="recipe or recipe:version")],
+    model: Annotated[str, typer.Argument(help="recipe:version; recipe alone for the served one.")],
     backend: Annotated[
         str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")
     ] = None,
@@ -117,35 +142,48 @@ def study(
         print(f"Report: {path}")
 
 
-@app.command()
+SERVE: Final = """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
+
+Settings come from the environment, or from a TOML file (--settings or SAMEDIGIT_SETTINGS) under the same names in lower case.
+
+\b
+"""
+
+
+@app.command(help=SERVE + help_text())
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    settings: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Print each setting and where it comes from, and serve nothing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve a version newly stored or promoted by itself: SAMEDIGIT_WATCH=on.")
+    ] = False,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM; both ports speak TLS then: SAMEDIGIT_TLS_CERTIFICATE.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM: SAMEDIGIT_TLS_KEY.")] = None,
 ) -> None:
-    """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
-
-    \b
-    SAMEDIGIT_BACKENDS=onnx,numpy       which backends; all that are installed without this
-    SAMEDIGIT_MODELS=torch-relu         which models; the newest of every recipe without this
-    SAMEDIGIT_DEVICE=cuda:0             auto, cpu, cuda or cuda:INDEX
-    SAMEDIGIT_MAX_IMAGES=1024           in one request
-    SAMEDIGIT_MAX_BODY_BYTES=8388608    of one request
-    SAMEDIGIT_DATA_PORT=8000            port of the data plane, which answers without BentoML's stack in between
-    SAMEDIGIT_WORKERS=1                 processes
-    SAMEDIGIT_MAX_BATCH=256             images that run together; 1: no batching
-    SAMEDIGIT_MAX_QUEUE=4096            images that may wait for one model
-    SAMEDIGIT_DEADLINE_MS=5000          how long a request may wait
-    """
-    from serving.start import serve_command, serve_environment
-
-    command = serve_command(host=host, port=port)
-    os.execve(command[0], command, serve_environment({}))  # signals reach bentoml itself
+    given = {
+        "SAMEDIGIT_SETTINGS": settings,
+        "SAMEDIGIT_WATCH": "on" if watch else None,
+        "SAMEDIGIT_TLS_CERTIFICATE": tls_certificate,
+        "SAMEDIGIT_TLS_KEY": tls_key,
+    }
+    commands.serve(
+        {name: str(value) for name, value in given.items() if value is not None},
+        host=host,
+        port=port,
+        only_show=show_settings,
+    )
 
 
 @app.command()
 def loadtest(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="All stored ones without this.")
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Of every recipe the served one without this.")
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
     protocol: Annotated[

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +29,7 @@ progress_console = Console(stderr=True)  # so that --json has standard output to
 
 
 def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device: str) -> list[StoredModel]:
-    """Trains and stores the named recipes, or all of them, one after the other."""
+    """Trains and stores the named recipes, or all of them, one after the other; says which are not served by themselves."""
     from training.recipes import RECIPES, find_recipe
     from training.train import train_and_store
     from training.trainers import require
@@ -54,8 +56,27 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
             progress.update(task, advance=1, note="stored")
             accuracy, seconds = 100 * model.card.accuracy, model.card.train_seconds
             progress_console.print(f"{model.tag}: {accuracy:.2f} %, trained in {seconds:.0f} s", highlight=False)
+            if note := _not_served(model):
+                progress_console.print(note, markup=False, highlight=False, soft_wrap=True)
             trained.append(model)
     return trained
+
+
+def _not_served(model: StoredModel) -> str | None:
+    """Why a model that was just trained is not what its recipe serves, in a sentence."""
+    from digits.store import promoted_version
+
+    if not model.card.is_whole:
+        return (
+            f"{model.tag} departed from its recipe ({model.card.departed_in_words}), so it is served only by name, or "
+            f"once promoted: samedigit promote {model.tag}"
+        )
+    if (promoted := promoted_version(model.recipe)) is not None:
+        return (
+            f"{model.recipe}:{promoted} was promoted, and stays the served one until another is: "
+            f"samedigit promote {model.tag}"
+        )
+    return None
 
 
 def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -147,16 +168,42 @@ def _study_rows(folder: Path) -> list[tuple[str, ...]]:
 _WITHIN: Final = {True: "", False: "*", None: ""}  # whether a single run can give the reported figure
 
 
-def model_facts(model: StoredModel) -> dict[str, Any]:
+def all_facts(models: Sequence[StoredModel], *, stored: Sequence[StoredModel]) -> list[dict[str, Any]]:
+    """What `samedigit models` says of `models`, where `stored` is all that the store holds."""
+    served = _served_tags(stored)
+    return [model_facts(model, served=model.tag in served) for model in models]
+
+
+def _served_tags(stored: Sequence[StoredModel]) -> set[str]:
+    """What is served where no model is named. Of a recipe whose promoted version is gone nothing is, and that is said."""
+    from digits.store import served_version
+
+    tags: set[str] = set()
+    for _, versions in groupby(stored, key=lambda model: model.recipe):
+        try:
+            served = served_version(list(versions))
+        except ModelNotFound as error:
+            progress_console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        else:
+            tags.update({served.tag} if served is not None else ())
+    return tags
+
+
+def model_facts(model: StoredModel, *, served: bool) -> dict[str, Any]:
     """What `samedigit models` says of one model."""
     from comparison.statistics import wilson
+    from digits.store import promoted_version
 
     card = model.card
     score = next(iter(card.scores.values()))
     low, high = wilson(score.correct, score.total)
     return {
-        "model": model.recipe,
+        "model": model.tag,
+        "recipe": model.recipe,
         "version": model.version,
+        "served": served,
+        "promoted": promoted_version(model.recipe) == model.version,
+        "departed": card.departed,
         "framework": card.framework,
         "formats": list(card.backends),
         "correct": {backend: score.correct for backend, score in card.scores.items()},
@@ -178,17 +225,17 @@ def show_models(models: Sequence[StoredModel]) -> None:
         console.print("No model is stored. Train them: samedigit train --all")
         return
     table = _table("Stored models")
-    for column in ("model\nversion", "framework\nparameters", "formats"):
+    for column in ("recipe\nversion", "framework\nparameters", "formats"):
         table.add_column(column)
     for column in ("accuracy, %\n95 % interval", "KB", "trained, UTC\nin seconds"):
         table.add_column(column, justify="right")
-    for model in models:
-        facts = model_facts(model)
+    for facts in all_facts(models, stored=models):
         low, high = facts["accuracy_95"]
         counts = ", ".join(f"{100 * count / facts['total']:.2f}" for count in sorted({*facts["correct"].values()}))
         formats = facts["formats"]
+        state = ", ".join(word for word in ("served", "promoted") if facts[word])
         table.add_row(
-            f"{model.recipe}\n{model.version}",
+            "\n".join(filter(None, (facts["recipe"], facts["version"], state))),
             f"{facts['framework']}\n{facts['parameters']:,}",
             f"{' '.join(formats[:2])}\n{' '.join(formats[2:])}",
             f"{counts}\n{100 * low:.2f}-{100 * high:.2f}",
@@ -196,6 +243,19 @@ def show_models(models: Sequence[StoredModel]) -> None:
             f"{facts['trained_at'][:10]}\n{facts['trained_at'][11:16]}, {facts['train_seconds']:.0f} s",
         )
     console.print(table)
+    console.print("served: the promoted version of a recipe, else its newest whole run", style="dim")
+    for model in models:
+        if not model.card.is_whole:
+            departed = f"{model.tag} departed from its recipe: {model.card.departed_in_words}"
+            console.print(departed, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def promote(name: str) -> dict[str, Any]:
+    """Makes a model the served version of its recipe; for a bare recipe, its newest whole run. Returns what it is."""
+    from digits import store
+
+    model = store.promote(name)
+    return {"model": model.tag, "recipe": model.recipe, "version": model.version, "departed": model.card.departed}
 
 
 def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
@@ -244,6 +304,37 @@ def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
+    """Becomes `bentoml serve`, or shows with what settings it would start.
+
+    Args:
+        given: variables that the command line sets.
+    """
+    from serving.keys import keys_of
+    from serving.ports.tls import server_context
+    from serving.settings import FILE, PREFIX, Reading, absolute_paths, read, shown
+    from serving.start import adopt_options, serve_command, serve_environment
+
+    environment = serve_environment(given)
+    environment.update(absolute_paths(environment))
+    settings, origins = read(environment)
+    if not only_show:
+        command = serve_command(host=host, port=port, settings=settings)
+        os.execve(command[0], command, environment)  # signals reach bentoml itself
+    keys_of(settings)  # what else stops a start
+    server_context(settings)
+    adopt_options(
+        {"host": host, "ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key}, environment
+    )
+    if origins["data_host"] == "default":
+        origins["data_host"] = "--host"
+    origins.update({variable.removeprefix(PREFIX).lower(): "command line" for variable in given if variable != FILE})
+    rows = shown(Reading(read(environment).settings, origins))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+
+
 def loadtest(
     names: Sequence[str],
     backends: Sequence[str],
@@ -253,7 +344,7 @@ def loadtest(
     duration: int,
     results: Path,
 ) -> list[dict[str, Any]]:
-    """Measures the named models, or the newest of every recipe, through the named backends, or all they have.
+    """Measures the named models, or of every recipe the served one, through the named backends, or all they have.
 
     Over the named protocols, or all.
     """
@@ -267,9 +358,9 @@ def loadtest(
         if name not in PROTOCOLS:
             raise SettingError(f"There is no protocol {name!r}; there are {', '.join(PROTOCOLS)}.")
     asked = [name for name in PROTOCOLS if name in protocols or not protocols]
-    models = [store.find_model(name) for name in names] if names else store.newest_models()
+    models = [store.find_model(name) for name in names] if names else store.served_models()
     if not models:
-        raise ModelNotFound("There is nothing to load: no model is stored. Train them: samedigit train --all")
+        raise ModelNotFound(f"There is nothing to load: {store.nothing_served()}")
     for backend in wanted:
         if not is_installed(backend):
             raise NotInstalled(f"The {backend} backend is not installed: {how_to_install(backend)}")
@@ -358,12 +449,12 @@ def show_summary(results: Path) -> None:
 
 
 def _tested(results: Path) -> list[StoredModel]:
-    """The stored models that the load test ran; if none is left, the newest of each recipe."""
+    """The stored models that the load test ran; if none is left, of each recipe the served one."""
     from comparison.results import read_results
     from digits import store
 
     tags = {run.model for run in read_results(results).runs}
-    return [model for model in store.stored_models() if model.tag in tags] or store.newest_models()
+    return [model for model in store.stored_models() if model.tag in tags] or store.served_models()
 
 
 def _table(title: str) -> Table:

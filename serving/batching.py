@@ -13,14 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from digits.contract import Images, Probabilities
+from digits.contract import SIDE, Images, Probabilities
 from runtimes.backends import Runtime
 from serving.errors import Kind, RequestError
+from serving.messages import Exchange
 from serving.settings import Settings
+
+SOON_NS: Final = 1_000_000
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -58,6 +61,7 @@ class _Waiting(NamedTuple):
     images: Images
     arrived_ns: int
     expires_ns: int
+    exchange: Exchange
     done: Done
 
 
@@ -72,13 +76,42 @@ class Batcher:
         self._deadline_ns = settings.deadline_ms * 1_000_000
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
+        self._max_waiting = settings.max_waiting
+        self._run_ns = [0] * (
+            1 + max(settings.max_batch, settings.max_images).bit_length()
+        )  # of batches, by bits of their size
+        self._joined: Images | None = None  # [max_batch, 28, 28]
 
-    def submit(self, images: Images, done: Done, *, timeout_us: int = 0) -> None:
+    @property
+    def requests_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def images_waiting(self) -> int:
+        return self._images_waiting
+
+    def check_room(self) -> None:
+        """Whether one more request may wait: asked before its body is read.
+
+        Few may wait however long they take; more only if they will have run soon. Under overload this keeps the time that an
+        accepted request takes near to what it is without; a longer queue would only add to it (benchmarks/README.md).
+
+        Raises:
+            RequestError: BUSY.
+        """
+        if len(self._waiting) >= self._max_waiting and self._expected_ns() > SOON_NS:
+            self.statistics.failure.add(0)
+            raise RequestError(
+                Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
+            )
+
+    def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
 
         Args:
             images: at most `max_batch` run together, but a request is never divided.
             done: must not raise.
+            exchange: what they came with; once its client is gone they are not run, and `done` is not called.
             timeout_us: how long they may wait; 0, or longer than the server's own deadline: that.
 
         Raises:
@@ -95,7 +128,7 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._run)
         now = time.monotonic_ns()
         limit_ns = min(timeout_us * 1000, self._deadline_ns) if timeout_us else self._deadline_ns
-        self._waiting.append(_Waiting(images, now, now + limit_ns, done))
+        self._waiting.append(_Waiting(images, now, now + limit_ns, exchange, done))
         self._images_waiting += len(images)
 
     def _run(self) -> None:
@@ -106,7 +139,7 @@ class Batcher:
         if not batch:
             return
         try:
-            images = batch[0].images if len(batch) == 1 else np.concatenate([waiting.images for waiting in batch])
+            images = batch[0].images if len(batch) == 1 else self._join(batch)
             joined = time.monotonic_ns()
             probabilities = self._runtime.predict(images)
             predicted = time.monotonic_ns()
@@ -117,12 +150,41 @@ class Batcher:
                 self.statistics.failure.add(time.monotonic_ns() - waiting.arrived_ns)
                 waiting.done(error)
             return
+        run_ns = predicted - joined
+        bits = len(images).bit_length()
+        before = self._run_ns[bits]
+        self._run_ns[bits] = (4 * before + run_ns) // 5 if before else run_ns
         start = 0
         for waiting in batch:
             stop = start + len(waiting.images)
+            waiting.exchange.queue_ns = began - waiting.arrived_ns
+            waiting.exchange.run_ns = run_ns
             waiting.done(probabilities[start:stop])
             start = stop
         self._count(batch, len(images), began, joined, predicted)
+
+    def _expected_ns(self) -> int:
+        """How long what waits will take, by the batches that it makes."""
+        full, rest = divmod(self._images_waiting, self._max_batch)
+        return full * self._batch_ns(self._max_batch) + (self._batch_ns(rest) if rest else 0)
+
+    def _batch_ns(self, images: int) -> int:
+        """How long a batch takes, by recent ones of about that size; what is not known yet is taken to be as fast as a smaller.
+
+        No more than in proportion to a smaller one, so that a figure that was once too high does not stay.
+        """
+        known, bits = self._run_ns, images.bit_length()
+        smaller = next((size for size in range(bits - 1, 0, -1) if known[size]), 0)
+        if not known[bits]:
+            return known[smaller]
+        return min(known[bits], known[smaller] << (bits - smaller)) if smaller else known[bits]
+
+    def _join(self, batch: list[_Waiting]) -> Images:
+        """The batch's images one after the other, in the one array that every batch uses: a new one costs page faults."""
+        if self._joined is None:
+            self._joined = np.empty((self._max_batch, SIDE, SIDE), np.uint8)
+        number = sum(len(waiting.images) for waiting in batch)
+        return np.concatenate([waiting.images for waiting in batch], out=self._joined[:number])
 
     def _next_batch(self, now: int) -> list[_Waiting]:
         """Takes what has waited longest, up to `max_batch` images, and refuses what has waited too long."""
@@ -130,6 +192,10 @@ class Batcher:
         size = 0
         while self._waiting:
             waiting = self._waiting[0]
+            if waiting.exchange.gone:
+                self._waiting.popleft()
+                self._images_waiting -= len(waiting.images)
+                continue
             if batch and size + len(waiting.images) > self._max_batch:
                 break
             self._waiting.popleft()

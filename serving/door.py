@@ -1,162 +1,290 @@
-"""The door: a request in, an answer out, in front of the models.
+"""The door: a request in, an answer out, in front of the models. Whatever port it came to, whatever protocol it speaks.
 
-    POST /predict/{backend}                                 images to predictions
-    POST /echo                                              the same without a model: every probability is 0.1
-    GET  /models                                            what is served, with the stored accuracy and card
-    POST /v2/models/{model}[/versions/{version}]/infer      the Open Inference Protocol; the model echo is no model
-         /v2/...                                            the rest of that protocol: v2_control.py
-
-Two ports lead to it: BentoML's (`api_port.py`), and one without BentoML's stack in between (`data_port.py`).
+`routes.py` says what there is. A request is admitted once its head is known (`admission.py`), handled once its body is
+whole, and answered once; then it is counted, logged and traced, if that is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from digits.contract import CLASSES, Probabilities
+from serving import routes
+from serving.access_log import AccessLog
+from serving.admission import Admission
+from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Reply, Request, json_answer, refusal, wrong_method
-from serving.metrics import Metrics
-from serving.protocols import predict, v2, v2_control
-from serving.served import ServedModels
+from serving.exposition import GONE
+from serving.messages import Answer, Exchange, json_answer, refusal
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.models import ServedModels
+from serving.opening import Opened
+from serving.protocols import openapi, predict, v2, v2_control
+from serving.tracing import Tracer
 
 ECHO: Final = "echo"
+PREFLIGHT: Final = "preflight"
 BINARY: Final = (b"content-type", b"application/octet-stream")
 
 log = logging.getLogger("samedigit")
 
 
-def owns(path: str) -> bool:
-    """Whether the door answers this path, if only with an error."""
-    return path.startswith(("/v2/", "/predict/")) or path in ("/v2", "/models", "/echo")
-
-
 class Door:
-    def __init__(self, served: ServedModels) -> None:
-        self._served = served
-        self._max_images = served.settings.max_images
-        self._metrics = Metrics()
+    """Belongs to one event loop.
+
+    Args:
+        models: what answers.
+        metrics: counts every answer.
+        tracer: None, no traces.
+        access_log: None, no log.
+        document: gives BentoML's own OpenAPI document, for its port.
+    """
+
+    def __init__(
+        self,
+        models: ServedModels,
+        *,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+        access_log: AccessLog | None = None,
+        document: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        settings = models.settings
+        self.metrics = metrics
+        self._models = models
+        self._max_images = settings.max_images
+        self._admission = Admission(settings, metrics.shed)
+        self._cors = Cors(settings.cors_origins)
+        self._speaks_cors = bool(settings.cors_origins)
+        self._tracer = tracer
+        self._access_log = access_log
+        self._document = document
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop would not keep them
+        self._answers: dict[str, Callable[[Exchange], None]] = {
+            "infer": self._infer,
+            "predict": self._predict,
+            "echo": self._echo,
+            "models": lambda exchange: self._finish(exchange, json_answer(self._models.describe())),
+            "metrics": self._expose,
+            "documentation": self._describe,
+            PREFLIGHT: self._preflight,
+        }
 
-    def handle(self, request: Request, reply: Reply) -> None:
-        """Answers a request: calls `reply` once, now or later. Never raises."""
-        began = time.perf_counter()
-        if request.method == "HEAD":  # what carries the answer leaves its body out
-            request = request._replace(method="GET")
+    # From the ports
 
-        def finish(answer: Answer) -> None:
-            reply(answer)
-            self._metrics.observe(request.path, answer.status, time.perf_counter() - began)
+    def admit(self, exchange: Exchange, *, foreign: bool) -> None:
+        """Decides on a request whose head is known.
 
+        Args:
+            exchange: it has its place from here on, until it is answered or left.
+            foreign: whether paths that are not the door's are somebody else's: then `exchange.answers` stays empty.
+
+        Raises:
+            RequestError: it is refused; `refuse` answers it.
+        """
+        head = exchange.head
+        if head.method == "OPTIONS" and self._cors.preflight(head.method, head.headers) is not None:
+            exchange.answers = PREFLIGHT
+            return
+        if foreign and not routes.owns(head.path):
+            self._admission.check_key(exchange, routes.FOREIGN)
+            self._admission.admit(exchange, routes.FOREIGN)
+            return
+        route, exchange.parameters = routes.find(head.method, head.path)
+        exchange.route = route.pattern
+        exchange.answers = answers = route.answers
+        self._admission.check_key(exchange, route)
+        if answers == "infer":
+            self._check_infer(exchange)
+        elif answers == "predict" or answers == ECHO:
+            self._check_predict(exchange)
+        self._admission.admit(exchange, route)
+
+    def _check_infer(self, exchange: Exchange) -> None:
+        """What a head says of an infer request: its model, and whether that has room."""
+        if exchange.head.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
+        name, version = exchange.parameters["model"], exchange.parameters.get("version")
+        if name != ECHO or version is not None:
+            self._check_room(self._models.named(name, version))
+
+    def _check_predict(self, exchange: Exchange) -> None:
+        """The same of /predict, whose body may name a model: the room of the one that answers without a name is asked for."""
+        content_type = exchange.head.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
+        if content_type != b"application/json":
+            came = content_type.decode("latin-1")
+            raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
+        if exchange.answers != ECHO:
+            self._check_room(self._models.find(exchange.parameters["backend"], None))
+
+    def _check_room(self, opened: Opened) -> None:
         try:
-            self._route(request, finish)
+            opened.batcher.check_room()
+        except RequestError:
+            self.metrics.shed("waiting")
+            raise
+
+    def grow(self, exchange: Exchange, size: int) -> None:
+        """Sees that a chunked body, `size` bytes by now, has room. Raises RequestError if there is none."""
+        self._admission.reserve(exchange, size)
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answers a request whose body is whole: calls `exchange.reply` once, now or later. Never raises."""
+        try:
+            answers = self._answers.get(exchange.answers)
+            if answers is not None:
+                answers(exchange)
+                return
+            answer = v2_control.ANSWERS[exchange.answers](self._models, exchange.parameters, exchange.body)
+            if isinstance(answer, Answer):
+                self._finish(exchange, answer)
+            else:
+                self._later(answer, exchange)
         except RequestError as error:
-            finish(refusal(error))
+            self.refuse(exchange, error)
         except Exception:
-            finish(_failure(request))
+            self._finish(exchange, _failure(exchange))
 
-    def _route(self, request: Request, reply: Reply) -> None:
-        match request.path.split("/")[1:]:
-            case ["v2", "models", name, "infer"]:
-                self._infer(name, None, request, reply)
-            case ["v2", "models", name, "versions", version, "infer"]:
-                self._infer(name, version, request, reply)
-            case ["v2", *parts]:
-                self._later(v2_control.answer(self._served, parts, request), request, reply)
-            case ["predict", backend]:
-                self._predict(backend, request, reply)
-            case ["echo"]:
-                images = _read_predict(request, self._max_images).images
-                reply(Answer(200, predict.write_answer(_tenths(len(images)), model=ECHO, backend=ECHO)))
-            case ["models"]:
-                if request.method != "GET":
-                    raise wrong_method(request, "GET")
-                reply(json_answer(self._served.describe()))
-            case _:
-                raise RequestError(
-                    Kind.UNKNOWN, f"Nothing is at {request.path[:100]}; /v2, /predict/BACKEND and /models are here."
-                )
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        self._finish(exchange, refusal(error))
 
-    def _predict(self, backend: str, request: Request, reply: Reply) -> None:
-        asked = _read_predict(request, self._max_images)
-        opened = self._served.find(backend, asked.model)
+    def leave(self, exchange: Exchange) -> None:
+        """The client of a request went away: its place is free, and what waits in a queue is not run."""
+        exchange.gone = True
+        self._admission.release(exchange)
+        if not exchange.answered:
+            self._count(exchange, GONE, 0)
+
+    def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """What every answer to a request with these headers says besides: "name: value\\r\\n..."."""
+        return SECURITY_LINES + self._cors.lines(headers) if self._speaks_cors else SECURITY_LINES
+
+    def _finish(self, exchange: Exchange, answer: Answer) -> None:
+        if exchange.gone or exchange.answered:
+            return
+        exchange.answered = True
+        self._admission.release(exchange)
+        exchange.reply(exchange, answer)
+        self._count(exchange, answer.status, len(answer.body))
+
+    def _count(self, exchange: Exchange, status: int, answer_bytes: int) -> None:
+        self.metrics.answered(exchange, status)
+        trace = self._tracer.answered(exchange, status) if self._tracer is not None else ""
+        if self._access_log is not None:
+            self._access_log.answered(exchange, status, answer_bytes, trace)
+
+    def write_snapshot(self) -> None:
+        """Keeps the metrics for whichever worker is asked for them. Due every second."""
+        self.metrics.write_snapshot(self._models.all(), self._admission.requests)
+
+    # What answers
+
+    def _predict(self, exchange: Exchange) -> None:
+        asked = predict.read_request(exchange.body, max_images=self._max_images)
+        opened = self._models.find(exchange.parameters["backend"], asked.model)
 
         def write(probabilities: Probabilities) -> Answer:
             tag = opened.model.tag
             return Answer(200, predict.write_answer(probabilities, model=tag, backend=opened.backend))
 
-        opened.batcher.submit(asked.images, _writing(write, request, reply))
+        self._run(opened, asked.images, write, exchange)
 
-    def _infer(self, name: str, version: str | None, request: Request, reply: Reply) -> None:
-        if request.method != "POST":
-            raise wrong_method(request, "POST")
-        opened = None if name == ECHO and version is None else self._served.named(name, version)
-        if request.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(Kind.MEDIA_TYPE, "The body must not be compressed; send it as it is.")
-        asked = v2.read_infer(request.body, request.headers.get(v2.HEADER_LENGTH), max_images=self._max_images)
-        version = "1" if opened is None else opened.model.version
+    def _infer(self, exchange: Exchange) -> None:
+        name, version = exchange.parameters["model"], exchange.parameters.get("version")
+        opened = None if name == ECHO and version is None else self._models.named(name, version)
+        length_of_json = exchange.head.headers.get(v2.HEADER_LENGTH)
+        asked = v2.read_infer(exchange.body, length_of_json, max_images=self._max_images)
+        model_version = "1" if opened is None else opened.model.version
 
         def write(probabilities: Probabilities) -> Answer:
-            body, length = v2.write_infer(probabilities, asked, model=name, version=version)
+            body, length = v2.write_infer(probabilities, asked, model=name, version=model_version)
             if length is None:
                 return Answer(200, body)
             return Answer(200, body, (BINARY, (v2.HEADER_LENGTH, b"%d" % length)))
 
         if opened is None:
-            reply(write(_tenths(len(asked.images))))
+            exchange.images = len(asked.images)
+            self._finish(exchange, write(_tenths(len(asked.images))))
         else:
-            opened.batcher.submit(asked.images, _writing(write, request, reply), timeout_us=asked.timeout_us)
+            self._run(opened, asked.images, write, exchange, timeout_us=asked.timeout_us)
 
-    def _later(self, answer: Coroutine[Any, Any, Answer], request: Request, reply: Reply) -> None:
+    def _run(
+        self,
+        opened: Opened,
+        images: Any,
+        write: Callable[[Probabilities], Answer],
+        exchange: Exchange,
+        *,
+        timeout_us: int = 0,
+    ) -> None:
+        """Queues `images` `[N, 28, 28]` for a model; `write` makes the answer of their probabilities `[N, 10]`."""
+        exchange.model = opened.name
+        exchange.version = opened.model.version
+        exchange.images = len(images)
+        exchange.body = b""  # what is kept of it, `images` keeps
+
+        def done(outcome: Probabilities | RequestError) -> None:
+            if isinstance(outcome, RequestError):
+                if outcome.kind is Kind.EXPIRED:
+                    self.metrics.shed("expired")
+                self.refuse(exchange, outcome)
+                return
+            try:
+                answer = write(outcome)
+            except Exception:
+                answer = _failure(exchange)
+            self._finish(exchange, answer)
+
+        try:
+            opened.batcher.submit(images, done, exchange=exchange, timeout_us=timeout_us)
+        except RequestError:
+            self.metrics.shed("queue")
+            raise
+
+    def _echo(self, exchange: Exchange) -> None:
+        asked = predict.read_request(exchange.body, max_images=self._max_images)
+        if asked.model not in (None, ECHO):
+            raise RequestError(Kind.UNKNOWN, f"/echo has no model {asked.model[:50]!r}; leave model out.")
+        exchange.images = len(asked.images)
+        self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
+
+    def _expose(self, exchange: Exchange) -> None:
+        text = self.metrics.exposition(self._models.all(), self._admission.requests)
+        self._finish(exchange, Answer(200, text, ((b"content-type", CONTENT_TYPE.encode()),)))
+
+    def _describe(self, exchange: Exchange) -> None:
+        theirs = self._document() if self._document is not None and exchange.port == "api" else None
+        self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
+
+    def _preflight(self, exchange: Exchange) -> None:
+        answer = self._cors.preflight(exchange.head.method, exchange.head.headers)
+        assert answer is not None  # as `admit` has seen
+        self._finish(exchange, answer)
+
+    def _later(self, answer: Coroutine[Any, Any, Answer], exchange: Exchange) -> None:
         async def finish() -> None:
             try:
                 found = await answer
             except RequestError as error:
                 found = refusal(error)
             except Exception:
-                found = _failure(request)
-            reply(found)
+                found = _failure(exchange)
+            self._finish(exchange, found)
 
         task = asyncio.get_running_loop().create_task(finish())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def _writing(
-    write: Callable[[Probabilities], Answer], request: Request, reply: Reply
-) -> Callable[[Probabilities | RequestError], None]:
-    """What a batcher calls with the outcome; it never raises."""
-
-    def done(outcome: Probabilities | RequestError) -> None:
-        try:
-            answer = refusal(outcome) if isinstance(outcome, RequestError) else write(outcome)
-        except Exception:
-            answer = _failure(request)
-        reply(answer)
-
-    return done
-
-
-def _read_predict(request: Request, max_images: int) -> predict.PredictRequest:
-    if request.method != "POST":
-        raise wrong_method(request, "POST")
-    content_type = request.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
-    if content_type != b"application/json":
-        came = content_type.decode("latin-1")
-        raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
-    return predict.read_request(request.body, max_images=max_images)
-
-
 def _tenths(images: int) -> Probabilities:
     return np.full((images, CLASSES), 0.1, np.float32)
 
 
-def _failure(request: Request) -> Answer:
-    log.exception("%s failed", request.path)
+def _failure(exchange: Exchange) -> Answer:
+    log.exception("%r failed", exchange.head.path[:100])
     return refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))

@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     headers: Headers = JSON
 
 
-Reply = Callable[[Answer], None]  # called once, on the event loop's thread
+Reply = Callable[["Exchange", Answer], None]  # called once, on the event loop's thread
 
 
 class Head(NamedTuple):
@@ -72,13 +72,16 @@ class Exchange:
     __slots__ = (
         "address",
         "answered",
+        "answers",
         "began_ns",
         "body",
         "gone",
         "head",
+        "held",
         "images",
         "key",
         "model",
+        "parameters",
         "port",
         "queue_ns",
         "reply",
@@ -86,7 +89,7 @@ class Exchange:
         "route",
         "run_ns",
         "version",
-    )  # fmt: skip
+    )
 
     def __init__(self, head: Head, *, address: str, port: str, reply: Reply) -> None:
         self.head = head
@@ -96,7 +99,10 @@ class Exchange:
         self.began_ns = monotonic_ns()  # its head was read
         self.body = b""
         self.route = ""  # the pattern that its path follows, such as /v2/models/{model}/infer; empty: none
+        self.answers = ""  # the name of what answers that route
+        self.parameters: Mapping[str, str] = {}  # of the path
         self.key: str | None = None  # which key it came with: the first eight hexadecimal digits of its sha256
+        self.held = False  # whether it holds a place among the requests under way
         self.reserved_bytes = 0  # of the room for bodies
         self.model = self.version = ""  # which answered, once that is known: recipe.backend and version
         self.images = 0
@@ -120,10 +126,6 @@ def refusal(error: RequestError) -> Answer:
     if error.closes:
         headers += ((b"connection", b"close"),)
     return Answer(STATUS[error.kind], orjson.dumps({"error": str(error)}), headers)
-
-
-def wrong_method(request: Request, right: str) -> RequestError:
-    return RequestError(Kind.WRONG_METHOD, f"{request.path} takes {right}, got {request.method}.", allow=right)
 
 
 def too_long(limit: int) -> RequestError:

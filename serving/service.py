@@ -1,9 +1,10 @@
-"""The BentoML service: `bentoml serve` in the project's root, or `samedigit serve`, starts it."""
+"""The BentoML service: `bentoml serve` in the project's root, or `samedigit serve`, starts it.
+
+BentoML reads the number of workers from the decorator, so the settings are read at import; all else is built in `Server`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
 import os
 from typing import Any
@@ -12,85 +13,85 @@ import bentoml
 import click
 
 from digits.errors import SamedigitError, SettingError
-from serving.door import Door
-from serving.ports.api_port import ApiPort
-from serving.ports.data_port import DataPort, listening_socket
-from serving.served import ServedModels
-from serving.settings import read_settings
+from serving.models import ServedModels
+from serving.ports.api_port import connection_factory, speak_on_bentomls_port
+from serving.ports.connection import Connection
+from serving.ports.data_port import listening_socket
+from serving.server import Server
+from serving.settings import Settings, read_settings
+from serving.start import adopt_options
+from serving.workers import make_run_folder
 
 BENTOML_PORT = 3000  # BentoML's default
 
-try:
-    # `bentoml serve` imports this module before it starts the workers, which open the models. What can be told now stops it
-    # with a message; from a worker, BentoML would print tracebacks and start another one, every ten seconds.
+
+def _settings() -> Settings:
+    """What is to be served and how, checked as far as can be told before the workers start.
+
+    `bentoml serve` imports this module before it starts the workers, which open the models. What can be told now stops it with
+    a message; from a worker, BentoML would print tracebacks and start another one, every ten seconds.
+
+    Raises:
+        ClickException: something is wrong with what the settings say.
+    """
     command = click.get_current_context(silent=True)
     options = command.params if command is not None and command.info_name == "serve" else None
-    if options is not None:
-        # The workers inherit it: whoever hides the API port hides the data plane too.
-        os.environ.setdefault("SAMEDIGIT_DATA_HOST", options["host"] or "0.0.0.0")
-    settings = read_settings()
-    served = ServedModels(settings)
-    if options is not None:
-        if settings.data_port == (options["port"] or BENTOML_PORT):
-            raise SettingError(
-                f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
-            )
-        served.check()
-        listening_socket(settings, shared=False).close()  # nobody else has the port
-except SamedigitError as error:
-    raise click.ClickException(str(error)) from error
+    try:
+        if options is not None:
+            adopt_options(options, os.environ)
+        settings = read_settings()
+        if options is not None:
+            if settings.data_port == (options["port"] or BENTOML_PORT):
+                raise SettingError(
+                    f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
+                )
+            ServedModels(settings).check()
+            listening_socket(settings, shared=False).close()  # nobody else has the port
+            make_run_folder(settings)
+    except SamedigitError as error:
+        raise click.ClickException(str(error)) from error
+    return settings
 
-door = Door(served)
+
+settings = _settings()
 
 
 @bentoml.service(
     name="samedigit",
     workers=settings.workers,
-    # Longer than the door's own deadline, whose answer says more. No longer than need be, since BentoML keeps a timer for each
-    # request until then, answered or not.
-    traffic={"timeout": settings.deadline_ms / 1000 + 5},
-    tracing={"excluded_urls": ".*"},  # BentoML's tracing middleware is always on; this lets it return early
-    logging={"access": {"enabled": False}},  # about 15 % of the requests per second
+    tracing={"excluded_urls": ".*"},  # BentoML's own; ours are in serving/tracing.py
+    logging={"access": {"enabled": False}},
 )
 class Samedigit:
     """One handwritten-digit classifier, trained in NumPy, PyTorch and Keras, through four runtimes."""
 
     def __init__(self) -> None:
+        global _server
         try:
-            served.open()  # before BentoML says it is ready
-            self._data_port = DataPort(door, settings)
+            _server = Server(settings, document=lambda: dict(service.openapi_spec.asdict()))
+            _server.open()  # before BentoML says it is ready
         except SamedigitError as error:
             logging.getLogger("bentoml.serve").critical("%s", error)
             os._exit(1)  # an exception would be printed with three tracebacks
+        self._server = _server
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
-    async def open_data_port(self) -> None:
-        await self._data_port.open()
-        self._tidying = asyncio.create_task(_tidy())
+    async def begin(self) -> None:
+        await self._server.begin()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    async def close_data_port(self) -> None:
-        self._tidying.cancel()
-        await self._data_port.close()
+    async def end(self) -> None:
+        await self._server.end()
 
 
-async def _tidy() -> None:
-    """Takes what has lived for a second out of the garbage collector's sight.
-
-    BentoML's timers are many (above), and the collector would look at all of them again and again: pauses of 0.1 s and more.
-    """
-    while True:
-        await asyncio.sleep(1)
-        gc.collect()
-        gc.freeze()
-
-
+_server: Server | None = None  # this worker's
 service: Any = Samedigit  # what the decorator made of the class; bentoml has no types for it
 
 
-def _openapi() -> dict[str, Any]:
-    document: dict[str, Any] = service.openapi_spec.asdict()
-    return document
+def api_connection(**uvicorns: Any) -> Connection:
+    """A connection to BentoML's port, as uvicorn asks for one."""
+    assert _server is not None, "uvicorn listens before the service has started"
+    return connection_factory(_server.connections)(**uvicorns)
 
 
-service.add_asgi_middleware(ApiPort, door=door, openapi=_openapi, max_body_bytes=settings.max_body_bytes)
+speak_on_bentomls_port(f"{__name__}:api_connection")

@@ -1,128 +1,372 @@
-"""What the environment says of a server. Read once, at import of the service, so that a mistake stops `bentoml serve`."""
+"""The one table of a server's settings: the fields of `Settings`, each with what it takes, its default and what it is.
+
+What is read from the environment and from a TOML file, `samedigit serve --show-settings`, its help and the README's table all
+follow from it. Read once, at import of the service, so that a mistake stops `bentoml serve`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
-from collections.abc import Mapping
+import re
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import cast
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from digits.contract import BACKENDS, Backend
 from digits.errors import SettingError
 
+PREFIX: Final = "SAMEDIGIT_"
+FILE: Final = "SAMEDIGIT_SETTINGS"  # names the TOML file
+
+# Variables of that name which are not a server's settings.
+OTHERS: Final = frozenset(
+    PREFIX + name
+    for name in (
+        "SETTINGS",
+        "DATA_DIR",  # where MNIST is: digits/mnist.py
+        "LATENCIES", "COUNTS", "WARM_UP_SECONDS", "DURATION_SECONDS", "RUN_FOLDER",  # of a load test
+        "NOTEBOOK_TRAIN_IMAGES", "NOTEBOOK_EPOCHS", "NOTEBOOK_SEEDS",
+        "IMAGE",  # docker/compose.yaml
+    )
+)  # fmt: skip
+# What Kubernetes gives every container of a namespace that has a Service named samedigit; NAME=VALUE.
+_SERVICE_LINK: Final = re.compile(
+    r"SAMEDIGIT_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=)"
+)
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]_-]+")  # as a browser spells it: lower case, no path
+
+
+class _Wrong(Exception):
+    """A value that a setting does not take; its argument is what came."""
+
+
+class Form(NamedTuple):
+    """What a setting takes."""
+
+    takes: str
+    from_text: Callable[[str], Any]  # of an environment variable; raises _Wrong
+    from_toml: Callable[[Any], Any]  # of a TOML file; raises _Wrong
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    name: str  # the field's, and the key in a TOML file; the variable's in capitals after SAMEDIGIT_
+    form: Form
+    default: Any
+    unit: str
+    says: str
+    unset: str  # what it is called where it has no value
+    secret: bool  # never printed
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+
+def _setting(default: Any, form: Form, says: str, *, unit: str = "", unset: str = "none", secret: bool = False) -> Any:
+    row = {"form": form, "says": says, "unit": unit, "unset": unset, "secret": secret}
+    return dataclasses.field(default=default, metadata=row)
+
+
+def _whole(least: int, most: int) -> Form:
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:  # a bool is an int too
+            raise _Wrong(value)
+        return value
+
+    def from_text(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
+            raise _Wrong(text)
+        try:
+            return check(int(text))
+        except _Wrong:
+            raise _Wrong(text) from None
+
+    return Form(f"takes a whole number from {least} to {most}", from_text, check)
+
+
+def _share() -> Form:
+    def check(value: Any) -> float:
+        if type(value) not in (int, float) or not 0 < value <= 1:  # so neither is nan
+            raise _Wrong(value)
+        return float(value)
+
+    def from_text(text: str) -> float:
+        try:
+            return check(float(text))
+        except (ValueError, _Wrong):
+            raise _Wrong(text) from None
+
+    return Form("takes a number above 0 and up to 1", from_text, check)
+
+
+def _switch() -> Form:
+    def check(value: Any) -> bool:
+        if value is True or value == "on":
+            return True
+        if value is False or value == "off":
+            return False
+        raise _Wrong(value)
+
+    return Form("takes on or off", check, check)
+
+
+def _text(takes: str, read: Callable[[str], str] = str) -> Form:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise _Wrong(value)
+        try:
+            return read(value)
+        except ValueError:
+            raise _Wrong(value) from None
+
+    return Form(takes, check, check)
+
+
+def _list(takes: str, fits: Callable[[str], object] = bool, *, empty: tuple[()] | None = ()) -> Form:
+    def check(value: Any) -> tuple[str, ...] | None:
+        if not isinstance(value, list):
+            raise _Wrong(value)
+        for item in value:
+            if not isinstance(item, str) or not fits(item):
+                raise _Wrong(item)
+        return tuple(value) or empty
+
+    def from_text(text: str) -> tuple[str, ...] | None:
+        return check([item.strip() for item in text.split(",") if item.strip()])
+
+    return Form(takes + ", comma-separated (in TOML, a list)", from_text, check)
+
+
+_FILE: Final = _text("takes the path of a file")
+_KEYS: Final = _list("takes keys of at least 16 characters")  # which serving/keys.py checks
+_SECONDS: Final = _whole(1, 86400)
+_COUNT: Final = _whole(1, 1_000_000)
+_BYTES: Final = _whole(1, 2**40)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    backends: tuple[Backend, ...] | None  # None: every one that is installed
-    models: tuple[str, ...] | None  # recipe or recipe:version; None: the newest version of every recipe
-    device: str  # auto, cpu, cuda or cuda:INDEX
-    max_images: int  # in one request
-    max_body_bytes: int  # of one request
-    max_head_bytes: int  # of a request's line and headers together; of trailers too
-    max_target_bytes: int  # of the path and query in a request's line
-    max_headers: int  # in one request
-    max_connections: int  # in one worker, over both ports
-    max_connections_per_address: int  # the same, from one address
-    max_requests: int  # under way in one worker: admitted and not yet answered
-    max_request_bytes: int  # of the bodies of these together
-    max_rate: int  # requests a second of one key, or of one address where there are no keys; 0: any
-    head_seconds: int  # from a request's first byte to the end of its head
-    body_seconds: int  # from there to its last byte
-    min_body_bytes_per_second: int  # of a body, on average; 0: any
-    idle_seconds: int  # without a request, before a connection is closed
-    grace_seconds: int  # for requests under way when the server is stopped
-    data_host: str  # where the data plane listens: an IP address,
-    data_port: int  # and its port
-    tls_certificate: str | None  # PEM file; both ports speak TLS then
-    tls_key: str | None  # PEM file
-    keys: tuple[str, ...]  # of which a request needs one; none: everybody may ask
-    keys_file: str | None  # further ones, one a line, read again when it changes
-    control: bool  # whether models may be loaded and unloaded over the network
-    control_keys: tuple[str, ...]  # of which such a request needs one
-    control_keys_file: str | None
-    cors_origins: tuple[str, ...]  # whose pages may ask; "*": all
-    watch: bool  # whether a version newly stored or promoted is served by itself
-    access_log: str | None  # a file, or "-" for standard output; None: no log
-    access_log_sample: float  # the share of answers that are logged, in (0, 1]; refusals and failures always are
-    workers: int  # processes; each opens every model
-    max_batch: int  # images that run together; 1: no batching
-    max_queue: int  # images that may wait for one model
-    deadline_ms: int  # how long a request may wait for its model
+    """What a server is told. Sizes are in bytes, times in seconds or, where the name says so, in milliseconds."""
 
-
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings from `SAMEDIGIT_*` variables; an empty variable counts as unset.
-
-    Raises:
-        SettingError: a value that makes no sense; the message names the variable and what it takes.
-    """
-    backends = _list(environment, "SAMEDIGIT_BACKENDS")
-    for name in backends or ():
-        if name not in BACKENDS:
-            raise SettingError(f"SAMEDIGIT_BACKENDS takes {', '.join(BACKENDS)}, comma-separated; got {name!r}.")
-    return Settings(
-        backends=cast("tuple[Backend, ...] | None", backends),
-        models=_list(environment, "SAMEDIGIT_MODELS"),
-        device=environment.get("SAMEDIGIT_DEVICE") or "auto",
-        max_images=_positive(environment, "SAMEDIGIT_MAX_IMAGES", 1024),
-        max_body_bytes=_positive(environment, "SAMEDIGIT_MAX_BODY_BYTES", 8 * 1024 * 1024),
-        max_head_bytes=_positive(environment, "SAMEDIGIT_MAX_HEAD_BYTES", 65536),
-        max_target_bytes=_positive(environment, "SAMEDIGIT_MAX_TARGET_BYTES", 8192),
-        max_headers=_positive(environment, "SAMEDIGIT_MAX_HEADERS", 100),
-        max_connections=_positive(environment, "SAMEDIGIT_MAX_CONNECTIONS", 4096),
-        max_connections_per_address=_positive(environment, "SAMEDIGIT_MAX_CONNECTIONS_PER_ADDRESS", 4096),
-        max_requests=_positive(environment, "SAMEDIGIT_MAX_REQUESTS", 1024),
-        max_request_bytes=_positive(environment, "SAMEDIGIT_MAX_REQUEST_BYTES", 256 * 1024 * 1024),
-        max_rate=_natural(environment, "SAMEDIGIT_MAX_RATE", 0),
-        head_seconds=_positive(environment, "SAMEDIGIT_HEAD_SECONDS", 10),
-        body_seconds=_positive(environment, "SAMEDIGIT_BODY_SECONDS", 60),
-        min_body_bytes_per_second=_natural(environment, "SAMEDIGIT_MIN_BODY_BYTES_PER_SECOND", 1024),
-        idle_seconds=_positive(environment, "SAMEDIGIT_IDLE_SECONDS", 75),
-        grace_seconds=_positive(environment, "SAMEDIGIT_GRACE_SECONDS", 10),
-        tls_certificate=environment.get("SAMEDIGIT_TLS_CERTIFICATE") or None,
-        tls_key=environment.get("SAMEDIGIT_TLS_KEY") or None,
-        keys=_list(environment, "SAMEDIGIT_KEYS") or (),
-        keys_file=environment.get("SAMEDIGIT_KEYS_FILE") or None,
-        control=environment.get("SAMEDIGIT_CONTROL", "off") == "on",
-        control_keys=_list(environment, "SAMEDIGIT_CONTROL_KEYS") or (),
-        control_keys_file=environment.get("SAMEDIGIT_CONTROL_KEYS_FILE") or None,
-        cors_origins=_list(environment, "SAMEDIGIT_CORS_ORIGINS") or (),
-        watch=environment.get("SAMEDIGIT_WATCH", "off") == "on",
-        access_log=environment.get("SAMEDIGIT_ACCESS_LOG") or None,
-        access_log_sample=float(environment.get("SAMEDIGIT_ACCESS_LOG_SAMPLE") or 1),
-        data_host=_address(environment, "SAMEDIGIT_DATA_HOST", "127.0.0.1"),
-        data_port=_positive(environment, "SAMEDIGIT_DATA_PORT", 8000, most=65535),
-        workers=_positive(environment, "SAMEDIGIT_WORKERS", 1),
-        max_batch=_positive(environment, "SAMEDIGIT_MAX_BATCH", 256),
-        max_queue=_positive(environment, "SAMEDIGIT_MAX_QUEUE", 4096),
-        deadline_ms=_positive(environment, "SAMEDIGIT_DEADLINE_MS", 5000),
+    backends: tuple[Backend, ...] | None = _setting(
+        None, _list(f"takes {', '.join(BACKENDS)}", BACKENDS.__contains__, empty=None),
+        "which backends, such as `onnx,numpy`", unset="all installed",
+    )  # fmt: skip
+    models: tuple[str, ...] | None = _setting(
+        None, _list("takes recipes, or recipe:version", empty=None),
+        "which models, such as `torch-relu,keras-sequential:VERSION`", unset="the served version of every recipe",
+    )  # fmt: skip
+    device: str = _setting(
+        "auto", _text("takes auto, cpu, cuda or cuda:INDEX"),
+        "`auto`, `cpu`, `cuda`, `cuda:1`; a GPU that is asked for and not there stops the start",
+    )  # fmt: skip
+    data_host: str = _setting(
+        "127.0.0.1", _text(", like --host, takes an IP address", lambda text: str(ip_address(text))),
+        "the data plane's address; unset, what BentoML was given as `--host`",
+    )  # fmt: skip
+    data_port: int = _setting(8000, _whole(1, 65535), "the data plane's port")
+    workers: int = _setting(1, _whole(1, 1024), "processes, each with every model; they share both ports")
+    max_batch: int = _setting(256, _COUNT, "that run together; 1: no batching", unit="images")
+    max_queue: int = _setting(4096, _COUNT, "that may wait for one model", unit="images")
+    max_waiting: int = _setting(
+        16, _COUNT, "that may wait for one model, however long it takes; more, if they run within 1 ms", unit="requests"
+    )
+    deadline_ms: int = _setting(
+        5000, _whole(1, 86_400_000), "that a request may wait; the protocol's `timeout` shortens it", unit="ms"
+    )
+    max_images: int = _setting(1024, _COUNT, "in one request", unit="images")
+    max_body_bytes: int = _setting(8 * 1024 * 1024, _BYTES, "of one request", unit="bytes")
+    max_head_bytes: int = _setting(
+        65536, _BYTES, "of a request's line and headers together; of trailers too", unit="bytes"
+    )
+    max_target_bytes: int = _setting(8192, _BYTES, "of the path and query in a request's line", unit="bytes")
+    max_headers: int = _setting(100, _COUNT, "in one request", unit="headers")
+    max_connections: int = _setting(4096, _COUNT, "of one worker, over both ports", unit="connections")
+    max_connections_per_address: int = _setting(4096, _COUNT, "the same, from one address", unit="connections")
+    max_requests: int = _setting(1024, _COUNT, "under way in one worker: admitted, not yet answered", unit="requests")
+    max_request_bytes: int = _setting(256 * 1024 * 1024, _BYTES, "of their bodies together", unit="bytes")
+    max_rate: int = _setting(
+        0, _whole(0, 1_000_000), "a second from one key, or from one address where there are no keys; 0: any",
+        unit="requests",
+    )  # fmt: skip
+    head_seconds: int = _setting(10, _SECONDS, "from a request's first byte to the end of its head", unit="s")
+    body_seconds: int = _setting(60, _SECONDS, "from there to its last byte", unit="s")
+    min_body_bytes_per_second: int = _setting(1024, _whole(0, 2**40), "of a body, on average; 0: any", unit="bytes")
+    idle_seconds: int = _setting(75, _SECONDS, "without a request, before a connection is closed", unit="s")
+    grace_seconds: int = _setting(10, _SECONDS, "for requests under way when the server is stopped", unit="s")
+    tls_certificate: str | None = _setting(None, _FILE, "PEM file; both ports speak TLS then")
+    tls_key: str | None = _setting(None, _FILE, "PEM file, without a password")
+    keys: tuple[str, ...] = _setting((), _KEYS, "of which a request needs one; health needs none", secret=True)
+    keys_file: str | None = _setting(None, _FILE, "further ones, one a line; read again when it changes")
+    control: bool = _setting(False, _switch(), "`on`: models may be loaded and unloaded over the network")
+    control_keys: tuple[str, ...] = _setting((), _KEYS, "of which such a request needs one", secret=True)
+    control_keys_file: str | None = _setting(None, _FILE, "further ones, one a line; read again when it changes")
+    cors_origins: tuple[str, ...] = _setting(
+        (), _list("takes origins such as https://example.org, or *", lambda text: text == "*" or _ORIGIN.fullmatch(text)),
+        "whose pages may ask, such as `https://example.org`; `*`: all",
+    )  # fmt: skip
+    watch: bool = _setting(False, _switch(), "`on`: a version newly stored or promoted is served by itself")
+    access_log: str | None = _setting(
+        None, _text("takes the path of a file, or -"), "JSON lines to a file, or to standard output with `-`"
+    )
+    access_log_sample: float = _setting(
+        1.0, _share(), "the share of answers that is logged; refusals and failures always are"
     )
 
 
-def _list(environment: Mapping[str, str], name: str) -> tuple[str, ...] | None:
-    items = tuple(item.strip() for item in environment.get(name, "").split(",") if item.strip())
-    return items or None
+TABLE: Final[tuple[Row, ...]] = tuple(
+    Row(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(Settings)
+)
+_ROWS: Final = {row.name: row for row in TABLE}
+_PATHS: Final = tuple(row for row in TABLE if row.form is _FILE or row.name == "access_log")
 
 
-def _positive(environment: Mapping[str, str], name: str, default: int, *, most: int | None = None) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal() or int(text) == 0 or (most is not None and int(text) > most):
-        range_ = "of at least 1" if most is None else f"from 1 to {most}"
-        raise SettingError(f"{name} takes a whole number {range_}; got {text!r}.")
-    return int(text)
+class Reading(NamedTuple):
+    """Settings, and where each comes from."""
+
+    settings: Settings
+    origins: dict[str, str]  # by name: "default", "file PATH" or "environment"
 
 
-def _natural(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal():
-        raise SettingError(f"{name} takes a whole number of at least 0; got {text!r}.")
-    return int(text)
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings from `SAMEDIGIT_*` variables, and from the TOML file that SAMEDIGIT_SETTINGS names.
+
+    A variable counts for more than the file; an empty one counts as unset.
+
+    Raises:
+        SettingError: a value that makes no sense or does not go with another, a setting that there is not, a file that
+            cannot be read; the message names the variable, or the file and its key, and what it takes.
+    """
+    return read(environment).settings
 
 
-def _address(environment: Mapping[str, str], name: str, default: str) -> str:
-    text = environment.get(name) or default
+def read(environment: Mapping[str, str]) -> Reading:
+    """The same with where each setting comes from."""
+    _refuse_unknown(environment)
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(_ROWS, "default")
+    if path := environment.get(FILE):
+        for name, value in _from_file(Path(path)).items():
+            values[name] = value
+            origins[name] = f"file {path}"
+    for row in TABLE:
+        if text := environment.get(row.variable):
+            values[row.name] = _take(row, row.form.from_text, text, row.variable)
+            origins[row.name] = "environment"
+    settings = Settings(**values)
+    _refuse_impossible(settings)
+    return Reading(settings, origins)
+
+
+def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that name files by a relative path, made absolute.
+
+    BentoML starts its workers in the folder of the service, which need not be where the command was given.
+    """
+    named = [FILE, *(row.variable for row in _PATHS)]
+    return {
+        name: str(Path(path).absolute())
+        for name in named
+        if (path := environment.get(name)) and path != "-" and not Path(path).is_absolute()
+    }
+
+
+def shown(reading: Reading) -> list[tuple[str, str, str]]:
+    """Every setting's name, value and origin, as `--show-settings` prints them: of keys, only how many there are."""
+    return [(row.name, _written(row, getattr(reading.settings, row.name)), reading.origins[row.name]) for row in TABLE]
+
+
+def help_text() -> str:
+    """The variables with their defaults, a line each, for a command's help."""
+    return "\n".join(f"{row.variable} ({_written(row, row.default)}): {row.says.replace('`', '')}" for row in TABLE)
+
+
+def markdown_table() -> str:
+    """The table for the README."""
+    lines = ["| setting | default | |", "|---|---|---|"]
+    lines += [f"| `{row.name}` | {_written(row, row.default)} | {row.says} |" for row in TABLE]
+    return "\n".join(lines) + "\n"
+
+
+def _written(row: Row, value: Any) -> str:
+    if value is None or value == ():
+        return row.unset
+    if row.secret:
+        return "1 key" if len(value) == 1 else f"{len(value)} keys"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else f"{value} {row.unit}".rstrip()
+
+
+def _take(row: Row, convert: Callable[[Any], Any], came: Any, where: str) -> Any:
     try:
-        return str(ip_address(text))
-    except ValueError as error:
-        raise SettingError(f"{name}, like --host, takes an IP address; got {text!r}.") from error
+        return convert(came)
+    except _Wrong as wrong:
+        got = "" if row.secret else f"; got {repr(wrong.args[0])[:80]}"
+        between = "" if row.form.takes.startswith(",") else " "
+        raise SettingError(f"{where}{between}{row.form.takes}{got}.") from None
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {row.variable for row in TABLE}
+    for name, value in environment.items():
+        if not value or not name.startswith(PREFIX) or name in known or name in OTHERS:
+            continue
+        if _SERVICE_LINK.match(f"{name}={value}"):
+            continue
+        raise SettingError(
+            f"{name} is no setting; the nearest is {_nearest(name, [*known, FILE])}. "
+            "`samedigit serve --show-settings` has them all."
+        )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The values in a TOML file; paths in it are relative to its folder."""
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingError(f"{FILE}, {path}, cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:  # its text quotes single characters, so no key
+        raise SettingError(f"{FILE}, {path}, is not TOML: {error}.") from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
+        raise SettingError(f"{FILE}, {path}, is not TOML.") from None
+    values = {}
+    for name, came in document.items():
+        row = _ROWS.get(name)
+        if row is None:
+            raise SettingError(f"{name!r} in {path} is no setting; the nearest is {_nearest(name, list(_ROWS))}.")
+        value = _take(row, row.form.from_toml, came, f"{name} in {path}")
+        values[name] = str(path.absolute().parent / value) if row in _PATHS and value != "-" else value
+    return values
+
+
+def _refuse_impossible(settings: Settings) -> None:
+    """Settings that are each right, and together make a server that nobody could use, or not as it was meant."""
+    if settings.control and not settings.control_keys and settings.control_keys_file is None:
+        raise SettingError(
+            "SAMEDIGIT_CONTROL is on, and nobody could use it: it needs a key of its own. "
+            "Make one: export SAMEDIGIT_CONTROL_KEYS=$(openssl rand -hex 24)"
+        )
+    if settings.tls_certificate is not None and settings.tls_key is None:
+        raise SettingError("SAMEDIGIT_TLS_CERTIFICATE is set and SAMEDIGIT_TLS_KEY is not: TLS needs both.")
+    if settings.tls_key is not None and settings.tls_certificate is None:
+        raise SettingError("SAMEDIGIT_TLS_KEY is set and SAMEDIGIT_TLS_CERTIFICATE is not: TLS needs both.")
+    if settings.max_body_bytes > settings.max_request_bytes:
+        raise SettingError(
+            f"SAMEDIGIT_MAX_BODY_BYTES is {settings.max_body_bytes}, and all bodies together may have "
+            f"SAMEDIGIT_MAX_REQUEST_BYTES, {settings.max_request_bytes}: the longest would never be admitted."
+        )

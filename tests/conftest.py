@@ -131,6 +131,7 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The BENTOML_HOME of a store that holds the recipes TRAINED, trained for one epoch. Not to be written to.
 
+    Each is promoted: a run of one epoch departs from its recipe, and would be served only by name.
     Trained once for all xdist workers, each recipe in a process of its own, all at once. Recipes of a framework that is
     not installed are left out.
     """
@@ -148,10 +149,11 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _train(home: Path) -> None:
     code = """
 import dataclasses, sys
+from digits.store import promote
 from training.recipes import RECIPES
 from training.train import train_and_store
 recipe = dataclasses.replace(RECIPES[sys.argv[1]], epochs=1)
-train_and_store(recipe, device="cpu", on_epoch=lambda epoch: None)
+promote(train_and_store(recipe, device="cpu", on_epoch=lambda epoch: None).tag)
 """
     environment = {**os.environ, "BENTOML_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
     processes = {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,15 @@ from typing import Any, BinaryIO, Final
 
 import httpx
 import orjson
-import psutil
+import pytest
 from conftest import PROJECT
 
+import loadtests.client
+import loadtests.server
 from digits.contract import Images
-from loadtests.server import free_ports, stop
+from loadtests.client import connect
+from loadtests.server import DidNotStart, Start, free_ports, started
 
-START_SECONDS: Final = 120
 JSON: Final = {"content-type": "application/json"}
 
 
@@ -30,17 +31,31 @@ JSON: Final = {"content-type": "application/json"}
 class Server:
     """A running `bentoml serve`."""
 
-    process: subprocess.Popen[bytes]
+    started: loadtests.server.Server  # its processes
     port: int  # BentoML's
     data_port: int  # the data plane's
-    log: Path
+    ca_file: Path | None = None  # of the certificate of both ports; None: they speak plain HTTP
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The first one."""
+        return self.started.process
+
+    @property
+    def log(self) -> Path:
+        return self.started.log
+
+    def url(self, port: int | None = None) -> str:
+        """Of BentoML's port, or of `port`."""
+        return _url(port or self.port, self.ca_file)
 
     def client(self, port: int | None = None) -> httpx.Client:
         """A client of BentoML's port, or of `port`."""
-        return httpx.Client(base_url=f"http://127.0.0.1:{port or self.port}", timeout=30, trust_env=False)
+        verify = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else False
+        return httpx.Client(base_url=self.url(port), timeout=30, trust_env=False, verify=verify)
 
     def connect(self, port: int | None = None) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", port or self.port), timeout=20)
+        return connect(self.url(port), ca_file=self.ca_file, timeout=20)[1]
 
     def predict(self, backend: str, images: Images, model: str | None = None) -> dict[str, Any]:
         with self.client() as client:
@@ -59,68 +74,48 @@ def body(images: Images, model: str | None = None) -> bytes:
     return orjson.dumps({"images": images.tolist()} | ({} if model is None else {"model": model}))
 
 
-def serve_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+def _url(port: int, ca_file: Path | None) -> str:
+    return f"{'https' if ca_file else 'http'}://127.0.0.1:{port}"
+
+
+def start_of(
+    home: Path,
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    data_port: int,
+    options: Sequence[str] = (),
+    ca_file: Path | None = None,
+) -> Start:
+    """`bentoml serve` in the project's root, with more of its options, as for a certificate that `ca_file` signs."""
+    return Start(
+        command=[sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port), *options],
+        environment={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
+        ready=[f"{_url(port, ca_file)}/readyz"],
+        ca_file=ca_file,
+        folder=PROJECT,
+    )
 
 
 @contextmanager
-def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """`bentoml serve` in the project's root, ready; stopped with all its children in the end."""
+def serving(
+    home: Path, environment: Mapping[str, str], *, options: Sequence[str] = (), ca_file: Path | None = None
+) -> Iterator[Server]:
+    """`bentoml serve`, ready; stopped with all its children in the end. For the arguments see `start_of`."""
     port, data_port = free_ports(2)
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        process = subprocess.Popen(
-            serve_command(port),
-            cwd=PROJECT,
-            env={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        started = psutil.Process(process.pid)
-        server = Server(process, port, data_port, Path(log.name))
-        try:
-            wait_until_ready(server)
-            yield server
-        finally:
-            stop(started)  # with its worker, which is in a process group of its own
-            process.wait(timeout=10)
-
-
-def wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with server.client() as client:
-        while time.monotonic() < deadline:
-            assert server.process.poll() is None, server.log.read_text()
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-    raise AssertionError(f"not ready after {START_SECONDS} s:\n{server.log.read_text()}")
+    with started(start_of(home, environment, port=port, data_port=data_port, options=options, ca_file=ca_file)) as one:
+        yield Server(one, port, data_port, ca_file)
 
 
 def failed_start(home: Path, environment: Mapping[str, str], *, port: int | None = None) -> str:
     """The one line that a start prints which must fail."""
     free_port, data_port = free_ports(2)
-    process = subprocess.Popen(
-        serve_command(port or free_port),
-        cwd=PROJECT,
-        env={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        stop(psutil.Process(process.pid))
-        said, _ = process.communicate(timeout=10)
-        raise AssertionError(f"the start did not fail:\n{said}") from None
-    assert process.returncode not in (0, None)
-    assert "Traceback" not in said
-    (line,) = said.strip().splitlines()
+    start = start_of(home, environment, port=port or free_port, data_port=data_port)
+    with pytest.raises(DidNotStart) as failed, started(start):
+        pass
+    assert failed.value.exit_code not in (0, None)
+    assert "Traceback" not in failed.value.printed
+    (line,) = failed.value.printed.strip().splitlines()
     return line
 
 
@@ -142,13 +137,9 @@ def raw_infer(model: str, sent: bytes, length: str | None) -> bytes:
 
 def read_answer(answers: BinaryIO) -> tuple[int, dict[bytes, bytes], bytes]:
     """The next answer of a connection: its status, headers and body."""
-    line = answers.readline()
-    assert line.startswith(b"HTTP/1.1 "), line
-    headers = {}
-    while header := answers.readline().strip():
-        name, _, value = header.partition(b":")
-        headers[name.lower()] = value.strip()
-    return int(line.split()[1]), headers, answers.read(int(headers.get(b"content-length", b"0")))
+    answer = loadtests.client.read_answer(answers)
+    headers = {name.lower().encode(): value.strip().encode() for name, value in answer.headers.items()}
+    return answer.status, headers, answer.body
 
 
 def folder_of(home: Path, recipe: str) -> Path:

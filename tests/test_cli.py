@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, require
+from conftest import PROJECT, TRAINED, require, require_recipe
 
 
 def samedigit(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def home(trained_home: Path, tmp_path: Path) -> Path:
 def test_help_names_every_command() -> None:
     said = samedigit("--help")
     assert said.returncode == 0
-    for command in ("train", "models", "evaluate", "serve", "loadtest", "report"):
+    for command in ("train", "models", "promote", "evaluate", "serve", "loadtest", "report"):
         assert f" {command} " in said.stdout
 
 
@@ -55,6 +55,8 @@ def test_help_names_every_command() -> None:
         (["train", "torch-relu", "--seed", "-1"], 2, "--seed"),
         (["train", "numpy-sigmoid", "--device", "gpu"], 2, "auto, cpu, cuda or cuda:INDEX; got 'gpu'"),
         (["evaluate", "torch-relu"], 3, "No model is stored"),
+        (["promote", "torch-relu"], 3, "No model is stored"),
+        (["promote"], 2, "MODEL"),
         (["loadtest"], 3, "no model is stored"),
         (["loadtest", "--backend", "onyx"], 2, "no backend 'onyx'"),
         (["loadtest", "--protocol", "v3"], 2, "no protocol 'v3'"),
@@ -113,7 +115,13 @@ def test_training_prints_json_that_models_repeats(tmp_path: Path) -> None:
     )
     assert trained.returncode == 0, trained.stderr
     (facts,) = json.loads(trained.stdout)
-    assert facts["model"] == "numpy-sigmoid"
+    assert facts["recipe"] == "numpy-sigmoid"
+    assert facts["model"] == f"numpy-sigmoid:{facts['version']}"
+    assert (facts["served"], facts["promoted"], facts["departed"]) == (False, False, {"epochs": 1})
+    assert (
+        f"{facts['model']} departed from its recipe (epochs 1), so it is served only by name, or once promoted: "
+        f"samedigit promote {facts['model']}\n"
+    ) in trained.stderr
     assert facts["seed"] == 7
     assert facts["epochs"] == 1
     assert facts["parameters"] == 784 * 128 + 128 + 128 * 10 + 10
@@ -125,9 +133,94 @@ def test_the_table_of_models_fits_a_terminal_of_80_columns(trained_home: Path) -
     said = samedigit("models", BENTOML_HOME=trained_home, COLUMNS=80)
     assert said.returncode == 0, said.stderr
     for row in json.loads(samedigit("models", "--json", BENTOML_HOME=trained_home).stdout):
-        for shown in (row["model"], row["version"], f"{100 * row['accuracy']:.2f}", f"{row['parameters']:,}"):
+        for shown in (row["recipe"], row["version"], f"{100 * row['accuracy']:.2f}", f"{row['parameters']:,}"):
             assert shown in said.stdout
+        assert f"{row['model']} departed from its recipe: epochs 1\n" in said.stdout
+    assert said.stdout.count("served, promoted") == len(TRAINED)
+    assert max(map(len, said.stdout.splitlines())) <= 80
     assert "…" not in said.stdout
+
+
+def rows_of(home: Path) -> dict[str, dict[str, Any]]:
+    """What `samedigit models` says, by recipe, of a store that has one version of each."""
+    said = samedigit("models", "--json", BENTOML_HOME=home)
+    assert said.returncode == 0, said.stderr
+    return {row["recipe"]: row for row in json.loads(said.stdout)}
+
+
+def test_promote_says_which_version_is_served_and_models_shows_it(home: Path) -> None:
+    require_recipe("numpy-sigmoid")
+    (home / "models/numpy-sigmoid/promoted").unlink()
+    before = rows_of(home)["numpy-sigmoid"]
+    assert (before["served"], before["promoted"], before["departed"]) == (False, False, {"epochs": 1})
+    refused = samedigit("promote", "numpy-sigmoid", BENTOML_HOME=home)
+    assert refused.returncode == 3
+    said = f"No run of numpy-sigmoid is whole. Name the one to promote; there are {before['model']}."
+    assert said in refused.stderr
+
+    promoted = samedigit("promote", before["model"], BENTOML_HOME=home)
+    assert promoted.returncode == 0, promoted.stderr
+    assert promoted.stdout == f"{before['model']} is the served version of numpy-sigmoid.\n"
+    assert rows_of(home)["numpy-sigmoid"] == {**before, "served": True, "promoted": True}
+
+    again = samedigit("promote", "numpy-sigmoid:latest", "--json", BENTOML_HOME=home)
+    version = before["version"]
+    facts = {"model": before["model"], "recipe": "numpy-sigmoid", "version": version, "departed": {"epochs": 1}}
+    assert json.loads(again.stdout) == facts
+
+
+def test_models_names_a_promoted_version_that_is_gone_and_lists_the_others(home: Path) -> None:
+    require_recipe("numpy-sigmoid")
+    (home / "models/numpy-sigmoid/promoted").write_text("gone")
+    said = samedigit("models", "--json", BENTOML_HOME=home)
+    assert said.returncode == 0
+    rows = {row["recipe"]: row for row in json.loads(said.stdout)}
+    tag = rows["numpy-sigmoid"]["model"]
+    assert said.stderr == (
+        f"numpy-sigmoid:gone was promoted, and is stored no more; there are {tag}. "
+        f"Promote another: samedigit promote {tag}\n"
+    )
+    served = {recipe: (row["served"], row["promoted"]) for recipe, row in rows.items()}
+    assert served == {recipe: (recipe != "numpy-sigmoid",) * 2 for recipe in rows}
+
+
+def test_runs_that_departed_are_not_load_tested_unless_they_are_named(home: Path) -> None:
+    for promoted in home.glob("models/*/promoted"):
+        promoted.unlink()
+    said = samedigit("loadtest", BENTOML_HOME=home)
+    assert said.returncode == 3
+    assert "There is nothing to load: every stored run departed from its recipe (" in said.stderr
+
+
+@pytest.mark.slow
+def test_training_says_where_the_promoted_version_stays_the_served_one(home: Path) -> None:
+    require_recipe("numpy-sigmoid")
+    (older,) = (path.name for path in (home / "models/numpy-sigmoid").iterdir() if path.is_dir())
+    code = """
+import dataclasses, sys
+from samedigit.cli import main
+from training.recipes import RECIPES
+RECIPES["numpy-sigmoid"] = dataclasses.replace(RECIPES["numpy-sigmoid"], epochs=1)  # so that a whole run is short
+sys.argv = ["samedigit", "train", "numpy-sigmoid", "--seed", "2", "--json"]
+main()
+"""
+    trained = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "BENTOML_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert trained.returncode == 0, trained.stderr
+    (facts,) = json.loads(trained.stdout)
+    assert (facts["served"], facts["promoted"], facts["departed"]) == (False, False, {})
+    assert (
+        f"numpy-sigmoid:{older} was promoted, and stays the served one until another is: "
+        f"samedigit promote {facts['model']}\n"
+    ) in trained.stderr
+    promoted = samedigit("promote", "numpy-sigmoid", BENTOML_HOME=home)
+    assert promoted.stdout == f"{facts['model']} is the served version of numpy-sigmoid.\n"
 
 
 @pytest.mark.slow
@@ -143,7 +236,7 @@ def test_evaluate_reproduces_the_stored_accuracy_in_every_backend(trained_home: 
 def test_evaluate_fails_where_the_stored_accuracy_is_another(home: Path) -> None:
     (card,) = (home / "models" / "numpy-sigmoid").glob("*/model.yaml")
     facts = json.loads(samedigit("models", "--json", BENTOML_HOME=home).stdout)
-    correct = next(row["correct"]["numpy"] for row in facts if row["model"] == "numpy-sigmoid")
+    correct = next(row["correct"]["numpy"] for row in facts if row["recipe"] == "numpy-sigmoid")
     text = card.read_text()
     assert text.count(f"correct: {correct}") >= 1
     card.write_text(text.replace(f"correct: {correct}", f"correct: {correct + 1}"))

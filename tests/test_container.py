@@ -85,6 +85,7 @@ def build_image(checkout: Path, home: Path, *arguments: str, engine: str | None)
         capture_output=True,
         text=True,
         timeout=120,
+        umask=0o077,
     )
 
 
@@ -95,13 +96,16 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
     staged = checkout / "build/image" / target
     stored = {file.parent.name for file in (trained_home / "models").glob("*/latest")}
     assert {folder.name for folder in (staged / "models").iterdir()} == stored
-    for latest in (staged / "models").glob("*/latest"):
+    for recipe in stored:
+        latest = staged / "models" / recipe / "latest"
+        assert {latest.parent / latest.read_text(), latest} == {*latest.parent.iterdir()}
         files = {file.name for file in (latest.parent / latest.read_text()).iterdir()}
         assert files == {"model.yaml", *(EXPORTED[backend] for backend in STORED[target])}
-    assert all(path.stat().st_mode & 0o444 == 0o444 for path in staged.rglob("*"))
+    for path in (staged, *staged.rglob("*")):  # for everybody, though they were private here
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
     served = python(
-        "from serving.served import ServedModels\n"
+        "from serving.models import ServedModels\n"
         "from serving.settings import read_settings\n"
         "models = ServedModels(read_settings())\n"
         "models.open()\n"
@@ -126,9 +130,49 @@ def test_asks_the_engine_that_works(checkout: Path, trained_home: Path, engine: 
 def test_nothing_stored(checkout: Path, tmp_path: Path) -> None:
     built = build_image(checkout, tmp_path / "nowhere", engine="docker")
     assert built.returncode == 1
-    assert built.stderr.startswith("build-image: The image has nothing to serve")
-    assert built.stderr.endswith("Train them first: samedigit train --all\n")
+    assert built.stderr.startswith("build-image: The image has nothing to serve: no model is stored in ")
+    assert built.stderr.endswith("Train one: samedigit train --all\n")
     assert "build" not in (checkout / "asked").read_text()
+
+
+def test_the_promoted_version_is_the_one_that_is_built_in_and_that_the_image_serves(
+    checkout: Path, trained_home: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "home/models/numpy-sigmoid"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", recipe)
+    version = (recipe / "promoted").read_text()
+    card = (recipe / version / "model.yaml").read_text()
+    assert card.count(f"version: {version}\n") == 1
+    (trained_at,) = re.findall(r"trained_at: '(\d+)", card)
+    shutil.copytree(recipe / version, recipe / "newer")
+    newer = card.replace(f"version: {version}\n", "version: newer\n").replace(
+        f"trained_at: '{trained_at}", "trained_at: '2999"
+    )
+    (recipe / "newer/model.yaml").write_text(newer)
+    (recipe / "latest").write_text("newer")
+
+    built = build_image(checkout, tmp_path / "home", engine="docker")
+    assert built.returncode == 0, built.stderr
+    assert f"build-image: models numpy-sigmoid:{version}\n" in built.stdout
+    staged = checkout / "build/image/onnx"
+    names = sorted(path.name for path in (staged / "models/numpy-sigmoid").iterdir())
+    assert names == sorted(["latest", "promoted", version])
+    served = python(
+        "from digits.store import served_models\nprint(*(model.tag for model in served_models()))",
+        environment={"BENTOML_HOME": str(staged)},
+    )
+    assert served == f"numpy-sigmoid:{version}\n"
+
+
+def test_runs_that_departed_are_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "home/models/numpy-sigmoid"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", recipe)
+    (recipe / "promoted").unlink()
+    built = build_image(checkout, tmp_path / "home", engine="docker")
+    assert built.returncode == 1
+    assert built.stderr.startswith(
+        "build-image: The image has nothing to serve: every stored run departed from its recipe (numpy-sigmoid:"
+    )
 
 
 def test_a_damaged_model_is_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:

@@ -329,6 +329,17 @@ except DataError as error:
     assert files(cache) == []
 
 
+def test_who_reads_a_file_while_it_is_written_anew_reads_the_old_one_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file.gz"
+    target.write_bytes(b"the old one")
+    with target.open("rb", buffering=0) as reader:
+        begun = reader.read(4)
+        mnist._put(b"another", target)
+        assert begun + reader.read() == b"the old one"
+    assert target.read_bytes() == b"another"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_without_pooch_the_folder_is_asked_for(cache: Path, without: Callable[..., dict[str, str]]) -> None:
     said = python(
         """

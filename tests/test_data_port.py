@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import queue
 import re
 import signal
@@ -11,10 +12,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -27,8 +28,9 @@ from servers import Server, everything_from, failed_start, read_answer, serving
 from digits.mnist import LabelledImages
 from loadtests.server import free_ports
 from serving.door import Door
-from serving.messages import Answer, Reply, Request
-from serving.ports import data_port
+from serving.errors import Kind, RequestError
+from serving.messages import Answer, Exchange, refusal
+from serving.ports.connection import Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -55,41 +57,80 @@ def get(path: str, *headers: str) -> bytes:
 # A server in this process, behind whose door a test stands itself
 
 
+class Got(NamedTuple):
+    """A request as the door got it."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class NoMetrics:
+    def connected(self, port: str) -> None: ...
+    def disconnected(self, port: str) -> None: ...
+    def shed(self, reason: str) -> None: ...
+    def unread(self, status: int) -> None: ...
+
+
 class OwnDoor:
     """Answers at once what it was asked, but for /later, which waits until the test lets it be answered."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.held: queue.Queue[tuple[Request, Reply]] = queue.Queue()
+        self.metrics = NoMetrics()
+        self.requests: list[Got] = []
+        self.held: queue.Queue[Exchange] = queue.Queue()
+        self.left: list[str] = []  # paths whose client went away
 
-    def handle(self, request: Request, reply: Reply) -> None:
-        self.requests.append(request)
-        if request.path.startswith("/later"):
-            self.held.put((request, reply))
-        elif request.path == "/large":
-            reply(Answer(200, bytes(50_000_000)))
+    def admit(self, exchange: Exchange, *, foreign: bool) -> None:
+        if exchange.head.path == "/refused":
+            raise RequestError(Kind.BUSY, "Not now.", retry_after_seconds=1)
+
+    def header_lines(self, headers: Mapping[bytes, bytes]) -> bytes:
+        return b""
+
+    def grow(self, exchange: Exchange, size: int) -> None: ...
+
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        exchange.reply(exchange, refusal(error))
+
+    def leave(self, exchange: Exchange) -> None:
+        exchange.gone = True
+        self.left.append(exchange.head.path)
+
+    def handle(self, exchange: Exchange) -> None:
+        head = exchange.head
+        self.requests.append(Got(head.method, head.path, head.headers, bytes(exchange.body)))
+        if head.path.startswith("/later"):
+            self.held.put(exchange)
+        elif head.path == "/large":
+            exchange.reply(exchange, Answer(200, bytes(50_000_000)))
         else:
-            reply(said(request))
+            exchange.reply(exchange, said(exchange))
 
 
-def said(request: Request) -> Answer:
-    return Answer(200, orjson.dumps([request.method, request.path, len(request.body)]))
+def said(exchange: Exchange) -> Answer:
+    return Answer(200, orjson.dumps([exchange.head.method, exchange.head.path, len(exchange.body)]))
 
 
 class Own:
-    """A data plane on a thread of its own."""
+    """A data port on a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, linger_seconds: float = 5, **settings: str) -> None:
         self.door = OwnDoor()
         (self.number,) = free_ports(1)
         self.loop = uvloop.new_event_loop()
-        self.port = self.call(self._open())
+        environment = {"SAMEDIGIT_DATA_PORT": str(self.number), "SAMEDIGIT_MAX_BODY_BYTES": "1000000", **settings}
+        self.settings = read_settings(environment)
+        self.linger_seconds = linger_seconds
+        self.call(self.open())
 
-    async def _open(self) -> DataPort:
-        settings = read_settings({"SAMEDIGIT_DATA_PORT": str(self.number), "SAMEDIGIT_MAX_BODY_BYTES": "1000000"})
-        port = DataPort(cast(Door, self.door), settings)
-        await port.open()
-        return port
+    async def open(self) -> None:
+        self.connections = Connections(cast(Door, self.door), self.settings)
+        self.connections.limits = dataclasses.replace(self.connections.limits, linger_seconds=self.linger_seconds)
+        self.port = DataPort(self.connections, self.settings)
+        await self.port.open()
+        self.connections.begin()
 
     def call(self, coroutine: Any) -> Any:
         if not self.loop.is_running():
@@ -99,11 +140,15 @@ class Own:
 
     def let(self) -> None:
         """Answers what has been held longest."""
-        request, reply = self.door.held.get(timeout=10)
-        self.loop.call_soon_threadsafe(reply, said(request))
+        exchange = self.door.held.get(timeout=10)
+        self.loop.call_soon_threadsafe(exchange.reply, exchange, said(exchange))
+
+    async def end(self) -> None:
+        self.port.close()
+        await self.connections.end(self.settings.grace_seconds)
 
     def close(self) -> None:
-        self.call(self.port.close())
+        self.call(self.end())
 
     def stop(self) -> None:
         self.close()
@@ -120,14 +165,20 @@ class Own:
             assert everything_from(connection).endswith(b'["GET","/x",0]')
 
 
-@pytest.fixture
-def own() -> Iterator[Own]:
-    found = Own()
+@contextlib.contextmanager
+def running(linger_seconds: float = 5, **settings: str) -> Iterator[Own]:
+    found = Own(linger_seconds, **settings)
     try:
         yield found
         found.is_well()
     finally:
         found.stop()
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[Own]:
+    with running(**getattr(request, "param", {})) as found:
+        yield found
 
 
 def asked(own: Own, *requests: bytes) -> list[list[Any]]:
@@ -145,7 +196,7 @@ def asked(own: Own, *requests: bytes) -> list[list[Any]]:
 def test_requests_come_with_method_path_headers_and_body(own: Own) -> None:
     assert asked(own, head("/x", "Content-Length: 5", "A-b: C d") + b"12345") == [["POST", "/x", 5]]
     (request,) = own.door.requests
-    assert request == Request("POST", "/x", {b"host": b"x", b"content-length": b"5", b"a-b": b"C d"}, b"12345")
+    assert request == Got("POST", "/x", {b"host": b"x", b"content-length": b"5", b"a-b": b"C d"}, b"12345")
 
 
 @pytest.mark.parametrize(
@@ -156,12 +207,10 @@ def test_requests_come_with_method_path_headers_and_body(own: Own) -> None:
         ("/x%20y%C3%A9", "/x yé"),
         ("/v2/models/torch%2Drelu.onnx/ready", "/v2/models/torch-relu.onnx/ready"),
         ("/x%2Fy?%2F", "/x/y"),
-        ("/%zz%", "/%zz%"),
         ("http://elsewhere:80/x/y?z", "/x/y"),
         ("http://elsewhere", "/"),
         ("//x", "//x"),
-        ("*", "*"),
-        ("/" + "x" * 30_000, "/" + "x" * 30_000),
+        ("/" + "x" * 8_000, "/" + "x" * 8_000),
     ],
     ids=lambda text: text[:20],
 )
@@ -195,11 +244,11 @@ def test_pipelined_requests_are_answered_one_after_the_other_in_order(number: in
 def test_a_request_that_comes_between_two_answers_waits_for_its_turn(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(get("/later") + get("/second"))
-        request, reply = own.door.held.get(timeout=10)
+        exchange = own.door.held.get(timeout=10)
 
         async def answer_and_receive() -> None:
-            (one,) = own.port.connections
-            reply(said(request))
+            (one,) = own.connections.open
+            exchange.reply(exchange, said(exchange))
             one.data_received(get("/third"))  # before the loop has gone on to the second
 
         own.call(answer_and_receive())
@@ -213,6 +262,7 @@ def test_requests_before_one_that_is_not_http_are_answered_before_the_connection
         own.let()
         paths = [orjson.loads(read_answer(answers)[2])[1] for _ in range(2)]
         assert paths == ["/later", "/second"]
+        assert read_answer(answers)[0] == 400
         assert answers.read() == b""
 
 
@@ -311,53 +361,25 @@ def one_refusal(connection: socket.socket) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
-        b"hello\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"GET /x HTTP/9.9\r\n\r\n",
-        b"GET /x y HTTP/1.1\r\n\r\n",
-        b"FOO /x HTTP/1.1\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /x HTTP/1.1\r\na b: c\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nA: b\x00c\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: many\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
-        b"POST /x HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
-        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdef",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS
+        (b"hello\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET /x HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345", 400),
     ],
     ids=repr,
 )
-def test_what_is_not_http_is_400(sent: bytes, own: Own) -> None:
+def test_what_the_machine_refuses_is_refused_and_never_reaches_the_door(sent: bytes, status: int, own: Own) -> None:
+    """All that it refuses is in tests/conformance.py."""
     with own.connect() as connection:
-        connection.sendall(sent)
-        status, message = one_refusal(connection)
-    assert status == 400
-    assert message.startswith("This is not an HTTP/1.1 request: ")
+        connection.sendall(sent + get("/never"))
+        assert one_refusal(connection)[0] == status
     assert own.door.requests == []
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n",
-    ],
-    ids=repr,
-)
-def test_a_target_that_is_no_path_is_the_clients_mistake(sent: bytes, own: Own) -> None:
-    with own.connect() as connection:
-        connection.sendall(sent)
-        status, _ = one_refusal(connection)
-    assert status == 400
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
@@ -381,10 +403,9 @@ TOO_LONG: Final = "The headers are longer than 65536 bytes."
     [
         get("/x", *(f"Header-{i}: {'v' * 1000}" for i in range(400))),
         get("/x", "Header: " + "v" * 400_000),
-        b"GET /" + b"x" * 400_000,
         b"GET /x HTTP/1.1\r\n" + b"a" * 400_000,
     ],
-    ids=["many", "one", "path", "no end"],
+    ids=["many", "one", "no end"],
 )
 def test_headers_that_are_too_long_are_431(sent: bytes, own: Own) -> None:
     with own.connect() as connection:
@@ -398,7 +419,7 @@ def test_trailers_that_are_too_long_are_431(own: Own) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             connection.settimeout(5)
             connection.sendall(b"".join(b"Trailer-%d: %s\r\n" % (i, b"v" * 1000) for i in range(400)))
-        assert one_refusal(connection) == (431, TOO_LONG)
+        assert one_refusal(connection) == (431, "The trailers are longer than 65536 bytes.")
 
 
 def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(own: Own) -> None:
@@ -462,7 +483,7 @@ def test_a_client_that_goes_away_before_its_answer_harms_nobody(own: Own, caplog
     connection.recv(1000)
     connection.close()
     own.is_well()
-    wait_until(lambda: not own.port.connections)
+    wait_until(lambda: not own.connections)
     assert caplog.records == []
 
 
@@ -473,8 +494,8 @@ def wait_until(condition: Any, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_an_idle_connection_is_closed_after_a_while(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "KEEP_ALIVE_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)
+def test_an_idle_connection_is_closed_after_a_while(own: Own) -> None:
     for before in (b"", get("/x")):
         with own.connect() as connection:
             connection.sendall(before)
@@ -485,20 +506,22 @@ def test_an_idle_connection_is_closed_after_a_while(own: Own, monkeypatch: pytes
             assert answer.count(b"HTTP/1.1 200 ") == (1 if before else 0)
 
 
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_HEAD_SECONDS": "1", "SAMEDIGIT_BODY_SECONDS": "1"}], indirect=True)
 @pytest.mark.parametrize(
     "start", [b"P", b"POST /x HTTP/1.1\r\nHost: x\r\n", head("/x", "Content-Length: 5") + b"1"], ids=repr
 )
-def test_a_request_that_never_ends_is_408(start: bytes, own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "REQUEST_SECONDS", 1)
+def test_a_request_that_never_ends_is_408(start: bytes, own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(start)
         started = time.monotonic()
-        assert one_refusal(connection) == (408, "The request was not whole after 1 s.")
+        status, message = one_refusal(connection)
+        assert status == 408
+        assert message.endswith("not whole after 1 s.")
         assert 0.9 < time.monotonic() - started < 5
 
 
-def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "REQUEST_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_HEAD_SECONDS": "1", "SAMEDIGIT_BODY_SECONDS": "1"}], indirect=True)
+def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own) -> None:
     started = time.monotonic()
     with own.connect() as connection:
         connection.sendall(b"GET /x HTTP/1.1\r\nA: ")
@@ -513,9 +536,10 @@ def test_a_byte_now_and_then_does_not_keep_a_request_open(own: Own, monkeypatch:
         assert 0.9 < time.monotonic() - started < 5
 
 
-def test_a_request_whose_answer_takes_long_is_waited_for(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KEEP_ALIVE_SECONDS", "REQUEST_SECONDS", "LINGER_SECONDS"):
-        monkeypatch.setattr(data_port, name, 0.5)
+@pytest.mark.parametrize(
+    "own", [{f"SAMEDIGIT_{name}_SECONDS": "1" for name in ("IDLE", "HEAD", "BODY")}], indirect=True
+)
+def test_a_request_whose_answer_takes_long_is_waited_for(own: Own) -> None:
     with own.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(get("/later"))
         time.sleep(3)
@@ -523,14 +547,12 @@ def test_a_request_whose_answer_takes_long_is_waited_for(own: Own, monkeypatch: 
         assert read_answer(answers)[0] == 200
 
 
-def test_a_client_that_never_reads_its_answer_is_closed_after_a_while(
-    own: Own, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_port, "KEEP_ALIVE_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)
+def test_a_client_that_never_reads_its_answer_is_closed_after_a_while(own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(get("/large"))
-        wait_until(lambda: len(own.port.connections) == 1)
-        wait_until(lambda: not own.port.connections, 6)
+        wait_until(lambda: len(own.connections) == 1)
+        wait_until(lambda: not own.connections, 6)
 
 
 def is_cut_off(connection: socket.socket) -> bool:
@@ -541,10 +563,8 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
-def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(
-    own: Own, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_port, "LINGER_SECONDS", 1)
+@pytest.mark.parametrize("own", [{"linger_seconds": 1}], indirect=True)
+def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(own: Own) -> None:
     started = time.monotonic()
     with own.connect() as connection:
         connection.sendall(b"garbage\r\n\r\n")
@@ -563,7 +583,7 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         half_sent.sendall(head("/half", "Content-Length: 5") + b"12")
         wait_until(lambda: len(own.door.requests) == 2)
         time.sleep(0.1)
-        closing = asyncio.run_coroutine_threadsafe(own.port.close(), own.loop)
+        closing = asyncio.run_coroutine_threadsafe(own.end(), own.loop)
         assert everything_from(idle).endswith(b'["GET","/x",0]')
         time.sleep(0.2)
         assert not closing.done()
@@ -576,11 +596,11 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         assert answer.endswith(b'["POST","/half",5]')
         assert b"\r\nconnection: close\r\n" in answer
         closing.result(timeout=2)
-    own.port = own.call(own._open())
+    own.call(own.open())
 
 
-def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_port, "CLOSING_SECONDS", 0.5)
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_GRACE_SECONDS": "1"}], indirect=True)
+def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own) -> None:
     with own.connect() as connection:
         connection.sendall(get("/later"))
         wait_until(lambda: own.door.requests)
@@ -590,7 +610,7 @@ def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own, monkeypat
         with contextlib.suppress(ConnectionResetError):
             assert everything_from(connection) == b""
     own.let()  # too late, and no harm
-    own.port = own.call(own._open())
+    own.call(own.open())
 
 
 # A real server

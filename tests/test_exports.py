@@ -135,6 +135,7 @@ def test_the_cards_scores_are_those_of_the_stored_files(
     assert card.parameters == 784 * 128 + 128 + 128 * 10 + 10
     assert card.recipe["name"] == recipe
     assert card.recipe["epochs"] == 1
+    assert card.departures == ("epochs",)
 
 
 def test_the_models_are_three_different_ones(answers: Answers) -> None:

@@ -73,6 +73,39 @@ def test_training_and_serving_know_nothing_of_each_other() -> None:
     assert "runtimes" in imports
 
 
+# Within serving: what a module may not know.
+MODELS = {"serving.models", "serving.opening", "serving.choice", "serving.batching", "runtimes"}
+PORTS = {"serving.ports", "uvicorn", "uvloop", "socket", "ssl"}
+DOOR = {"serving.door", "serving.server", "serving.service", "serving.admission"}
+INPUT_AND_OUTPUT = {"asyncio", "socket", "ssl", "uvloop", "uvicorn", "httptools", "h11", "time"}
+
+
+@pytest.mark.parametrize(
+    ("files", "forbidden"),
+    [
+        ("serving/ports/*.py", MODELS | {"serving.protocols"}),  # a port knows no model, and not what bytes mean
+        ("serving/ports/http1.py", INPUT_AND_OUTPUT | DOOR),  # a machine: bytes and times in, events and bytes out
+        ("serving/protocols/*.py", PORTS | DOOR | {"asyncio"}),  # a protocol knows no socket
+        ("serving/admission.py", PORTS | MODELS),
+        ("serving/batching.py", PORTS | DOOR | {"serving.protocols"}),
+        ("serving/models.py", PORTS | DOOR | {"serving.protocols"}),
+        ("serving/door.py", PORTS),
+        ("serving/server.py", {"bentoml", "_bentoml_impl"}),
+    ],
+)
+def test_within_serving_each_knows_its_own_business_alone(files: str, forbidden: set[str]) -> None:
+    checked = [file for file in PROJECT.glob(files) if file.name != "__init__.py"]
+    assert checked
+    found = {
+        f"{file.relative_to(PROJECT)} imports {name}"
+        for file in checked
+        for name in imported(file)
+        for one in forbidden
+        if name == one or name.startswith(f"{one}.")
+    }
+    assert found == set()
+
+
 def test_the_reader_of_imports_sees_every_kind() -> None:
     """So that the test above can fail."""
     assert {*imported(PROJECT / "runtimes/backends.py")} >= {"importlib", "digits.contract", "runtimes."}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import os
 import re
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,12 @@ from conftest import PROJECT, bentoml_home, require
 from comparison.results import read_results
 from digits.store import find_model
 from loadtests.bare_socket import mean_latency_ms
-from loadtests.load_test import run_load_test, steps
+from loadtests.load_test import Figures, read_figures, run_load_test, run_locust, steps
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
-from loadtests.server import Server, fresh_server
+from loadtests.server import FreshServer, fresh_server
 
 PROBABILITIES = [0.01] * 3 + [0.91] + [0.01] * 6
+NEARLY = [0.0102, *PROBABILITIES[1:]]  # 1.0002, further off than rounding
 GOOD: dict[str, Any] = {"digit": 3, "probability": 0.91, "probabilities": PROBABILITIES}
 
 
@@ -41,6 +46,7 @@ WRONG_PREDICTIONS = {
     "no digit": b'{"predictions": [{"probability": 1, "probabilities": []}]}',
     "nine probabilities": predicted(probabilities=[0.01] * 3 + [0.92] + [0.01] * 5, probability=0.92),
     "not adding up": predicted(probabilities=[0.5] * 10, probability=0.5),
+    "adding up to nearly 1": predicted(probabilities=NEARLY),
     "not the largest": predicted(digit=4, probability=0.01),
     "another probability": predicted(probability=0.5),
     "a digit that is true": predicted(digit=True, probability=0.01),
@@ -75,6 +81,7 @@ WRONG_INFERENCES = {
     "two digits": inferred(digits=(3, 3)),
     "nine probabilities": inferred([0.01] * 3 + [0.92] + [0.01] * 5),
     "not adding up": inferred([0.5] * 10),
+    "adding up to nearly 1": inferred(NEARLY),
     "not the largest": inferred(digits=(4,)),
     "digit 10": inferred(digits=(10,)),
     "a digit that is text": inferred(digits=("3",)),
@@ -105,6 +112,7 @@ WRONG_BINARY = {
     "sizes beyond its bytes": inferred_binary(sizes=(40, 16)),
     "probabilities cut short": inferred_binary(sizes=(36, 8)),
     "not adding up": inferred_binary([0.5] * 10),
+    "adding up to nearly 1": inferred_binary(NEARLY),
     "not a number": inferred_binary([float("nan")] * 10),
     "not the largest": inferred_binary(digit=4),
     "a negative digit": inferred_binary(digit=-7),
@@ -145,7 +153,7 @@ def locust(*arguments: object, **environment: object) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def server(trained_home: Path) -> Iterator[Server]:
+def server(trained_home: Path) -> Iterator[FreshServer]:
     """Two models through two backends."""
     settings = {
         "BENTOML_HOME": str(trained_home),
@@ -159,7 +167,7 @@ def server(trained_home: Path) -> Iterator[Server]:
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_locust_by_hand_asks_a_real_server_over_each_protocol(
-    server: Server, protocol: ProtocolName, tmp_path: Path
+    server: FreshServer, protocol: ProtocolName, tmp_path: Path
 ) -> None:
     require("locust", "onnxruntime")
     asked = PROTOCOLS[protocol]
@@ -186,7 +194,7 @@ def test_locust_by_hand_asks_a_real_server_over_each_protocol(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: Server, protocol: ProtocolName) -> None:
+def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: FreshServer, protocol: ProtocolName) -> None:
     require("locust")
     asked = PROTOCOLS[protocol]
     host = server.data_url if asked.on_data_plane else server.url
@@ -196,7 +204,7 @@ def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: Server, p
 
 
 @pytest.mark.slow
-def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(server: Server) -> None:
+def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(server: FreshServer) -> None:
     for protocol, asked in PROTOCOLS.items():
         url = server.data_url if asked.on_data_plane else server.url
         assert 0.01 < mean_latency_ms(protocol, url, 0.3) < 50
@@ -236,41 +244,155 @@ def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(
     assert all(len(results.latencies(run)) == run.requests for run in runs)
 
 
-@pytest.fixture
-def liar() -> Iterator[str]:
-    """A server that answers every prediction with 200 and a malformed body."""
+# Locust against a server that does as it is told
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A server that answers the n-th prediction as `answer(n)` says, from 0; None: never."""
+
+    url: str
+    asked: list[str]  # the path of each prediction
+
+
+@contextmanager
+def fake(answer: Callable[[int], tuple[int, bytes] | None], models: dict[str, float]) -> Iterator[Fake]:
+    """With these models, and their accuracy, through NumPy."""
+    asked: list[str] = []
+    over = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one piece
+        disable_nagle_algorithm = True
 
-        def answer(self, body: bytes) -> None:
-            self.send_response(200)
+        def reply(self, status: int, body: bytes) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+            self.wfile.flush()
 
         def do_GET(self) -> None:
-            backends = {"numpy": {"accuracy": 0.9}}
-            self.answer(json.dumps({"models": [{"model": "a:1", "backends": backends}]}).encode())
+            served = [{"model": f"{name}:1", "backends": {"numpy": {"accuracy": models[name]}}} for name in models]
+            self.reply(200, json.dumps({"models": served, "model_stats": []}).encode())
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer(predicted(probability=0.5))
+            asked.append(self.path)
+            found = answer(len(asked) - 1)
+            if found is None:
+                over.wait(60)
+                self.close_connection = True
+            else:
+                self.reply(*found)
 
         def log_message(self, *_: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield Fake(f"http://127.0.0.1:{server.server_port}", asked)
+        over.set()
         server.shutdown()
 
 
+def measured(url: str, *, users: int, folder: Path) -> tuple[Figures, str | None]:
+    """What a load test of one second finds, and the first failure."""
+    file = folder / "latencies.csv"
+    counts = run_locust(url, "numpy", "predict", users=users, duration=1, core=None, latencies=file)
+    figures = read_figures(file, duration=1)
+    assert figures is not None
+    return figures, counts["first_failure"]
+
+
 @pytest.mark.slow
-def test_malformed_answers_are_failures_and_unserved_backends_are_left_out(liar: str, tmp_path: Path) -> None:
+def test_requests_that_a_hanging_server_never_answers_have_failed(tmp_path: Path) -> None:
+    require("locust")
+    answered = 90
+
+    def for_a_second(n: int) -> tuple[int, bytes] | None:
+        time.sleep(0.03)  # three at once, and half a second of warm-up
+        return (200, predicted()) if n < answered else None
+
+    with fake(for_a_second, {"a": 0.9}) as server:
+        figures, first_failure = measured(server.url, users=3, folder=tmp_path)
+    assert len(server.asked) == answered + 3
+    assert figures.failures == 3
+    assert 3 < figures.requests < answered + 3
+    assert figures.requests_per_second == figures.requests - 3  # in one second
+    assert figures.p99_ms > 4000  # they were waited for
+    assert first_failure is not None
+    assert "no answer before the end" in first_failure
+
+
+@pytest.mark.slow
+def test_an_answer_that_comes_soon_after_the_end_counts(tmp_path: Path) -> None:
+    require("locust")
+
+    def slowly(n: int) -> tuple[int, bytes]:
+        time.sleep(1.2)
+        return 200, predicted()
+
+    with fake(slowly, {"a": 0.9}) as server:
+        figures, _ = measured(server.url, users=1, folder=tmp_path)
+    assert (figures.requests, figures.failures) == (1, 0)  # sent in the second half of the second
+    assert figures.mean_ms > 1200
+
+
+@pytest.mark.slow
+def test_the_warm_up_does_not_count(tmp_path: Path) -> None:
+    require("locust")
+    with fake(lambda n: (200, predicted()) if n else (500, b""), {"a": 0.9}) as server:
+        figures, first_failure = measured(server.url, users=1, folder=tmp_path)
+    assert (figures.failures, first_failure) == (0, None)
+    assert 0 < figures.requests < len(server.asked)
+
+
+def test_the_figures_of_a_measurement(tmp_path: Path) -> None:
+    latencies = [float(n) for n in range(1, 1002)]
+    outcomes = ["right"] * 900 + ["wrong"] * 61 + ["failed"] * 40
+    file = tmp_path / "latencies.csv"
+    rows = [f"0.5,{latency},{outcome}" for latency, outcome in zip(latencies, outcomes, strict=True)]
+    file.write_text("\n".join(["sent_s,latency_ms,outcome", *rows]))
+    assert read_figures(file, duration=4) == Figures(
+        requests=1001, failures=40, correct=900, seconds=4, requests_per_second=961 / 4,
+        mean_ms=501, p50_ms=501, p95_ms=951, p99_ms=991,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_locust_by_hand_asks_the_most_accurate_model_and_prints_the_percentiles_of_its_latencies(
+    tmp_path: Path,
+) -> None:
+    require("locust")
+
+    def one_in_13_slowly(n: int) -> tuple[int, bytes]:  # between p90 and p95
+        time.sleep(0.005 * (n % 13 == 0))
+        return 200, inferred()
+
+    file = tmp_path / "latencies.csv"
+    with fake(one_in_13_slowly, {"good": 0.9, "best": 0.97, "worst": 0.8}) as server:
+        process = locust(
+            "-f", "loadtests/locustfile.py", "--host", server.url, "--protocol", "v2-json", SAMEDIGIT_LATENCIES=file
+        )
+    assert process.returncode == 0, process.stderr
+    assert {*server.asked} == {"/v2/models/best.numpy/infer"}
+    (said,) = re.findall(r"infer: .* 0 failed; p50 ([\d.]+) ms, p95 ([\d.]+) ms, p99 ([\d.]+) ms", process.stderr)
+    latencies = sorted(float(line.split(",")[1]) for line in file.read_text().splitlines()[1:])
+    for percent, figure in zip((50, 95, 99), said, strict=True):
+        assert float(figure) == pytest.approx(latencies[math.ceil(percent / 100 * len(latencies)) - 1], abs=0.01)
+    assert float(said[0]) < 5 < float(said[1])
+
+
+@pytest.mark.slow
+def test_malformed_answers_are_failures_and_unserved_backends_are_left_out(tmp_path: Path) -> None:
     require("locust")
     latencies = tmp_path / "latencies.csv"
-    process = locust("-f", "loadtests/locustfile.py", "--host", liar, "--users", 2, SAMEDIGIT_LATENCIES=latencies)
+    with fake(lambda n: (200, predicted(probability=0.5)), {"a": 0.9}) as server:
+        process = locust(
+            "-f", "loadtests/locustfile.py", "--host", server.url, "--users", 2, SAMEDIGIT_LATENCIES=latencies
+        )
     assert process.returncode == 1  # Locust's own code for failures
     outcomes = {line.split(",")[2] for line in latencies.read_text().splitlines()[1:]}
     assert outcomes == {"failed"}

@@ -15,7 +15,7 @@ from conftest import PROJECT
 
 from digits.errors import ImpossibleRecipe, StoreError
 from digits.store import require_space
-from training.recipes import RECIPES, Recipe
+from training.recipes import RECIPES, Recipe, departures
 
 PUBLISHED = {
     "numpy-sigmoid": None, "torch-relu": 97.46, "keras-sequential": 96.43, "keras-functional": 97.41, "torch-basic": 96.52,
@@ -45,6 +45,15 @@ def test_twins_differ_in_nothing_but_what_their_frameworks_start_with() -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_a_recipe_survives_the_way_through_json(recipe: Recipe) -> None:
     assert Recipe.from_data(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_a_run_departs_in_the_fields_that_are_not_its_rows_and_its_seed_is_none_of_them() -> None:
+    row = RECIPES["torch-relu"]
+    assert departures(row) == departures(dataclasses.replace(row, seed=2)) == ()
+    assert departures(dataclasses.replace(row, epochs=1, seed=2)) == ("epochs",)
+    assert departures(dataclasses.replace(row, hidden=(20,), epsilon=1e-7)) == ("hidden", "epsilon")
+    assert departures(dataclasses.replace(row, reported=None)) == ("reported",)
+    assert departures(dataclasses.replace(row, name="mine", epochs=1)) == ()  # there is no row to depart from
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_another_method_is_405_and_the_right_one_is_named(
 ) -> None:
     answer = client.request(method, path)
     assert error_of(answer, 405) == f"{path} takes {allowed}, got {method}."
-    assert answer.headers["allow"] == allowed
+    assert answer.headers["allow"] == ("GET, HEAD" if allowed == "GET" else allowed)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +478,20 @@ def test_an_empty_store_stops_the_start_with_one_line_that_says_how_to_train(tmp
     assert (
         f"There is nothing to serve: no model is stored in {tmp_path / 'bentoml'}. Train one: samedigit train" in line
     )
+
+
+def test_a_store_of_departed_runs_alone_stops_the_start_with_one_line_that_says_how_to_promote(
+    tmp_path: Path, trained_home: Path
+) -> None:
+    require_recipe("numpy-sigmoid")
+    home = tmp_path / "bentoml"
+    shutil.copytree(trained_home / "models/numpy-sigmoid", home / "models/numpy-sigmoid")
+    (home / "models/numpy-sigmoid/promoted").unlink()
+    tag = f"numpy-sigmoid:{folder_of(home, 'numpy-sigmoid').name}"
+    assert (
+        f"There is nothing to serve: every stored run departed from its recipe ({tag}: epochs 1), and such a run is "
+        f"served only by name, or once promoted: samedigit promote {tag}"
+    ) in failed_start(home, {})
 
 
 def test_a_backend_that_is_asked_for_and_not_installed_stops_the_start_with_one_line(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import bentoml
 import pytest
@@ -23,9 +24,12 @@ from digits.store import StoredModel
 FILE = b"the weights"
 
 
-def make_card(folder: Path, *, trained_at: str = "2026-01-02T03:04:05.678901+00:00") -> Card:
+def make_card(
+    folder: Path, *, trained_at: str = "2026-01-02T03:04:05.678901+00:00", departures: tuple[str, ...] = ()
+) -> Card:
     return Card(
         recipe={"name": "small", "hidden": [128, 20], "epsilon": 1e-7, "scaling": [-1.0, 1.0], "reported": 97.46},
+        departures=departures,
         framework="numpy",
         seed=1,
         device="cpu",
@@ -56,10 +60,10 @@ def fill(folder: Path) -> Card:
     return make_card(folder)
 
 
-def filled(trained_at: str) -> Callable[[Path], Card]:
+def filled(trained_at: str, *, departures: tuple[str, ...] = ()) -> Callable[[Path], Card]:
     def fill(folder: Path) -> Card:
         (folder / "model.npz").write_bytes(trained_at.encode())
-        return make_card(folder, trained_at=trained_at)
+        return make_card(folder, trained_at=trained_at, departures=departures)
 
     return fill
 
@@ -136,7 +140,7 @@ def test_tuples_become_lists_and_what_is_none_is_left_out(tmp_path: Path) -> Non
 
 def test_an_empty_store_holds_no_models(empty_home: Path) -> None:
     assert store.stored_models() == []
-    assert store.newest_models() == []
+    assert store.served_models() == []
 
 
 def test_models_come_by_recipe_and_the_newest_version_first(empty_home: Path) -> None:
@@ -145,7 +149,7 @@ def test_models_come_by_recipe_and_the_newest_version_first(empty_home: Path) ->
     middle = store.save("b", fill=filled("2026-01-01T00:00:00.000002+00:00"))
     other = store.save("a", fill=filled("2025-01-01T00:00:00.000000+00:00"))
     assert store.stored_models() == [other, newest, middle, older]
-    assert store.newest_models() == [other, newest]
+    assert store.served_models() == [other, newest]
     assert store.find_model("b") == newest
     assert store.find_model("b:latest") == newest
     assert store.find_model(older.tag) == older
@@ -182,6 +186,184 @@ def test_a_backend_without_a_file_is_named_with_those_that_have_one(empty_home: 
     saved = store.save("small", fill=fill)
     with pytest.raises(ModelNotFound, match=f"{saved.tag} is stored without a file for torch; it has numpy, onnx"):
         saved.path("torch")
+
+
+# What is served
+
+
+def runs(*departures: tuple[str, ...], recipe: str = "small") -> list[StoredModel]:
+    """One stored run for each, oldest first."""
+    return [
+        store.save(recipe, fill=filled(f"2026-01-0{day}T00:00:00.000000+00:00", departures=departed))
+        for day, departed in enumerate(departures, start=1)
+    ]
+
+
+WHOLE: Final[tuple[str, ...]] = ()
+DEPARTED: Final = ("epsilon", "reported")
+
+
+def test_a_run_that_departed_says_in_what_and_a_card_without_the_word_is_of_a_whole_run(tmp_path: Path) -> None:
+    departed = make_card(tmp_path, departures=DEPARTED)
+    assert not departed.is_whole
+    assert departed.departed == {"epsilon": 1e-7, "reported": 97.46}
+    assert departed.departed_in_words == "epsilon 1e-07, reported 97.46"
+    assert Card.from_data(departed.to_data()) == departed
+    data = make_card(tmp_path).to_data()
+    del data["departures"]  # as it was stored before
+    assert Card.from_data(data) == make_card(tmp_path)
+    assert Card.from_data(data).is_whole
+
+
+def test_a_departure_to_nothing_is_one_too(tmp_path: Path) -> None:
+    """BentoML's metadata hold no None, so the field itself is not there."""
+    card = make_card(tmp_path, departures=("reported",))
+    card.recipe["reported"] = None
+    assert Card.from_data(card.to_data()).departed == {"reported": None}
+
+
+def test_the_newest_whole_run_is_served_and_one_that_departed_only_by_name(empty_home: Path) -> None:
+    _, whole, departed = runs(WHOLE, WHOLE, DEPARTED)
+    assert store.served_models() == [whole]
+    assert store.find_model("small") == whole
+    assert store.find_model(departed.tag) == departed
+    assert store.find_model("small:latest") == departed
+    assert store.find_model("small:latest").card.departures == DEPARTED
+
+
+def test_a_recipe_of_departed_runs_alone_is_not_served_but_found_by_its_name(empty_home: Path) -> None:
+    assert store.nothing_served() == (f"no model is stored in {empty_home}. Train one: samedigit train --all")
+    older, newest = runs(DEPARTED, ("epsilon",))
+    assert store.served_models() == []
+    assert store.nothing_served() == (
+        f"every stored run departed from its recipe ({newest.tag}: epsilon 1e-07, {older.tag}: epsilon 1e-07, reported 97.46), "
+        f"and such a run is served only by name, or once promoted: samedigit promote {newest.tag}"
+    )
+    assert store.find_model("small") == newest
+    (other,) = runs(WHOLE, recipe="other")
+    assert store.served_models() == [other]
+
+
+def test_the_promoted_version_is_served_whatever_is_stored_later(empty_home: Path) -> None:
+    old, _, departed = runs(WHOLE, WHOLE, DEPARTED)
+    (other,) = runs(WHOLE, recipe="other")
+    assert store.promoted_version("small") is None
+    for promoted in (old, departed):
+        assert store.promote(promoted.tag) == promoted
+        assert store.promoted_version("small") == promoted.version
+        assert store.served_models() == [other, promoted]
+        assert store.find_model("small") == promoted
+    later = store.save("small", fill=filled("2026-02-01T00:00:00.000000+00:00"))
+    assert store.find_model("small") == departed
+    assert store.find_model("small:latest") == later
+    assert store.promoted_version("other") is None
+
+
+def test_a_recipe_alone_promotes_its_newest_whole_run_whatever_was_promoted(empty_home: Path) -> None:
+    old, whole, departed = runs(WHOLE, WHOLE, DEPARTED)
+    assert store.promote("small") == whole
+    store.promote(old.tag)
+    assert store.promote("small") == whole
+    assert store.promote("small:latest") == departed
+
+
+def test_what_cannot_be_promoted_is_said_and_changes_nothing(empty_home: Path) -> None:
+    with pytest.raises(ModelNotFound, match="No model is stored, so there is no small"):
+        store.promote("small")
+    older, newest = runs(DEPARTED, DEPARTED)
+    with pytest.raises(
+        ModelNotFound, match=f"No run of small is whole. Name the one to promote; there are {newest.tag}, {older.tag}."
+    ):
+        store.promote("small")
+    for tag in ("small:other", "nothing", "../small", "small/..", ""):
+        with pytest.raises(ModelNotFound, match="is stored; there are"):
+            store.promote(tag)
+    (newest.folder / "model.npz").write_bytes(b"something else")
+    with pytest.raises(ModelDamaged, match=rf"{newest.folder}/model\.npz is not the file that was stored"):
+        store.promote(newest.tag)
+    assert store.promoted_version("small") is None
+    assert store.promote(older.tag) == older
+
+
+def test_a_promoted_version_that_was_deleted_stops_until_another_is_promoted(empty_home: Path) -> None:
+    old, middle, newest = runs(WHOLE, WHOLE, WHOLE)
+    store.promote(old.tag)
+    bentoml.models.delete(old.tag)
+    for attempt in (store.served_models, lambda: store.find_model("small")):
+        with pytest.raises(
+            ModelNotFound,
+            match=f"{old.tag} was promoted, and is stored no more; there are {newest.tag}, {middle.tag}. "
+            f"Promote another: samedigit promote {newest.tag}",
+        ):
+            attempt()
+    assert store.find_model(middle.tag) == middle
+    assert store.promote("small") == newest
+    assert store.served_models() == [newest]
+
+
+def test_bentoml_takes_no_notice_of_what_is_promoted(empty_home: Path) -> None:
+    old, newest = runs(WHOLE, WHOLE)
+    store.promote(old.tag)
+    assert everything(empty_home).count("models/small/promoted") == 1
+    assert not list(empty_home.glob("samedigit-*"))
+    assert {str(model.tag) for model in bentoml.models.list()} == {old.tag, newest.tag}
+    assert {str(model.tag) for model in bentoml.models.list("small")} == {old.tag, newest.tag}
+    assert str(bentoml.models.get("small:latest").tag) == newest.tag
+    said = bentoml_models("list")
+    assert old.tag in said
+    assert newest.tag in said
+    bentoml_models("delete", "small", "--yes")
+    assert not (empty_home / "models" / "small").exists()
+    (again,) = runs(WHOLE)
+    assert store.find_model("small") == again
+
+
+def test_who_reads_while_others_promote_finds_one_version_or_the_other(empty_home: Path) -> None:
+    versions = [model.version for model in runs(WHOLE, WHOLE)]
+    store.promote(f"small:{versions[0]}")
+    code = """
+import sys
+from digits import store
+for _ in range(50):
+    for version in sys.argv[1:]:
+        store.promote(f"small:{version}")
+"""
+    promoting = subprocess.Popen([sys.executable, "-c", code, *versions], cwd=PROJECT)
+    found = set()
+    while promoting.poll() is None:
+        found.add(store.promoted_version("small"))
+    assert promoting.returncode == 0
+    assert found == {*versions}
+
+
+def test_the_signature_changes_with_what_is_stored_and_promoted_and_with_nothing_else(empty_home: Path) -> None:
+    seen = [store.store_signature()]
+
+    def changed() -> bool:
+        seen.append(store.store_signature())
+        return seen[-1] != seen[-2]
+
+    assert not changed()
+    (first,) = runs(WHOLE)
+    assert changed()
+    second = store.save("small", fill=fill)
+    assert changed()
+    store.promote(first.tag)
+    assert changed()
+    store.promote(second.tag)
+    assert changed()
+    store.promote(second.tag)
+    store.find_model("small")
+    (empty_home / "notes").write_text("something else")
+    assert not changed()
+    bentoml.models.delete(first.tag)
+    assert changed()
+    card = second.folder / "model.yaml"
+    card.write_text(card.read_text() + "\n")
+    assert changed()
+    bentoml.models.delete(second.tag)
+    assert changed()
+    assert not changed()
 
 
 # Damage
@@ -295,6 +477,36 @@ store.save("small", fill=fill)
     assert store.stored_models() == [saved]
 
 
+def test_a_process_killed_at_any_rename_leaves_a_latest_that_is_there(empty_home: Path) -> None:
+    """Before each of the two that make a version visible, its folder's and that of `latest`; without a kill, after both."""
+    code = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+from test_store import fill
+from digits import store
+left = int(sys.argv[1])
+def kill(event, arguments):
+    global left
+    if event == "os.rename" and str(arguments[1]).startswith(sys.argv[2]):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+sys.addaudithook(kill)
+store.save("small", fill=fill)
+"""
+    first = store.save("small", fill=fill)
+    latest = []
+    for renames in range(3):
+        command = [sys.executable, "-c", code, str(renames), str(empty_home / "models")]
+        killed = subprocess.run(command, cwd=PROJECT, timeout=60).returncode == -signal.SIGKILL
+        assert killed == (renames < 2)
+        latest.append(bentoml.models.get("small:latest").tag.version)
+    versions = [model.version for model in store.stored_models("small")]
+    assert len(versions) == 3  # the second was stored, though `latest` was not to tell of it
+    assert latest[:2] == [first.version, first.version]
+    assert latest[2] in {*versions} - {first.version}
+
+
 def test_two_processes_that_save_at_once_store_two_models(empty_home: Path) -> None:
     code = """
 import sys
@@ -327,8 +539,9 @@ def test_a_store_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path)
         """
 from digits import store
 from digits.errors import SamedigitError
-for attempt in (lambda: store.save("small", fill=lambda folder: None), store.stored_models, store.newest_models,
-                lambda: store.find_model("small")):
+for attempt in (lambda: store.save("small", fill=lambda folder: None), store.stored_models, store.served_models,
+                lambda: store.find_model("small"), lambda: store.promote("small"), lambda: store.promoted_version("small"),
+                store.store_signature):
     try:
         attempt()
     except SamedigitError as error:
@@ -336,7 +549,7 @@ for attempt in (lambda: store.save("small", fill=lambda folder: None), store.sto
 """,
         environment={"BENTOML_HOME": str(home)},
     ).splitlines()
-    assert len(said) == 4
+    assert len(said) == 7
     for line in said:
         assert line.startswith(f"StoreError The model store {home} cannot be ")
         assert line.endswith("Free some space or fix its permissions, or set BENTOML_HOME to another folder.")

@@ -7,6 +7,7 @@ has one, else what `torch-relu` has, and is named in `source`.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -395,6 +396,19 @@ _ROWS: Final = (
 )
 
 RECIPES: Final = {recipe.name: recipe for recipe in _ROWS}
+
+
+def departures(recipe: Recipe) -> tuple[str, ...]:
+    """The fields in which `recipe` is not what the row of its name says; none where no row has that name.
+
+    The seed is none of them: it is no part of the mathematics, and a run from another seed is a whole run.
+    """
+    row = RECIPES.get(recipe.name, recipe)
+    return tuple(
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if field.name != "seed" and getattr(recipe, field.name) != getattr(row, field.name)
+    )
 
 
 def find_recipe(name: str) -> Recipe:

@@ -21,7 +21,7 @@ from digits.store import StoredModel
 from runtimes.device import CPU, Device, choose_device
 from training import trainers
 from training.export import export_all
-from training.recipes import Recipe
+from training.recipes import Recipe, departures
 from training.trainers import OnEpoch, Split, Trainer
 
 PACKAGES: Final = ("samedigit", "numpy", "torch", "tensorflow", "keras", "onnx", "onnxruntime", "bentoml")
@@ -35,6 +35,7 @@ def train_and_store(
     """Trains `recipe` and stores the model with its card, or stores nothing.
 
     Each exported file is opened by the runtime that will serve it: what the card says of accuracy holds for the file.
+    A run that departs from its recipe is marked so on the card, and then not served unless it is named or promoted.
 
     Args:
         recipe: what to train.
@@ -66,6 +67,7 @@ def train_and_store(
         export_seconds = time.perf_counter() - started
         return Card(
             recipe=dataclasses.asdict(recipe),
+            departures=departures(recipe),
             framework=recipe.framework,
             seed=recipe.seed,
             device=str(place),

@@ -1,82 +1,101 @@
-"""BentoML's port: an ASGI middleware that passes the door what is the door's, and BentoML the rest.
+"""BentoML's port, spoken by the same machine as the data port.
 
-As a middleware it stands behind BentoML's metrics, and before its routing, which would parse any content type as JSON and
-read bodies of any size.
+BentoML's worker runs uvicorn, which takes any protocol class for HTTP. Ours answers what is the door's at once, and hands
+the rest, BentoML's own pages, to BentoML's ASGI app. So both ports have the same limits, and the same verdict on what is
+no request; and a request of the door's passes none of BentoML's middlewares, whose timers outlive it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
-from serving.door import Door, owns
+import uvicorn.config
+
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Request, json_answer, refusal, too_long
-from serving.protocols.openapi import add_paths
+from serving.messages import Answer, Exchange, Headers, refusal
+from serving.ports.connection import Connection, Connections, Foreign
 
-Scope = MutableMapping[str, Any]
+NAME: Final = "api"
+
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+log = logging.getLogger("samedigit")
 
 
-class ApiPort:
-    """Adds the door's paths to `app`, and to its document at /docs.json."""
-
-    def __init__(self, app: App, door: Door, openapi: Callable[[], dict[str, Any]], max_body_bytes: int) -> None:
-        self._app = app
-        self._door = door
-        self._openapi = openapi
-        self._max_body_bytes = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and owns(scope["path"]):
-            try:
-                body = await self._read_body(scope, receive)
-            except RequestError as error:
-                await _send(send, refusal(error))
-                return
-            answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-            def reply(answer: Answer) -> None:
-                if not answered.done():  # cancelled, if the client went away
-                    answered.set_result(answer)
-
-            self._door.handle(Request(scope["method"], scope["path"], dict(scope["headers"]), body), reply)
-            await _send(send, await answered)
-        elif scope["type"] == "http" and scope["path"] == "/docs.json" and scope["method"] == "GET":
-            await _send(send, json_answer(add_paths(self._openapi())))
-        else:
-            await self._app(scope, receive, send)
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body.
-
-        Raises:
-            RequestError: 413 as soon as it is known that the body is too long, 400 if the client went away.
-        """
-        limit = self._max_body_bytes
-        if any(name == b"content-length" and int(value) > limit for name, value in scope["headers"]):
-            raise too_long(limit)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            chunks, size = [body], len(body)
-            while message.get("more_body") and size <= limit:
-                message = await receive()
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-            body = b"".join(chunks)
-        if message["type"] == "http.disconnect":
-            raise RequestError(Kind.MALFORMED, "The client went away before the whole body came.")
-        if len(body) > limit:
-            raise too_long(limit)
-        return body
+def speak_on_bentomls_port(factory: str) -> None:
+    """Makes uvicorn, in this process, speak HTTP through `factory`, MODULE:NAME of a function such as `connection_factory`
+    gives."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = factory
 
 
-async def _send(send: Send, answer: Answer) -> None:
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+def connection_factory(connections: Connections) -> Callable[..., Connection]:
+    """What uvicorn calls for each connection."""
+
+    def make(*, config: uvicorn.config.Config, server_state: Any, app_state: Any, _loop: Any = None) -> Connection:
+        foreign = _foreign(config.loaded_app, dict(app_state))
+        return Connection(connections, NAME, known=server_state.connections, foreign=foreign)
+
+    return make
+
+
+def _foreign(app: App, state: dict[str, Any]) -> Foreign:
+    tasks: set[asyncio.Task[None]] = set()  # the event loop would not keep them
+
+    def answer(exchange: Exchange) -> None:
+        task = asyncio.get_running_loop().create_task(_ask(app, state, exchange))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return answer
+
+
+async def _ask(app: App, state: dict[str, Any], exchange: Exchange) -> None:
+    head = exchange.head
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.0" if head.http_1_0 else "1.1",
+        "method": head.method,
+        "scheme": "http",
+        "path": head.path,
+        "raw_path": head.target.partition(b"?")[0],
+        "query_string": head.query.encode("latin-1"),
+        "root_path": "",
+        "headers": list(head.headers.items()),
+        "client": (exchange.address, 0),
+        "server": None,
+        "state": state.copy(),
+    }
+    status, body = 500, bytearray()
+    headers: Headers = ()
+    came = False
+
+    async def receive() -> Message:
+        nonlocal came
+        if came:
+            await asyncio.Event().wait()  # the client is still there, and has nothing more to say
+        came = True
+        return {"type": "http.request", "body": exchange.body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            own = (b"content-length", b"connection", b"transfer-encoding", b"date")
+            headers = tuple((name, value) for name, value in message.get("headers", ()) if name.lower() not in own)
+        elif message["type"] == "http.response.body":
+            body.extend(message.get("body", b""))
+
+    try:
+        await app(scope, receive, send)
+        answer = Answer(status, bytes(body), headers)
+    except Exception:
+        log.exception("BentoML failed at %r", head.path[:100])
+        answer = refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))
+    exchange.reply(exchange, answer)

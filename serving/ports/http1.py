@@ -222,6 +222,11 @@ class Machine:
         return self.state in _UNDER_WAY
 
     @property
+    def body_bytes(self) -> int:
+        """Of the body that is being read, so far."""
+        return self._received
+
+    @property
     def paused(self) -> bool:
         """Whether the port should stop reading, since more has come than may wait for an answer."""
         return len(self._data) - self._at > PAUSE_BYTES and self.state in (State.HEAD_READ, State.ANSWERING)

@@ -1,16 +1,11 @@
 """The Open Inference Protocol but for inference itself: health, metadata, statistics, and the repository of models.
 
-    GET  /v2, /v2/health/live, /v2/health/ready
-    GET  /v2/models/{model}[/versions/{version}][/ready]
-    GET  /v2/models/stats, /v2/models/{model}[/versions/{version}]/stats
-    POST /v2/repository/index
-    POST /v2/repository/models/{model}/load, and /unload
-
-Statuses are Triton's, except that what a client got wrong is never a 500 here.
+Statuses are Triton's, except that what a client got wrong is never a 500 here, and an unknown model always a 404.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -18,10 +13,11 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import Kind, RequestError, malformed
-from serving.messages import Answer, Request, json_answer, wrong_method
+from serving.errors import malformed
+from serving.messages import Answer, json_answer
+from serving.models import ServedModels
+from serving.opening import Opened
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
-from serving.served import Opened, ServedModels
 
 PLATFORMS: Final[dict[Backend, str]] = {
     "numpy": "numpy_npz",
@@ -29,64 +25,89 @@ PLATFORMS: Final[dict[Backend, str]] = {
     "tensorflow": "tensorflow_savedmodel",
     "onnx": "onnxruntime_onnx",
 }
+DONE: Final = Answer(200, b"", ())
+
+Parameters = Mapping[str, str]  # of the route: model and version, where its pattern has them
+Answering = Callable[[ServedModels, Parameters, bytes], Answer | Coroutine[Any, Any, Answer]]
 
 
-async def answer(served: ServedModels, parts: list[str], request: Request) -> Answer:
-    """The answer of the path /v2/`parts`.
-
-    Raises:
-        RequestError: it has none.
-    """
-    method = "POST" if parts[:1] == ["repository"] else "GET"
-    if request.method != method:
-        raise wrong_method(request, method)
-    match parts:
-        case []:
-            return json_answer({"name": "samedigit", "version": _version(), "extensions": EXTENSIONS})
-        case ["health", "live"]:
-            return json_answer({"live": True})
-        case ["health", "ready"]:
-            return json_answer({"ready": True})
-        case ["models", "stats"]:
-            return json_answer({"model_stats": [_statistics(opened) for opened in served.all()]})
-        case ["models", name] | ["models", name, "versions", _]:
-            return json_answer(_metadata(served.named(name, *parts[3:]), served.versions(name)))
-        case ["models", name, "ready"] | ["models", name, "versions", _, "ready"]:
-            _named(served, name, *parts[3:-1])
-            return json_answer({"name": name, "ready": True})
-        case ["models", name, "stats"] | ["models", name, "versions", _, "stats"]:
-            return json_answer({"model_stats": [_statistics(_named(served, name, *parts[3:-1]))]})
-        case ["repository", "index"]:
-            return await _index(served, request)
-        case ["repository", "models", name, "load"]:
-            if _json(request).get("parameters"):
-                raise malformed("load takes no parameters: a stored model is loaded as it is.")
-            await served.load(name)
-            return Answer(200, b"")
-        case ["repository", "models", name, "unload"]:
-            await served.unload(name)
-            return Answer(200, b"")
-    raise RequestError(Kind.UNKNOWN, f"The protocol has nothing at {request.path[:100]}.")
+def _server(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    return json_answer({"name": "samedigit", "version": server_version(), "extensions": EXTENSIONS})
 
 
-def _named(served: ServedModels, name: str, *number: str) -> Opened:
-    try:
-        return served.named(name, *number)
-    except RequestError as error:
-        raise malformed(str(error)) from error  # so says Triton, here
+def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    return json_answer({"live": True})
 
 
-async def _index(served: ServedModels, request: Request) -> Answer:
-    ready = _json(request).get("ready", False)
+def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    """Not Triton's 400: whoever polls this reads 503 as what it is, not now."""
+    reason = served.why_not_ready()
+    if reason is None:
+        return json_answer({"ready": True})
+    return Answer(503, orjson.dumps({"ready": False, "reason": reason}))
+
+
+def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    opened = served.named(parameters["model"], parameters.get("version"))
+    document = {
+        "name": opened.name,
+        "versions": served.versions(opened.name),
+        "platform": PLATFORMS[opened.backend],
+        "inputs": [INPUT],
+        "outputs": OUTPUTS,
+    }
+    return json_answer(document)
+
+
+def _model_ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    opened = served.named(parameters["model"], parameters.get("version"))
+    return json_answer({"name": opened.name, "ready": True})
+
+
+def _statistics(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    named = "model" in parameters
+    wanted = [served.named(parameters["model"], parameters.get("version"))] if named else served.all()
+    return json_answer({"model_stats": [_statistics_of(opened) for opened in wanted]})
+
+
+async def _index(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    ready = _json(body).get("ready", False)
     if not isinstance(ready, bool):
         raise malformed("ready takes true or false.")
     return json_answer([entry for entry in await served.index() if not ready or entry["state"] == "READY"])
 
 
-def _json(request: Request) -> dict[str, Any]:
+async def _load(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    if _json(body).get("parameters") not in (None, {}):
+        raise malformed("load takes no parameters: a stored model is loaded as it is.")
+    await served.load(parameters["model"])
+    return DONE
+
+
+async def _unload(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    _json(body)  # whose unload_dependents means nothing here
+    await served.unload(parameters["model"])
+    return DONE
+
+
+# What a route of that name answers. Each raises RequestError.
+ANSWERS: Final[dict[str, Answering]] = {
+    "server": _server,
+    "live": _live,
+    "ready": _ready,
+    "metadata": _metadata,
+    "model_ready": _model_ready,
+    "statistics": _statistics,
+    "index": _index,
+    "load": _load,
+    "unload": _unload,
+}
+
+
+def _json(body: bytes) -> dict[str, Any]:
     """The body, which may be left out."""
     try:
-        document = orjson.loads(request.body or b"{}")
+        document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:
         raise malformed(f"The body is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
@@ -94,12 +115,7 @@ def _json(request: Request) -> dict[str, Any]:
     return document
 
 
-def _metadata(opened: Opened, versions: list[str]) -> dict[str, Any]:
-    platform = PLATFORMS[opened.backend]
-    return {"name": opened.name, "versions": versions, "platform": platform, "inputs": [INPUT], "outputs": OUTPUTS}
-
-
-def _statistics(opened: Opened) -> dict[str, Any]:
+def _statistics_of(opened: Opened) -> dict[str, Any]:
     """As the statistics extension has it: times in ns, `last_inference` in ms since the epoch."""
     found = opened.batcher.statistics
     return {
@@ -127,7 +143,7 @@ def _counted(counted: Counted) -> dict[str, int]:
     return {"count": counted.count, "ns": counted.ns}
 
 
-def _version() -> str:
+def server_version() -> str:
     try:
         return version("samedigit")
     except PackageNotFoundError:  # served from a folder of the rooms alone, as in the container

@@ -1,0 +1,307 @@
+"""One client's connection, whichever port it came to: bytes to the HTTP machine, what it finds to the door, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Final, cast
+
+from serving.door import Door
+from serving.errors import Kind, RequestError
+from serving.messages import STATUS, Answer, Exchange, Head
+from serving.ports.http1 import Http1Limits, Machine, State, limits_of
+from serving.settings import Settings
+
+CLOSING_SECONDS: Final = 0.5  # for clients to read their last answers when the server ends
+TURNED_AWAY: Final = 64  # connections over the limit that are told so; more are cut off without a word
+
+Foreign = Callable[[Exchange], None]  # answers what is not the door's
+
+log = logging.getLogger("samedigit")
+
+
+class Connections:
+    """Every connection of this process, over both ports: counted, limited, looked after, and finished in the end."""
+
+    def __init__(self, door: Door, settings: Settings) -> None:
+        self.door = door
+        self.limits: Http1Limits = limits_of(settings)
+        self.date = _date()
+        self.draining = False
+        self._max = settings.max_connections
+        self._max_per_address = settings.max_connections_per_address
+        self.open: set[Connection] = set()
+        self._addresses: Counter[str] = Counter()
+        self._turned_away = 0
+        self._watch: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def begin(self) -> None:
+        """Starts to look after connections; on the event loop that they belong to."""
+        self._watch = asyncio.get_running_loop().create_task(self._look_after())
+
+    def drain(self) -> None:
+        """Every connection ends with the answer to what it has asked; one that has asked nothing ends now."""
+        self.draining = True
+        for connection in list(self.open):
+            connection.finish()
+
+    async def end(self, grace_seconds: float) -> None:
+        """Drains, waits as long as it may for what is under way, then cuts off."""
+        self.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_seconds
+        while any(connection.under_way for connection in self.open) and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        lingers_until = min(deadline, loop.time() + CLOSING_SECONDS)
+        while self.open and loop.time() < lingers_until:
+            await asyncio.sleep(0.01)
+        if self._watch is not None:
+            self._watch.cancel()
+        for connection in list(self.open):
+            connection.abort()
+
+    def enter(self, connection: Connection, address: str, port: str) -> RequestError | None:
+        """Counts a new connection; an error if there is no room for it."""
+        full = len(self.open) - self._turned_away >= self._max
+        if not full and self._addresses[address] < self._max_per_address:
+            self._addresses[address] += 1
+            self.open.add(connection)
+            self.door.metrics.connected(port)
+            return None
+        self.door.metrics.shed("connections")
+        whose = "" if full else f" from {address}"
+        limit = self._max if full else self._max_per_address
+        return RequestError(
+            Kind.BUSY,
+            f"{limit} connections{whose} are open, and no more may be. Try again later.",
+            retry_after_seconds=1,
+            closes=True,
+        )
+
+    def turn_away(self, connection: Connection) -> bool:
+        """Whether a connection that found no room may stay to be told so."""
+        if self._turned_away >= TURNED_AWAY:
+            return False
+        self._turned_away += 1
+        self.open.add(connection)
+        return True
+
+    def leave(self, connection: Connection, address: str, port: str, *, counted: bool) -> None:
+        self.open.discard(connection)
+        if not counted:
+            self._turned_away -= 1
+            return
+        self.door.metrics.disconnected(port)
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    async def _look_after(self) -> None:
+        """Each second: the date of the answers, and an end to what takes too long. One timer for all connections."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            self.date = _date()
+            now = loop.time()
+            for connection in list(self.open):
+                connection.check(now)
+
+
+class Connection(asyncio.Protocol):
+    """Requests are answered in the order in which they came, one at a time.
+
+    A connection that is closed is in no cycle: nothing that it held waits for the garbage collector.
+    """
+
+    def __init__(
+        self, connections: Connections, port: str, *, known: set[Connection], foreign: Foreign | None = None
+    ) -> None:
+        self._connections = connections
+        self._port = port
+        self._known = known  # those of this port
+        self._foreign = foreign
+        self._loop = asyncio.get_running_loop()
+        self._machine = Machine(connections.limits, self._loop.time())
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None  # admitted, and not yet answered
+        self._address = ""
+        self._counted = False
+        self._can_write = True
+        self._reads = True
+        self._half_closed = False
+        self._proceeding = False
+
+    # From the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
+        self._known.add(self)
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
+        no_room = self._connections.enter(self, self._address, self._port)
+        if no_room is None:
+            self._counted = True
+            if self._connections.draining:
+                self._machine.last()
+        elif self._connections.turn_away(self):
+            self._refuse(no_room, self._loop.time())
+        else:
+            self._transport.abort()
+            self._transport = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._known.discard(self)
+        if self._transport is None:
+            return
+        self._transport = None
+        self._connections.leave(self, self._address, self._port, counted=self._counted)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._connections.door.leave(exchange)
+
+    def data_received(self, data: bytes) -> None:
+        now = self._loop.time()
+        self._machine.receive(data, now)
+        self._proceed(now)
+
+    def eof_received(self) -> bool:
+        now = self._loop.time()
+        self._machine.receive_end(now)
+        self._proceed(now)
+        return self._transport is not None and not self._machine.closes(
+            now
+        )  # who has closed its side still gets answers
+
+    def pause_writing(self) -> None:
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        self._can_write = True
+        self._go_on()
+
+    # From the machine to the door, and back
+
+    def _proceed(self, now: float) -> None:
+        """Takes from the machine what it has found, until it needs more bytes or an answer is awaited."""
+        if self._transport is None or self._proceeding:
+            return
+        machine = self._machine
+        door = self._connections.door
+        self._proceeding = True
+        try:
+            while self._can_write and self._transport is not None:
+                event = machine.next_event(now)
+                if event is None:
+                    break
+                if isinstance(event, Head):
+                    exchange = Exchange(event, address=self._address, port=self._port, reply=self._reply)
+                    self._exchange = exchange
+                    try:
+                        door.admit(exchange, foreign=self._foreign is not None)
+                    except RequestError as error:
+                        door.refuse(exchange, error)
+                        continue
+                    go_on = machine.accept(now)
+                    if go_on:
+                        self._transport.write(go_on)
+                elif self._exchange is not None:
+                    self._exchange.body = event.data
+                    if self._foreign is not None and not self._exchange.answers:
+                        self._foreign(self._exchange)
+                    else:
+                        door.handle(self._exchange)
+            exchange_now = self._exchange
+            if exchange_now is not None and exchange_now.head.length is None and machine.state is State.BODY:
+                door.grow(exchange_now, machine.body_bytes)
+        except RequestError as error:
+            self._refuse(error, now)
+        finally:
+            self._proceeding = False
+        self._settle(now)
+
+    def _reply(self, exchange: Exchange, answer: Answer) -> None:
+        if exchange is not self._exchange or self._transport is None:
+            return
+        self._exchange = None
+        now = self._loop.time()
+        lines = self._connections.door.header_lines(exchange.head.headers)
+        self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=lines))
+        if not self._proceeding:
+            # Not at once: thousands of requests may have come in one piece, each of which would be answered from here.
+            self._settle(now)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._proceed(self._loop.time())
+
+    def _refuse(self, error: RequestError, now: float) -> None:
+        """Answers what is no request, or found no room. Then nothing more is read."""
+        assert self._transport is not None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._connections.door.leave(exchange)
+        self._connections.door.metrics.unread(STATUS[error.kind])
+        lines = self._connections.door.header_lines({})
+        self._transport.write(self._machine.refuse(error, now, date=self._connections.date, extra=lines))
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Lets the transport follow the machine: closed, half closed, or not read for a while."""
+        transport, machine = self._transport, self._machine
+        if transport is None:
+            return
+        if machine.closes(now):
+            transport.close()
+            return
+        if machine.state is State.LINGERING and not self._half_closed:
+            self._half_closed = True
+            self._known.discard(self)  # nothing is waited for
+            if transport.can_write_eof():
+                transport.write_eof()
+        if machine.paused is self._reads:
+            self._reads = not self._reads
+            if self._reads:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    # From the port
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self._machine.state not in (State.IDLE, State.LINGERING, State.CLOSED)
+
+    def check(self, now: float) -> None:
+        """Ends what has been idle, half sent or refused for too long."""
+        if self._transport is None:
+            return
+        if self._machine.closes(now):
+            self._transport.abort()  # close() would wait for a client that does not read
+            return
+        late = self._machine.overdue(now)
+        if late is not None:
+            self._refuse(late, now)
+
+    def finish(self) -> None:
+        """Closes the connection, once the request under way is answered."""
+        self._machine.last()
+        self._settle(self._loop.time())
+
+    def shutdown(self) -> None:
+        """The same, as uvicorn asks for it."""
+        self.finish()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _date() -> bytes:
+    return b"date: %s\r\n" % formatdate(usegmt=True).encode()
