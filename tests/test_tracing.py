@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -14,6 +14,7 @@ import pytest
 from conftest import require
 from exchanges import INFER, exchange, inference
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -263,6 +264,22 @@ def test_what_clients_write_does_not_come_into_the_log(caplog: pytest.LogCapture
         tracer.answered(exchange(headers=headers), 200)
     tracer.close()
     assert caplog.records == []
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_the_exit() -> None:
+    answers = threading.Event()
+
+    class Stuck(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            answers.wait(20)
+            return super().export(spans)
+
+    tracer = Tracer([Stuck()], https=False)
+    tracer.answered(exchange(), 200)
+    began = time.monotonic()
+    tracer.close(0.01)
+    assert time.monotonic() - began < 10
+    answers.set()
 
 
 class Collector(HTTPServer):
