@@ -32,14 +32,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.overload_client import Arrivals, Outcome, offer
-from benchmarks.serving_client import on_cores
 from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Backend, Images
 from digits.errors import LoadTestError, SamedigitError
 from digits.store import find_model
 from loadtests.load_test import processor
-from loadtests.server import free_ports
+from loadtests.server import free_ports, on_cores
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
 

