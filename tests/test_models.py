@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import shutil
 import weakref
@@ -200,6 +201,14 @@ def test_what_waits_for_a_model_when_it_is_closed_is_answered_by_it(empty_home: 
         assert await digit_of(opened) == 1
 
     asyncio.run(live())
+
+
+def test_what_is_open_is_not_hidden_from_the_garbage_collector(empty_home: Path) -> None:
+    """Frameworks' models hold cycles: frozen, a closed one would stay for ever. What the frameworks import is frozen."""
+    keep("a", 1)
+    runtime = opened_models().named("a.numpy").batcher._runtime
+    assert any(found is runtime for found in gc.get_objects())  # which lists no frozen ones
+    assert gc.get_freeze_count() > 10_000
 
 
 def test_load_of_what_is_open_already_keeps_it_as_it_is(empty_home: Path) -> None:

@@ -41,10 +41,8 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
     reason = served.why_not_ready()
-    if reason is not None:
-        raise RequestError(
-            Kind.BUSY, f"Not ready: {reason}"
-        )  # Triton has 400, and whoever polls reads 503 as "not now"
+    if reason is not None:  # Triton answers 400; whoever polls this reads 503 as what it is, not now
+        raise RequestError(Kind.BUSY, f"Not ready: {reason}")
     return json_answer({"ready": True})
 
 
