@@ -228,7 +228,7 @@ def test_a_batcher_says_what_waits_in_it() -> None:
     async def waiting() -> tuple[list[int], list[int]]:
         batcher = Batcher(Runtime(), read_settings({}))
         for size in (2, 3):
-            batcher.submit(np.zeros((size, 28, 28), np.uint8), lambda outcome: None)
+            batcher.submit(np.zeros((size, 28, 28), np.uint8), lambda outcome: None, exchange=exchange())
         before = [batcher.requests_waiting, batcher.images_waiting]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
