@@ -162,7 +162,9 @@ def test_the_batchers_statistics_are_there_under_tritons_names() -> None:
     metrics = Metrics()
     for status in (400, 429, 503, 500, GONE, 200):
         metrics.answered(inference(), status)
-    metrics.answered(exchange(route="/v2/models/{model}/config"), 500)  # no inference
+    no_inference = inference()
+    no_inference.route = "/v2/models/{model}/config"
+    metrics.answered(no_inference, 500)
     queue = Queue(statistics(7, {1: 3, 4: 1}), requests_waiting=2, images_waiting=9)
     found = samples(metrics, [Model(queue)])
     model = {"model": "torch-relu.onnx", "version": "abc"}
