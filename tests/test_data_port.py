@@ -813,17 +813,6 @@ def test_two_workers_share_the_port_and_both_answer(two_workers: Server) -> None
 
 
 @slow
-def test_with_two_workers_models_are_neither_loaded_nor_unloaded(two_workers: Server) -> None:
-    for port in (two_workers.port, two_workers.data_port):
-        with two_workers.client(port) as client:
-            for what in ("load", "unload"):
-                answer = client.post(f"/v2/repository/models/{MODEL}/{what}")
-                assert answer.status_code == 501
-                assert answer.json()["error"].startswith("Each of the 2 workers has models of its own")
-            assert client.get(f"/v2/models/{MODEL}/ready").status_code == 200
-
-
-@slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_server_is_refused_beside_two_workers_too(
     workers: str, two_workers: Server, trained_home: Path
