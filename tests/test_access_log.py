@@ -215,6 +215,20 @@ def test_a_pipe_that_nobody_empties_holds_up_nobody_and_costs_lines_not_memory(
     assert f"{MAX_BYTES // 1000 - len(kept)} lines of the access log were lost" in caplog.text
 
 
+def test_what_was_written_makes_room_for_more(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    access_log = AccessLog(path, 1)
+    came = exchange(path="\0" * MAX_TEXT)  # six bytes each
+    lines = MAX_BYTES // (10 * MAX_TEXT)
+    for written in (1, 2, 3):
+        for _ in range(lines):
+            access_log.answered(came, 200, 0)
+        access_log.flush()
+        eventually(lambda: path.read_bytes().count(b"\n") == written * lines)  # noqa: B023 called here
+    access_log.close()
+    assert path.stat().st_size > 1.5 * MAX_BYTES
+
+
 def test_a_disk_that_is_full_costs_lines_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     access_log = AccessLog(Path("/dev/full"), 1)
     for _ in range(3):
