@@ -192,35 +192,35 @@ def promote(tag: str) -> StoredModel:
 def store_signature() -> Hashable:
     """Something that is equal as long as the store is the same: no model was stored, deleted or promoted meanwhile.
 
-    Reads names and times alone: some 6 us for each model, and 25 us for each recipe.
+    Reads names and times alone: some 20 us for each model.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    recipes = str(bentoml_home() / "models")
+    recipes = bentoml_home() / "models"
     try:
         return tuple(
-            (recipe, promoted_version(recipe), tuple(_state(folder) for folder in _folders(f"{recipes}/{recipe}")))
-            for recipe in (Path(folder).name for folder in _folders(recipes))
+            (recipe, promoted_version(recipe), tuple(_state(folder) for folder in _folders(recipes / recipe)))
+            for recipe in (folder.name for folder in _folders(recipes))
         )
     except OSError as error:
         raise _unreadable(error) from error
 
 
-def _folders(parent: str) -> list[str]:
+def _folders(parent: Path) -> list[Path]:
     try:
         with os.scandir(parent) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir())
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
     except FileNotFoundError:  # an empty store, or a recipe that is being deleted
         return []
 
 
-def _state(version: str) -> tuple[str, int, int]:
+def _state(version: Path) -> tuple[str, int, int]:
     try:
-        card = Path(version, "model.yaml").stat()
+        card = (version / "model.yaml").stat()
     except FileNotFoundError:  # half made or half deleted by BentoML
-        return version, 0, 0
-    return version, card.st_mtime_ns, card.st_size
+        return version.name, 0, 0
+    return version.name, card.st_mtime_ns, card.st_size
 
 
 def find_model(tag: str) -> StoredModel:
