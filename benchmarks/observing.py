@@ -34,7 +34,7 @@ def main() -> None:
     headers = {b"host": b"localhost:8000", b"user-agent": b"python-httpx/0.28.1", b"content-type": b"application/json"}
     path = "/v2/models/torch-relu.onnx/infer"
     head = Head("POST", path.encode(), path, "", headers, False, 1000, True, False)
-    answered = Exchange(head, address="192.0.2.7", port="data", reply=lambda answer: None)
+    answered = Exchange(head, address="192.0.2.7", port="data", reply=lambda exchange, answer: None)
     answered.route, answered.model, answered.version = "/v2/models/{model}/infer", "torch-relu.onnx", "zrr3dzqhs2uaqaav"
     answered.images, answered.queue_ns, answered.run_ns = 1, 30_000, 20_000
     answered.began_ns = time.monotonic_ns() - 200_000

@@ -564,8 +564,9 @@ def test_a_body_that_takes_too_long_is_overdue() -> None:
     machine = new()
     begin(machine, head("POST / HTTP/1.1", "Content-Length: 200000"), 5)
     machine.accept(8)
-    machine.receive(bytes(100_000), 8)
-    assert machine.next_event(8) is None
+    for now in (8, 60):
+        machine.receive(bytes(90_000), now)
+        assert machine.next_event(now) is None
     assert overdue(machine, 68) is None
     assert overdue(machine, 68.1) == "The body was not whole after 60 s."
 
@@ -611,6 +612,24 @@ def test_the_bytes_of_an_earlier_body_do_not_count_for_the_next() -> None:
     machine.accept(0)
     assert machine.next_event(0) is None
     assert overdue(machine, 2.1) is not None
+
+
+def test_the_bytes_of_a_body_are_counted() -> None:
+    machine = new()
+    for sent, rest, counts in (
+        (POST, b"", [5, 5]),
+        (CHUNKED + b"3\r\nabc\r\n", b"0\r\n\r\n", [3, 3]),
+        (POST[:-3], b"llo", [2, 5]),
+    ):
+        begin(machine, sent)
+        machine.accept(0)
+        if rest:
+            assert machine.next_event(0) is None
+        found = [machine.body_bytes]
+        machine.receive(rest, 0)
+        assert isinstance(machine.next_event(0), Body)
+        assert [*found, machine.body_bytes] == counts
+        answer(machine)
 
 
 def test_an_idle_connection_is_closed() -> None:

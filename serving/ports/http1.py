@@ -350,7 +350,7 @@ class Machine:
             if self._head.expects_continue and self._at == len(self._data):
                 return CONTINUE
         else:
-            self._left = length
+            self._left = self._received = length
             self._gathering = False
         return b""
 
@@ -678,7 +678,7 @@ def parse_head(raw: bytes, limits: Http1Limits) -> Head:
     else:
         options = {option.strip(b" \t") for option in connection.lower().split(b",")}
         keeps = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
-    expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not http_1_0 and length != 0
+    expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not http_1_0
     return Head(method.decode(), target, path, query, headers, http_1_0, length, keeps, expects)
 
 
