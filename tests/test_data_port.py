@@ -491,6 +491,9 @@ LAST: Final = {
 def test_after_the_last_answer_the_connection_is_closed_at_once_and_not_only_once_it_has_lingered(
     ask: Callable[[socket.socket], object], own: Own
 ) -> None:
+    watch = own.connections._watch
+    assert watch is not None
+    own.loop.call_soon_threadsafe(watch.cancel)  # what ends connections that are left over, each second
     with own.connect() as connection:
         ask(connection)
         own.let()
