@@ -73,6 +73,19 @@ def test_an_answer_is_one_line_that_says_who_asked_for_what_and_how_long_it_took
     assert 400 <= took < 10_400
 
 
+def test_each_line_has_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access_log = AccessLog(tmp_path / "log", 1)
+    for ns in (1_792_000_000_000_000_000, 1_792_000_000_999_999_999, 1_792_000_001_007_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda ns=ns: ns)
+        access_log.answered(exchange(), 200, 0)
+    access_log.close()
+    assert [line["time"] for line in lines_of(tmp_path / "log")] == [
+        "2026-10-14T17:46:40.000Z",
+        "2026-10-14T17:46:40.999Z",
+        "2026-10-14T17:46:41.007Z",
+    ]
+
+
 def test_what_no_model_answered_says_nothing_of_one(tmp_path: Path) -> None:
     line = logged(tmp_path / "log", exchange(method="GET", path="/models"))
     assert set(line) == {"time", "address", "port", "method", "path", "status", "bytes", "duration_ms"}
@@ -215,6 +228,26 @@ def test_a_pipe_that_nobody_empties_holds_up_nobody_and_costs_lines_not_memory(
     assert f"{MAX_BYTES // 1000 - len(kept)} lines of the access log were lost" in caplog.text
 
 
+def test_what_is_written_in_part_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+    assert logged(tmp_path / "log", exchange(path="/models"))["path"] == "/models"
+
+
+def test_what_was_written_makes_room_for_more(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    access_log = AccessLog(path, 1)
+    came = exchange(path="\0" * MAX_TEXT)  # six bytes each
+    lines = MAX_BYTES // (10 * MAX_TEXT)
+    for written in (1, 2, 3):
+        for _ in range(lines):
+            access_log.answered(came, 200, 0)
+        access_log.flush()
+        eventually(lambda: path.read_bytes().count(b"\n") == written * lines)  # noqa: B023 called here
+    access_log.close()
+    assert path.stat().st_size > 1.5 * MAX_BYTES
+
+
 def test_a_disk_that_is_full_costs_lines_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     access_log = AccessLog(Path("/dev/full"), 1)
     for _ in range(3):
@@ -258,7 +291,13 @@ def test_the_settings_name_file_and_sample(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
-    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "log", "No such file or directory")):
+    unread = tmp_path / "pipe"
+    os.mkfifo(unread)  # and does not wait for somebody to read it
+    for path, why in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no" / "log", "No such file or directory"),
+        (unread, "No such device or address"),
+    ):
         settings = dataclasses.replace(read_settings({}), access_log=str(path))
         with pytest.raises(SettingError) as raised:
             open_access_log(settings)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import python
 from small_models import alter, keep
 
 from digits import store
@@ -497,12 +498,21 @@ def test_what_is_wanted_keeps_its_place_in_the_order() -> None:
     assert wanted.replaced("c", [], unloaded=True) == Wanted(4, wanted.models[:3], frozenset("xc"))
 
 
-def test_the_folder_of_several_workers_is_private_and_there_is_none_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_several_workers_is_private_and_goes_with_its_maker() -> None:
+    code = """
+from serving.settings import read_settings
+from serving.workers import make_run_folder, run_folder
+make_run_folder(read_settings({"SAMEDIGIT_WORKERS": "2"}))
+print(run_folder(), oct(run_folder().stat().st_mode), list(run_folder().iterdir()))
+"""
+    folder, mode, contents = python(code).split()
+    assert (mode, contents) == ("0o40700", "[]")
+    assert folder
+    assert not Path(folder).exists()
+
+
+def test_one_worker_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_FOLDER, "")  # so that it is as it was after the test
     make_run_folder(settings(workers="1"))
     with pytest.raises(SettingError, match="Several workers share a folder"):
         run_folder()
-    make_run_folder(settings(workers="2"))
-    folder = run_folder()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    shutil.rmtree(folder)
