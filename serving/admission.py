@@ -68,20 +68,18 @@ class Admission:
                     f"At most {self._rate.per_second} requests a second, please. Try again later.",
                     retry_after_seconds=int(wait_seconds) + 1,
                 )
+        length = exchange.head.length or 0
         if self.requests >= self._max_requests:
             self._shed("requests")
             raise RequestError(
                 Kind.BUSY, f"{self.requests} requests are under way. Try again later.", retry_after_seconds=1
             )
+        if self.request_bytes + length > self._max_request_bytes:
+            raise self._no_room_for_body()
         self.requests += 1
+        self.request_bytes += length
         exchange.held = True
-        length = exchange.head.length
-        if length:
-            try:
-                self.reserve(exchange, length)
-            except RequestError:
-                self.release(exchange)
-                raise
+        exchange.reserved_bytes = length
 
     def reserve(self, exchange: Exchange, size: int) -> None:
         """Sees that `exchange` has room for a body of `size` bytes; for a chunked one, called again as it grows.
@@ -93,14 +91,17 @@ class Admission:
         if more <= 0:
             return
         if self.request_bytes + more > self._max_request_bytes:
-            self._shed("bytes")
-            raise RequestError(
-                Kind.BUSY,
-                f"The bodies of the requests under way fill their room of {self._max_request_bytes} bytes. Try again later.",
-                retry_after_seconds=1,
-            )
+            raise self._no_room_for_body()
         self.request_bytes += more
         exchange.reserved_bytes = size
+
+    def _no_room_for_body(self) -> RequestError:
+        self._shed("bytes")
+        return RequestError(
+            Kind.BUSY,
+            f"The bodies of the requests under way fill their room of {self._max_request_bytes} bytes. Try again later.",
+            retry_after_seconds=1,
+        )
 
     def release(self, exchange: Exchange) -> None:
         """Frees the place of `exchange`: it was answered, or its client is gone. More than once does no harm."""

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -301,6 +301,17 @@ def test_who_waits_for_100_continue_gets_it_and_then_the_answer(own: Own) -> Non
         assert orjson.loads(read_answer(answers)[2]) == ["POST", "/x", 5]
 
 
+def test_who_waits_for_100_continue_behind_another_request_gets_it_after_that_ones_answer(own: Own) -> None:
+    with own.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(get("/later") + head("/x", "Content-Length: 5", "Expect: 100-continue"))
+        own.let()
+        assert orjson.loads(read_answer(answers)[2]) == ["GET", "/later", 0]
+        assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert answers.readline() == b"\r\n"
+        connection.sendall(b"12345")
+        assert orjson.loads(read_answer(answers)[2]) == ["POST", "/x", 5]
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -466,6 +477,43 @@ def test_a_client_that_has_closed_its_side_gets_its_answer_and_then_the_end(own:
             connection.settimeout(5)
             answer = everything_from(connection)  # which ends when the server closes its side
         assert answer.endswith(orjson.dumps(["GET", path, 0]))
+
+
+LAST: Final = {
+    "its own": lambda connection: connection.sendall(get("/later", "Connection: close")),
+    "of HTTP/1.0": lambda connection: connection.sendall(head("/later", method="GET", version="1.0")),
+    "half closed": lambda connection: [connection.sendall(get("/later")), connection.shutdown(socket.SHUT_WR)],
+}
+
+
+@pytest.mark.parametrize("ask", LAST.values(), ids=LAST)
+@pytest.mark.parametrize("own", [{"linger_seconds": 60}], indirect=True)
+def test_after_the_last_answer_the_connection_is_closed_at_once_and_not_only_once_it_has_lingered(
+    ask: Callable[[socket.socket], object], own: Own
+) -> None:
+    watch = own.connections._watch
+    assert watch is not None
+    own.loop.call_soon_threadsafe(watch.cancel)  # what ends connections that are left over, each second
+    with own.connect() as connection:
+        ask(connection)
+        own.let()
+        assert everything_from(connection).endswith(b'["GET","/later",0]')
+        wait_until(lambda: not own.connections)  # though the client keeps its side open
+
+
+@pytest.mark.parametrize("own", [{"linger_seconds": 60}], indirect=True)
+def test_a_client_that_has_closed_its_side_gets_every_answer_that_it_has_asked_for(own: Own) -> None:
+    with own.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(get("/later/1") + get("/x") + get("/later/2") + head("/y", "Content-Length: 2") + b"ab")
+        connection.shutdown(socket.SHUT_WR)
+        found = []
+        for held in (True, False, True, False):
+            if held:
+                own.let()
+            found.append(orjson.loads(read_answer(answers)[2]))
+        assert found == [["GET", "/later/1", 0], ["GET", "/x", 0], ["GET", "/later/2", 0], ["POST", "/y", 2]]
+        assert answers.read() == b""
+        wait_until(lambda: not own.connections)
 
 
 def test_a_client_that_goes_away_before_its_answer_harms_nobody(own: Own, caplog: pytest.LogCaptureFixture) -> None:
