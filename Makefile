@@ -36,9 +36,9 @@ $(READY): requirements/uv.txt requirements/all.txt pyproject.toml
 
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 lock:
-	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra dev -o requirements/all.txt
-	$(LOCK) pyproject.toml --extra onnx -o requirements/onnx.txt
-	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow -o requirements/serve-all.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra tracing --extra dev -o requirements/all.txt
+	$(LOCK) pyproject.toml --extra onnx --extra tracing -o requirements/onnx.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra tracing -o requirements/serve-all.txt
 	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
 
 clean:

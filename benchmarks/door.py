@@ -5,8 +5,9 @@
 Without BentoML: one process a way, pinned to one core, the client to another. One image in a binary request, 1, 16 and 64
 connections; a second each in every round, in random order; medians.
 
-    at once     our protocol; what waits runs on the event loop as soon as it has read what came: what Samedigit does
+    at once     our HTTP machine; what waits runs on the event loop as soon as it has read what came: what Samedigit does
     uvicorn     the same door and batches as an ASGI callable on uvicorn, with httptools and uvloop
+    uncounted   as at once, without metrics
     thread      the model runs in a thread; what comes meanwhile waits for the next batch
     window      a batch begins 1 ms after its first request came
     one by one  no batches
@@ -45,8 +46,10 @@ from loadtests.server import Start, free_ports, on_cores
 from runtimes.backends import is_installed
 from serving.batching import Batcher, Done
 from serving.door import Door
+from serving.messages import Answer, Exchange, Head
+from serving.metrics import Metrics
 from serving.models import ServedModels
-from serving.ports.api_port import ApiPort
+from serving.ports.connection import Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 from serving.start import serve_environment
@@ -85,8 +88,8 @@ class InThread(Batcher):
 class InWindow(Batcher):
     _timed = False
 
-    def submit(self, images: Any, done: Done, *, timeout_us: int = 0) -> None:
-        super().submit(images, done, timeout_us=timeout_us)
+    def submit(self, images: Any, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
+        super().submit(images, done, exchange=exchange, timeout_us=timeout_us)
         if not self._timed:
             self._timed = True
             asyncio.get_running_loop().call_later(WINDOW_SECONDS, self._end)
@@ -99,9 +102,15 @@ class InWindow(Batcher):
         super()._run()
 
 
+class Uncounted(Metrics):
+    def answered(self, exchange: Exchange, status: int) -> None:
+        pass
+
+
 WAYS: Final[dict[str, type[Batcher]]] = {
     "at once": Batcher,
     "uvicorn": Batcher,
+    "uncounted": Batcher,
     "thread": InThread,
     "window": InWindow,
     "one by one": Batcher,
@@ -111,23 +120,49 @@ WAYS: Final[dict[str, type[Batcher]]] = {
 async def serve(way: str) -> None:
     settings = read_settings()
     setattr(serving.opening, "Batcher", WAYS[way])  # noqa: B010  # what it opens each model with
-    served = ServedModels(settings)
-    served.open()
-    door = Door(served)
+    models = ServedModels(settings)
+    models.open()
+    door = Door(models, metrics=Uncounted() if way == "uncounted" else Metrics())
     if way == "uvicorn":
-        app = ApiPort(_nothing, door, dict, settings.max_body_bytes)
         address: dict[str, Any] = {"host": settings.data_host, "port": settings.data_port}
+        app = AsgiDoor(door)
         config = uvicorn.Config(app, http="httptools", lifespan="off", access_log=False, log_level="error", **address)
         await uvicorn.Server(config).serve()
         return
-    await DataPort(door, settings).open()
+    connections = Connections(door, settings)
+    connections.begin()
+    await DataPort(connections, settings).open()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
 
 
-async def _nothing(*_: Any) -> None:
-    """The application behind the door, which has nothing more to answer."""
+class AsgiDoor:
+    """The door as an ASGI application."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        headers = dict(scope["headers"])
+        length = int(headers.get(b"content-length", 0))
+        head = Head(scope["method"], scope["raw_path"], scope["path"], "", headers, False, length, True, False)
+        exchange = Exchange(
+            head, address=scope["client"][0], port="data", reply=lambda exchange, answer: answered.set_result(answer)
+        )
+        self._door.admit(exchange, foreign=False)
+        message = await receive()
+        body = message["body"]
+        while message["more_body"]:
+            message = await receive()
+            body += message["body"]
+        exchange.body = body
+        self._door.handle(exchange)
+        answer = await answered
+        lines = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        await send({"type": "http.response.start", "status": answer.status, "headers": lines})
+        await send({"type": "http.response.body", "body": answer.body})
 
 
 def main() -> None:

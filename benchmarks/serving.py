@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving [--seconds N] [--json FILE] [--peers NAME ...]
 
-The same ONNX model (the newest torch-relu in the store) and the same images for everybody. Servers have one worker, and one
+The same ONNX model (the torch-relu that the store serves) and the same images for everybody. Servers have one worker, and one
 core; wrk (Locust's fast client, where wrk is missing) has another. A measurement is a closed loop of one second in each of N
 rounds. A round measures every server, in a new random order, so that what else the machine does hits all alike; compared are
 the medians of the rounds. Who is not measured sleeps (SIGSTOP), since some poll. Before each measurement 16 answers must be

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from digits import store
 from digits.contract import BACKENDS, Backend
@@ -47,6 +47,18 @@ def choose(settings: Settings) -> list[Chosen]:
             f"{', '.join(stored)}, and the served backends are {', '.join(backends)}."
         )
     return chosen
+
+
+def find(name: str, version: str, settings: Settings) -> Chosen:
+    """The stored model called `recipe.backend`, in this version, be it chosen or not.
+
+    Raises:
+        SamedigitError: it is not stored, or the device is missing.
+    """
+    recipe, _, last = name.rpartition(".")
+    backend = cast(Backend, last)
+    model = store.find_model(f"{recipe}:{version}")
+    return Chosen(model, backend, choose_device(settings.device) if backend in HAS_GPU else CPU)
 
 
 def _models(settings: Settings) -> list[StoredModel]:

@@ -19,8 +19,9 @@ from serving.access_log import AccessLog
 from serving.admission import Admission
 from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
+from serving.exposition import GONE
 from serving.messages import Answer, Exchange, json_answer, refusal
-from serving.metrics import CONTENT_TYPE, GONE, Metrics
+from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import ServedModels
 from serving.opening import Opened
 from serving.protocols import openapi, predict, v2, v2_control
@@ -173,10 +174,9 @@ class Door:
 
     def _count(self, exchange: Exchange, status: int, answer_bytes: int) -> None:
         self.metrics.answered(exchange, status)
+        trace = self._tracer.answered(exchange, status) if self._tracer is not None else ""
         if self._access_log is not None:
-            self._access_log.answered(exchange, status, answer_bytes)
-        if self._tracer is not None:
-            self._tracer.answered(exchange, status)
+            self._access_log.answered(exchange, status, answer_bytes, trace)
 
     def write_snapshot(self) -> None:
         """Keeps the metrics for whichever worker is asked for them. Due every second."""
@@ -248,6 +248,8 @@ class Door:
 
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
+        if asked.model not in (None, ECHO):
+            raise RequestError(Kind.UNKNOWN, f"/echo has no model {asked.model[:50]!r}; leave model out.")
         exchange.images = len(asked.images)
         self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
 
@@ -257,7 +259,7 @@ class Door:
 
     def _describe(self, exchange: Exchange) -> None:
         theirs = self._document() if self._document is not None and exchange.port == "api" else None
-        self._finish(exchange, json_answer(openapi.add_paths(theirs or {"paths": {}})))
+        self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
 
     def _preflight(self, exchange: Exchange) -> None:
         answer = self._cors.preflight(exchange.head.method, exchange.head.headers)

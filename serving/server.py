@@ -36,7 +36,7 @@ class Server:
         self._document = document
         self.models = ServedModels(settings)
         self._metrics = Metrics(run_folder() if settings.workers > 1 else None)
-        self._tracer = open_tracer()
+        self._tracer = open_tracer(settings)
         self._access_log = open_access_log(settings)
         self._drained_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -340,10 +340,10 @@ def _from_file(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingError(f"{FILE}, {path}, cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML
-        # Only where it goes wrong: what tomllib says may hold a piece of a key.
-        place = re.search(r"\(at [^)]*\)", str(error))
-        raise SettingError(f"{FILE}, {path}, is not TOML{' ' + place[0] if place else ''}.") from None
+    except tomllib.TOMLDecodeError as error:  # its text quotes single characters, so no key
+        raise SettingError(f"{FILE}, {path}, is not TOML: {error}.") from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
+        raise SettingError(f"{FILE}, {path}, is not TOML.") from None
     values = {}
     for name, came in document.items():
         row = _ROWS.get(name)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from digits.contract import Images, Probabilities
 from serving.batching import Batcher, Counted
 from serving.errors import Kind, RequestError
+from serving.messages import Exchange, Head
 from serving.settings import Settings, read_settings
 
 Outcome = Probabilities | RequestError
@@ -44,6 +46,7 @@ class Asked:
     """A request and what came of it."""
 
     numbers: list[int]
+    exchange: Exchange
     outcomes: list[Outcome] = field(default_factory=list)
 
     def is_right(self) -> bool:
@@ -78,9 +81,13 @@ def settings(*, max_batch: int = 8, max_queue: int = 1000, deadline_ms: int = 60
     )
 
 
+HEAD: Final = Head("POST", b"/", "/", "", {}, False, 0, True, False)
+
+
 def ask(batcher: Batcher, *numbers: int, timeout_us: int = 0) -> Asked:
-    asked = Asked(list(numbers))
-    batcher.submit(images_of(asked.numbers), asked.outcomes.append, timeout_us=timeout_us)
+    exchange = Exchange(HEAD, address="10.0.0.1", port="data", reply=lambda exchange, answer: None)
+    asked = Asked(list(numbers), exchange)
+    batcher.submit(images_of(asked.numbers), asked.outcomes.append, exchange=exchange, timeout_us=timeout_us)
     return asked
 
 

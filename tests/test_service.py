@@ -466,7 +466,7 @@ def test_a_gpu_that_is_not_there_stops_the_start_with_one_line(trained_home: Pat
     ("environment", "message"),
     [
         ({"SAMEDIGIT_BACKENDS": "jax"}, "SAMEDIGIT_BACKENDS takes numpy, torch, tensorflow, onnx"),
-        ({"SAMEDIGIT_MAX_IMAGES": "0"}, "SAMEDIGIT_MAX_IMAGES takes a whole number of at least 1; got '0'."),
+        ({"SAMEDIGIT_MAX_IMAGES": "0"}, "SAMEDIGIT_MAX_IMAGES takes a whole number from 1 to 1000000; got '0'."),
         ({"SAMEDIGIT_DEVICE": "gpu"}, "The device must be auto, cpu, cuda or cuda:INDEX; got 'gpu'."),
         ({"SAMEDIGIT_MODELS": "torch-rely"}, "No model torch-rely is stored; there are "),
     ],

@@ -26,7 +26,7 @@ from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv6Address
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 from urllib.parse import unquote
 
 from serving.errors import Kind, RequestError, malformed
@@ -35,6 +35,7 @@ from serving.settings import Settings
 
 CACHED_HEAD_BYTES: Final = 2048  # longer heads are parsed each time
 CACHED_HEADS: Final = 512
+METHOD_BYTES: Final = 32
 PAUSE_BYTES: Final = 65536  # read ahead while an answer is awaited
 CHUNK_LINE_BYTES: Final = 256  # a chunk's size and extensions, with the end of the line
 EMPTY_LINES: Final = 8  # before a request, as some old clients send after a body
@@ -77,6 +78,7 @@ class LocalError(AssertionError):
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # Enum's own takes as long as the rest of a step
     IDLE = "idle"  # nothing of a request is here
     HEAD = "head"  # a part of a head is
     HEAD_READ = "head read"  # it was given out: accept or answer
@@ -88,6 +90,7 @@ class State(Enum):
 
 
 class Step(Enum):
+    __hash__ = object.__hash__
     BEGAN = "a request's first byte came"
     EMPTY = "only empty lines came"
     READ = "a head was whole"
@@ -152,7 +155,10 @@ TABLE: Final = {
 }
 
 
-class Body(NamedTuple):
+@dataclass(slots=True)
+class Body:
+    """What came behind a head, whole."""
+
     data: bytes
 
 
@@ -167,12 +173,14 @@ class Machine:
         "_data",
         "_empty_lines",
         "_ended",
+        "_gathering",
         "_head",
         "_last",
         "_left",
         "_limits",
         "_overhead",
         "_pieces",
+        "_raw",
         "_received",
         "_searched",
         "_since",
@@ -188,14 +196,20 @@ class Machine:
         self._at = 0  # before it, it is read
         self._searched = 0  # before it, no end of a head is
         self._empty_lines = 0
-        self._head: Head
+        self._head = _NO_HEAD  # the last that was read,
+        self._raw = b""  # and its bytes, if they are few
         self._last = False  # the next answer is
         self._ended = False  # the client sends no more
+        self._gathering = False
         self._left = 0  # of the body; chunked: of the chunk
         self._pieces: list[bytes | bytearray] = []  # of the body; only the last may be a bytearray
-        self._begin_body()
+        self._received = 0
 
     def _begin_body(self) -> None:
+        """Makes ready to read a body that is not whole yet, or comes in chunks."""
+        self._gathering = True
+        self._left = self._head.length or 0
+        self._pieces = []
         self._received = 0  # bytes of the body
         self._chunks = 0
         self._chunk_bytes = False  # whether a chunk's bytes, and the end of their line, are what comes next
@@ -253,13 +267,24 @@ class Machine:
             RequestError: what came is no request that can be read; `refuse` is to be called with it.
         """
         if self.state is _HEAD:
+            raw = self._raw
+            if raw and self._data.startswith(raw, self._at):  # a client repeats its head
+                self._at += len(raw)
+                self.state = TABLE[_HEAD][_READ]
+                return self._head
             return self._read_head(now)
         if self.state is _BODY:
-            if self._read_body():
-                pieces = self._pieces
-                self._pieces = []
-                self.state = TABLE[_BODY][_WHOLE]
-                return Body(pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces))
+            data, at = self._data, self._at
+            end = at + self._left
+            if self._gathering or end > len(data):
+                return self._read_parts()
+            self.state = TABLE[_BODY][_WHOLE]
+            body = data[at:end]
+            if end == len(data):
+                self._data = b""
+                end = 0
+            self._at = end
+            return Body(body if type(body) is bytes else bytes(body))
         elif self.state is State.DISCARDING and self._discard(now):
             return self._read_head(now)
         return None
@@ -273,16 +298,18 @@ class Machine:
         end = data.find(b"\r\n\r\n", max(at, self._searched - 3)) + 4
         if 4 <= end <= at + limits.head_bytes:
             raw = data[at:end] if isinstance(data, bytes) else bytes(data[at:end])
-            head = (parse_head if len(raw) <= CACHED_HEAD_BYTES else parse_head.__wrapped__)(raw, limits)
-            self._head = head
+            if len(raw) <= CACHED_HEAD_BYTES:
+                self._head = parse_head(raw, limits)
+                self._raw = raw
+            else:
+                self._head = parse_head.__wrapped__(raw, limits)
+                self._raw = b""
             self._at = end
-            self._empty_lines = 0
             self.state = TABLE[_HEAD][_READ]
-            return head
+            return self._head
         # It is not whole, or too long. What is wrong with it is said as soon as its line is here.
-        begun = bytes(data[at : at + limits.head_bytes])
-        if data.find(b"\n", max(at, self._searched)) >= 0 or b"\n" not in begun:
-            _check_begun(begun, limits)
+        if data.find(b"\n", max(at, self._searched)) >= 0 or data.find(b"\n", at) < 0:
+            _check_begun(bytes(data[at : at + limits.head_bytes]), limits)
         if len(data) - at > limits.head_bytes or end >= 4:
             raise RequestError(
                 Kind.HEAD_TOO_LARGE, f"The headers are longer than {limits.head_bytes} bytes.", closes=True
@@ -305,6 +332,8 @@ class Machine:
             self.state = TABLE[self.state][Step.EMPTY]
             self._since = now
             self._clear()
+            if self._last:
+                self._close()
         if self._ended:
             self._close()
         return -1
@@ -315,15 +344,23 @@ class Machine:
         """The body will be read. Gives what is to be sent, which is nothing where the client does not wait for it."""
         self.state = TABLE[self.state][_ACCEPTED]
         self._since = now
-        head = self._head
-        if head.length is None or head.length > len(self._data) - self._at:
-            self._left = head.length or 0
+        length = self._head.length
+        if length is None or length > len(self._data) - self._at:
             self._begin_body()
-            if head.expects_continue and self._at == len(self._data):
+            if self._head.expects_continue and self._at == len(self._data):
                 return CONTINUE
         else:
-            self._left = head.length
+            self._left = self._received = length
+            self._gathering = False
         return b""
+
+    def _read_parts(self) -> Body | None:
+        if not self._read_body():
+            return None
+        pieces = self._pieces
+        self._pieces = []
+        self.state = TABLE[_BODY][_WHOLE]
+        return Body(pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces))
 
     def _read_body(self) -> bool:
         """Takes what is here of the body. Whether it is whole."""
@@ -433,17 +470,19 @@ class Machine:
         """Drops what is here of a body. Whether the next request has begun behind it."""
         try:
             whole = self._read_body()
-        except RequestError:  # it was answered: this cannot be
-            self._received = self._limits.discard_bytes + 1
-            whole = False
-        if whole:
+            too_much = self._received > self._limits.discard_bytes
+        except RequestError:  # it has its answer
+            whole, too_much = False, True
+        if self.state is State.CLOSED:
+            return False
+        if too_much:
+            self.state = TABLE[State.DISCARDING][Step.GIVEN_UP]
+            self._clear()
+            self._since = now
+        elif whole:
             self.state = TABLE[State.DISCARDING][Step.DISCARDED]
             self._since = now
             self._next_request(now)
-        elif self.state is State.DISCARDING and self._received > self._limits.discard_bytes:
-            self._since = now
-            self.state = TABLE[State.DISCARDING][Step.GIVEN_UP]
-            self._clear()
         return self.state is _HEAD
 
     # Answers
@@ -454,51 +493,63 @@ class Machine:
         Args:
             date, extra: header lines, each with its CRLF.
         """
-        head = self._head
+        head, state = self._head, self.state
         lines, closes, length = _lines_of(answer.status, answer.headers)
-        state = self.state
-        last = closes or self._last or not head.keeps or (self._ended and self._at == len(self._data))
-        if state is _ANSWERING or (state is State.HEAD_READ and head.length == 0):
-            unread = False
-            step = _ANSWERED
+        unread = state is not _ANSWERING and (state is not State.HEAD_READ or head.length != 0)
+        if (
+            closes
+            or self._last
+            or not head.keeps
+            or (self._ended and self._at == len(self._data))
+            or (unread and self._is_too_much(head))
+        ):
+            return self._answer_last(answer, now, date + extra, unread)
+        self._since = now
+        self._empty_lines = 0
+        if unread:
+            self.state = TABLE[state][Step.ANSWERED_EARLY]
+            if state is State.HEAD_READ or not self._gathering:
+                self._begin_body()
+            self._pieces = []
+            self._received = 0
         else:
-            unread = True
-            step = Step.ANSWERED_EARLY
-            # A client that waits for its 100 may send its body now or not: where its next request begins, nobody knows.
-            if (head.length is not None and head.length > self._limits.discard_bytes) or (
-                head.expects_continue and state is State.HEAD_READ
-            ):
-                last = True
-        self.state = TABLE[state][Step.ANSWERED_LAST if last else step]
+            self.state = TABLE[state][_ANSWERED]
+            if self._data or self._ended:
+                self._next_request(now)
+        body = answer.body
+        if head.method == "HEAD" or length is None or head.http_1_0:
+            return _written(
+                answer, date + extra + (b"connection: keep-alive\r\n" if head.http_1_0 else b""), head.method
+            )
+        return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (lines, date, extra, len(body), body)
+
+    def _is_too_much(self, head: Head) -> bool:
+        """Whether the rest of a body that nobody wants is not read."""
+        if head.length is not None and head.length > self._limits.discard_bytes:
+            return True
+        # A client that waits for its 100 may send its body now or not: where its next request begins, nobody knows.
+        return head.expects_continue and self.state is State.HEAD_READ
+
+    def _answer_last(self, answer: Answer, now: float, lines: bytes, unread: bool) -> bytes:
+        head = self._head
+        self.state = TABLE[self.state][Step.ANSWERED_LAST]
         self._since = now
         self._pieces = []
-        if last:
-            connection = b"connection: close\r\n"
-            if self._ended or not (unread or head.keeps or self._at < len(self._data)):
-                self._close()
-            self._clear()
-        else:
-            connection = b"connection: keep-alive\r\n" if head.http_1_0 else b""
-            if unread:
-                if state is State.HEAD_READ:
-                    self._left = head.length or 0
-                    self._begin_body()
-            else:
-                self._next_request(now)
-        return _written(lines, date, extra, connection, answer, length, only_head=head.method == "HEAD")
+        if self._ended or not (unread or head.keeps or self._at < len(self._data)):
+            self._close()
+        self._clear()
+        return _written(answer, lines + b"connection: close\r\n", head.method)
 
     def refuse(self, error: RequestError, now: float, *, date: bytes, extra: bytes = b"") -> bytes:
         """The bytes of the answer to what could not be read, or did not come in time. It is the last."""
-        only_head = self.under_way and self._head.method == "HEAD"
+        method = self._head.method if self.under_way else ""
         self.state = TABLE[self.state][Step.REFUSED]
         self._since = now
         self._clear()
         self._pieces = []
         if self._ended:
             self._close()
-        answer = refusal(error)
-        lines, _, length = _lines_of(answer.status, answer.headers)
-        return _written(lines, date, extra, b"connection: close\r\n", answer, length, only_head=only_head)
+        return _written(refusal(error), date + extra + b"connection: close\r\n", method)
 
     def _next_request(self, now: float) -> None:
         if self._at < len(self._data):
@@ -569,9 +620,10 @@ class Machine:
         self._pieces = []
 
 
-# Enum's own look-up takes as long as the rest of a step.
+# What every request passes through, without looking it up in its class.
 _IDLE, _HEAD, _BODY, _ANSWERING = State.IDLE, State.HEAD, State.BODY, State.ANSWERING
 _BEGAN, _READ, _ACCEPTED, _WHOLE, _ANSWERED = Step.BEGAN, Step.READ, Step.ACCEPTED, Step.WHOLE, Step.ANSWERED
+_NO_HEAD: Final = Head("", b"", "", "", {}, False, 0, True, False)
 _UNDER_WAY: Final = (State.HEAD_READ, State.BODY, State.ANSWERING)
 
 
@@ -583,10 +635,10 @@ _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/([0
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*+)\r")
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*+")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]++)([^#]*+)", re.IGNORECASE)
-_HOST: Final = re.compile(rb"(?:\[([^\]]*+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*+)(?::([0-9]{0,5}))?")
+_HOST: Final = re.compile(rb"(?:\[([^\]]*+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?")
 # No space around a semicolon or an equals sign, which the grammar calls bad: parsers differ in what they make of it.
 _CHUNK: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"(?:[\t !#-\[\]-~]|\\[\t -~])*+"))?+)*+)\r\n'
+    rb"([0-9A-Fa-f]{1,20})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"(?:[\t !#-\[\]-~]|\\[\t -~])*+"))?+)*+)\r\n'
 )
 
 # Headers that say how to read the request: two of them are two ways to read it.
@@ -617,7 +669,7 @@ def parse_head(raw: bytes, limits: Http1Limits) -> Head:
     if host is None:
         if not http_1_0:
             raise _closing("A Host header was expected.")
-    elif not _is_host(host):
+    elif host and not _is_host(host):  # it is empty where the client knows none
         raise _closing(f"This is not a host: {_shown(host)}.")
     length = _read_length(headers, http_1_0, limits)
     connection = headers.get(b"connection")
@@ -626,7 +678,7 @@ def parse_head(raw: bytes, limits: Http1Limits) -> Head:
     else:
         options = {option.strip(b" \t") for option in connection.lower().split(b",")}
         keeps = b"close" not in options and (not http_1_0 or b"keep-alive" in options)
-    expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not http_1_0 and length != 0
+    expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not http_1_0
     return Head(method.decode(), target, path, query, headers, http_1_0, length, keeps, expects)
 
 
@@ -638,7 +690,7 @@ def _read_lines(raw: bytes, limits: Http1Limits) -> tuple[bytes, bytes, bytes, d
         _check_line_begun(lines[0], limits)
         raise _closing(f"A request line was expected, such as 'GET / HTTP/1.1', got {_shown(lines[0])}.")
     method, target, version = match.groups()
-    if len(target) > limits.target_bytes:
+    if len(target) > limits.target_bytes or len(method) > METHOD_BYTES:
         _check_line_begun(lines[0], limits)
     if version != b"1.1" and version != b"1.0":
         raise RequestError(Kind.VERSION, f"HTTP/1.1 was expected, got HTTP/{version.decode()}.", closes=True)
@@ -679,9 +731,10 @@ def _check_begun(begun: bytes, limits: Http1Limits) -> None:
 def _check_line_begun(line: bytes, limits: Http1Limits) -> None:
     """Raises what is wrong with a request line's method, or with its target's length."""
     method, _, rest = line.partition(b" ")
-    match = _METHOD.match(method)
-    if match is None or match.end() < len(method):
+    if _METHOD.fullmatch(method[: METHOD_BYTES + 1]) is None:
         raise _closing("This is not HTTP: a request line was expected, such as 'GET / HTTP/1.1'.")
+    if len(method) > METHOD_BYTES:
+        raise RequestError(Kind.UNSUPPORTED, f"There is no method of more than {METHOD_BYTES} letters.", closes=True)
     if len(rest.partition(b" ")[0]) > limits.target_bytes:
         raise RequestError(
             Kind.TARGET_TOO_LONG, f"The path and query are longer than {limits.target_bytes} bytes.", closes=True
@@ -698,7 +751,7 @@ def _read_target(method: bytes, target: bytes) -> tuple[str, str]:
         return "*", ""
     else:
         match = _ABSOLUTE.fullmatch(target)
-        if match is None or not match[1] or not _is_host(match[1]):
+        if match is None or not _is_host(match[1]):
             raise _closing(f"A path was expected, such as /v2, got {_shown(target)}.")
         path, _, query = match[2].partition(b"?")
         path = path or b"/"
@@ -768,14 +821,16 @@ _BODILESS: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 @lru_cache(256)
 def _lines_of(status: int, headers: Headers) -> tuple[bytes, bool, int | None]:
-    """The lines of an answer that are its own; whether it closes the connection; the length that it says itself.
+    """The lines of an answer that are its own; whether it closes the connection; -1, or the length that it says itself,
+    or None where it has neither length nor body.
 
     Raises:
         LocalError: a header that would end its line, or a status that is no final one.
     """
     if status < 200 or status not in _STATUS_LINES:
         raise LocalError(f"{status} is no status of an answer.")
-    lines, closes, length = [_STATUS_LINES[status]], False, None
+    lines, closes = [_STATUS_LINES[status]], False
+    length = None if status in _BODILESS else -1
     for name, value in headers:
         if _FIELD.fullmatch(name + b":" + value + b"\r") is None:
             raise LocalError(f"This is not a header: {name!r}: {value!r}.")
@@ -783,7 +838,9 @@ def _lines_of(status: int, headers: Headers) -> tuple[bytes, bool, int | None]:
             case b"connection":
                 closes = closes or b"close" in value.lower()
             case b"content-length":
-                length = int(value)
+                length = None if status in _BODILESS else int(value)
+            case b"date":
+                pass
             case b"transfer-encoding":
                 raise LocalError("An answer is sent whole, with its length.")
             case _:
@@ -791,13 +848,12 @@ def _lines_of(status: int, headers: Headers) -> tuple[bytes, bool, int | None]:
     return b"".join(lines), closes, length
 
 
-def _written(
-    lines: bytes, date: bytes, extra: bytes, connection: bytes, answer: Answer, length: int | None, *, only_head: bool
-) -> bytes:
-    if answer.status in _BODILESS:
-        return b"%b%b%b%b\r\n" % (lines, date, extra, connection)
-    body = answer.body
-    if only_head:  # it says the length that it would have for GET
-        said = len(body) if length is None else length
-        return b"%b%b%b%bcontent-length: %d\r\n\r\n" % (lines, date, extra, connection, said)
-    return b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (lines, date, extra, connection, len(body), body)
+def _written(answer: Answer, further: bytes, method: str) -> bytes:
+    """An answer in its general form, with further header lines."""
+    lines, _, length = _lines_of(answer.status, answer.headers)
+    if length is None:
+        return b"%b%b\r\n" % (lines, further)
+    if method == "HEAD":  # it says the length that it would have for GET
+        said = len(answer.body) if length < 0 else length
+        return b"%b%bcontent-length: %d\r\n\r\n" % (lines, further, said)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (lines, further, len(answer.body), answer.body)

@@ -1,6 +1,6 @@
 """The Open Inference Protocol but for inference itself: health, metadata, statistics, and the repository of models.
 
-Statuses are Triton's, except that what a client got wrong is never a 500 here.
+Statuses are Triton's, except that what a client got wrong is never a 500 here, and an unknown model always a 404.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import RequestError, malformed
+from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, json_answer
 from serving.models import ServedModels
 from serving.opening import Opened
@@ -25,14 +25,14 @@ PLATFORMS: Final[dict[Backend, str]] = {
     "tensorflow": "tensorflow_savedmodel",
     "onnx": "onnxruntime_onnx",
 }
-
+DONE: Final = Answer(200, b"", ())
 
 Parameters = Mapping[str, str]  # of the route: model and version, where its pattern has them
 Answering = Callable[[ServedModels, Parameters, bytes], Answer | Coroutine[Any, Any, Answer]]
 
 
 def _server(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    return json_answer({"name": "samedigit", "version": _version(), "extensions": EXTENSIONS})
+    return json_answer({"name": "samedigit", "version": server_version(), "extensions": EXTENSIONS})
 
 
 def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
@@ -40,6 +40,9 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    reason = served.why_not_ready()
+    if reason is not None:  # Triton answers 400; whoever polls this reads 503 as what it is, not now
+        raise RequestError(Kind.BUSY, f"Not ready: {reason}")
     return json_answer({"ready": True})
 
 
@@ -56,11 +59,13 @@ def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answ
 
 
 def _model_ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    return json_answer({"name": _named(served, parameters).name, "ready": True})
+    opened = served.named(parameters["model"], parameters.get("version"))
+    return json_answer({"name": opened.name, "ready": True})
 
 
 def _statistics(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    wanted = [_named(served, parameters)] if "model" in parameters else served.all()
+    named = "model" in parameters
+    wanted = [served.named(parameters["model"], parameters.get("version"))] if named else served.all()
     return json_answer({"model_stats": [_statistics_of(opened) for opened in wanted]})
 
 
@@ -72,15 +77,16 @@ async def _index(served: ServedModels, parameters: Parameters, body: bytes) -> A
 
 
 async def _load(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    if _json(body).get("parameters"):
+    if _json(body).get("parameters") not in (None, {}):
         raise malformed("load takes no parameters: a stored model is loaded as it is.")
     await served.load(parameters["model"])
-    return Answer(200, b"")
+    return DONE
 
 
 async def _unload(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
+    _json(body)  # whose unload_dependents means nothing here
     await served.unload(parameters["model"])
-    return Answer(200, b"")
+    return DONE
 
 
 # What a route of that name answers. Each raises RequestError.
@@ -95,13 +101,6 @@ ANSWERS: Final[dict[str, Answering]] = {
     "load": _load,
     "unload": _unload,
 }
-
-
-def _named(served: ServedModels, parameters: Parameters) -> Opened:
-    try:
-        return served.named(parameters["model"], parameters.get("version"))
-    except RequestError as error:
-        raise malformed(str(error)) from error  # so says Triton, here
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def _counted(counted: Counted) -> dict[str, int]:
     return {"count": counted.count, "ns": counted.ns}
 
 
-def _version() -> str:
+def server_version() -> str:
     try:
         return version("samedigit")
     except PackageNotFoundError:  # served from a folder of the rooms alone, as in the container
