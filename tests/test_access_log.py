@@ -73,6 +73,19 @@ def test_an_answer_is_one_line_that_says_who_asked_for_what_and_how_long_it_took
     assert 400 <= took < 10_400
 
 
+def test_each_line_has_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access_log = AccessLog(tmp_path / "log", 1)
+    for ns in (1_792_000_000_000_000_000, 1_792_000_000_999_999_999, 1_792_000_001_007_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda ns=ns: ns)
+        access_log.answered(exchange(), 200, 0)
+    access_log.close()
+    assert [line["time"] for line in lines_of(tmp_path / "log")] == [
+        "2026-10-14T17:46:40.000Z",
+        "2026-10-14T17:46:40.999Z",
+        "2026-10-14T17:46:41.007Z",
+    ]
+
+
 def test_what_no_model_answered_says_nothing_of_one(tmp_path: Path) -> None:
     line = logged(tmp_path / "log", exchange(method="GET", path="/models"))
     assert set(line) == {"time", "address", "port", "method", "path", "status", "bytes", "duration_ms"}

@@ -89,6 +89,15 @@ def everywhere(server: Server, name: str = "a.numpy") -> Counter[tuple[int, int 
     return found
 
 
+def readiness(server: Server) -> set[int]:
+    """What the workers say at both ports."""
+    found = set()
+    for port in (server.port, server.data_port) * 10:
+        with Client(server.url(port)) as client:
+            found.add(client.ask("GET", "/v2/health/ready").status)
+    return found
+
+
 def change(server: Server, port: int, name: str, what: str) -> tuple[int, str]:
     """Asks for a change, with the key for it; the status and the error."""
     with Client(server.url(port), timeout=90) as client:
@@ -135,6 +144,12 @@ def test_load_and_unload_have_reached_both_workers_when_they_are_answered(home: 
             assert change(server, port, "b.numpy", "unload")[0] == 404
             assert change(server, port, "b.numpy", "load") == (200, "")
             assert everywhere(server, "b.numpy") == {(200, 5): CONNECTIONS}
+        for name in ("a.numpy", "b.numpy"):
+            assert readiness(server) == {200}
+            assert change(server, server.port, name, "unload") == (200, "")
+        assert readiness(server) == {503}
+        assert change(server, server.port, "a.numpy", "load") == (200, "")
+        assert readiness(server) == {200}
         altered = keep("a", 9, day=9)
         alter(altered)
         status, error = change(server, server.data_port, "a.numpy", "load")
