@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serving.errors import Kind, RequestError
-from serving.keys import Keys
+from serving.keys import keys_of
 from serving.messages import Exchange
 from serving.routes import Route
 from serving.settings import Settings
@@ -24,8 +24,7 @@ class Admission:
     """Who may come in, and how many at once. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, shed: Shed) -> None:
-        self._keys = Keys(settings.keys, settings.keys_file)
-        self._control_keys = Keys(settings.control_keys, settings.control_keys_file)
+        self._keys, self._control_keys = keys_of(settings)
         self._control = settings.control
         self._max_requests = settings.max_requests
         self._max_request_bytes = settings.max_request_bytes

@@ -199,7 +199,7 @@ def test_one_entry_that_is_no_pixel_is_refused_wherever_it_stands(entry: Any, pl
     with pytest.raises(RequestError, match="255"):
         predict.read_request(orjson.dumps({"images": nested}), max_images=MAX_IMAGES)
     for body in bodies:
-        with pytest.raises(RequestError, match="255|The shape says"):
+        with pytest.raises(RequestError, match=r"255|The shape says"):
             v2.read_infer(body, None, max_images=MAX_IMAGES)
 
 
