@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,7 +36,7 @@ class Server:
         self._settings = settings
         self._document = document
         self.models = ServedModels(settings)
-        self._metrics = Metrics(run_folder() if settings.workers > 1 else None)
+        self._metrics = Metrics(_snapshots() if settings.workers > 1 else None)
         self._tracer = open_tracer(settings)
         self._access_log = open_access_log(settings)
         self._drained_at: float | None = None
@@ -116,3 +117,10 @@ def _allow_connections(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if hard != resource.RLIM_INFINITY and hard < needed:
         log.warning("The system allows %d open files; SAMEDIGIT_MAX_CONNECTIONS of %d needs %d.", hard, number, needed)
+
+
+def _snapshots() -> Path:
+    """Where the workers keep their numbers: a folder of its own, since in the one above `lock` and *.json mean other things."""
+    folder = run_folder() / "metrics"
+    folder.mkdir(exist_ok=True)
+    return folder
