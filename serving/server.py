@@ -46,14 +46,14 @@ class Server:
         """Opens the models, and takes the data port."""
         _allow_connections(self._settings.max_connections)
         self.models.open()
-        self._door = Door(
+        self.door = Door(
             self.models,
             metrics=self._metrics,
             tracer=self._tracer,
             access_log=self._access_log,
             document=self._document,
         )
-        self.connections = Connections(self._door, self._settings)
+        self.connections = Connections(self.door, self._settings)
         self._data_port = DataPort(self.connections, self._settings)
 
     async def begin(self) -> None:
@@ -80,7 +80,7 @@ class Server:
         await self.connections.end(max(0.0, left))
         for task in self._tasks:
             task.cancel()
-        self._door.write_snapshot()
+        self.door.write_snapshot()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         if self._access_log is not None:
@@ -89,7 +89,7 @@ class Server:
     async def _each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self._door.write_snapshot()
+            self.door.write_snapshot()
             if self._access_log is not None:
                 self._access_log.flush()
 

@@ -56,9 +56,10 @@ def _make_consistent(case: Any, right: bool) -> None:
     if not isinstance(body, dict):
         return
     parameters = body.get("parameters")
-    timeout_us = parameters.get("timeout") if isinstance(parameters, dict) else None
-    if type(timeout_us) is int and 0 < timeout_us < SECOND_US:
-        parameters["timeout"] = timeout_us + SECOND_US
+    if isinstance(parameters, dict):
+        timeout_us = parameters.get("timeout")
+        if type(timeout_us) is int and 0 < timeout_us < SECOND_US:
+            parameters["timeout"] = timeout_us + SECOND_US
     inputs = body.get("inputs")
     tensor = inputs[0] if isinstance(inputs, list) and inputs else None
     if isinstance(tensor, dict) and _is_shape(tensor.get("shape")) and isinstance(tensor.get("data"), list):

