@@ -1,6 +1,7 @@
 # make demo    train, serve, load and compare: ends with a table and a report
 # make test    the whole test suite
-.PHONY: demo test check image lock clean
+# make mutants whether the tests would notice mistakes: some minutes
+.PHONY: demo test check mutants image lock clean
 
 # The first Python that is new enough, and not too new for the frameworks.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -21,6 +22,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
+
 image: $(READY)
 	docker/build-image
 
@@ -36,10 +40,10 @@ $(READY): requirements/uv.txt requirements/all.txt pyproject.toml
 
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 lock:
-	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra dev -o requirements/all.txt
-	$(LOCK) pyproject.toml --extra onnx -o requirements/onnx.txt
-	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow -o requirements/serve-all.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra tracing --extra dev -o requirements/all.txt
+	$(LOCK) pyproject.toml --extra onnx --extra tracing -o requirements/onnx.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra tracing -o requirements/serve-all.txt
 	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
 
 clean:
-	rm -rf .venv results build *.egg-info
+	rm -rf .venv results build mutants *.egg-info

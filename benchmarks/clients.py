@@ -9,6 +9,7 @@ import asyncio
 import random
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -58,7 +59,8 @@ class Tally:
     shed: int = 0  # 429 or 503 with Retry-After
     refused: int = 0  # what had to be refused, and was
     failed: int = 0  # anything else
-    faults: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # of these, the first
+    lost_at: list[float] = field(default_factory=list)  # of these, when requests were seen to be lost: time.monotonic()
 
     def fault(self, text: str) -> None:
         self.failed += 1
@@ -467,6 +469,8 @@ class Crowd:
             except (Fault, OSError, ValueError, KeyError) as error:
                 if name in GOOD or isinstance(error, Fault):
                     tally.fault(f"{name}: {error!r}")
+                    if isinstance(error, Lost):
+                        tally.lost_at.append(time.monotonic())
             await asyncio.sleep(dice.expovariate(1 / self._pause_seconds))
 
 

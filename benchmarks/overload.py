@@ -171,14 +171,17 @@ def _measure(case: Case, load: Arrivals, port: int, progress: Progress) -> list[
 
 
 def write_requests(name: str, images: Images, digits: Any, *, batch: int) -> tuple[list[bytes], list[bytes]]:
-    """Whole requests of `batch` raw images each, and how the right answer to each ends: with the raw digits."""
+    """Whole requests of `batch` raw images each, and how the right answer to each ends: with the raw digits.
+
+    Images that are left over, too few for another request, are in none.
+    """
     tensor = {
         "name": "images", "shape": [batch, 28, 28], "datatype": "UINT8", "parameters": {"binary_data_size": batch * 784},
     }  # fmt: skip
     output = {"name": "digits", "parameters": {"binary_data": True}}
     head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
     requests, endings = [], []
-    for start in range(0, len(images), batch):
+    for start in range(0, len(images) - batch + 1, batch):
         body = head + images[start : start + batch].tobytes()
         lines = (
             f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\n"

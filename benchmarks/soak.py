@@ -39,7 +39,7 @@ from digits import mnist
 from digits.errors import LoadTestError, SamedigitError
 from digits.store import find_model
 from loadtests.load_test import processor
-from loadtests.server import fresh_server
+from loadtests.server import Server, fresh_server
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
 
@@ -122,7 +122,7 @@ def run(*, seconds: float) -> dict[str, Any]:
         target = Target(api_port=api_port, data_port=data_port, model=f"{RECIPE}.onnx", images=images, digits=digits)
         step = progress.add_task("traffic", total=seconds)
         samples, tallies = soak(
-            target, server.server.process, seconds=seconds,
+            target, server.server, seconds=seconds,
             on_sample=lambda sample: progress.update(
                 step, completed=sample.second, description=f"{sample.unique_bytes / 1e6:.1f} MB"
             ),
@@ -143,7 +143,7 @@ def run(*, seconds: float) -> dict[str, Any]:
 
 def soak(
     target: Target,
-    server: psutil.Process,
+    server: Server,
     *,
     seconds: float,
     numbers: Mapping[str, int] = NUMBERS,
@@ -172,10 +172,10 @@ def soak(
         return runner.run(whole()), crowd.tallies
 
 
-def sample(server: psutil.Process, second: float) -> Sample:
+def sample(server: Server, second: float) -> Sample:
     unique = resident = connections = 0
     try:
-        for process in [server, *server.children(recursive=True)]:
+        for process in server.family():
             memory = process.memory_full_info()
             unique += memory.uss
             resident += memory.rss

@@ -24,7 +24,7 @@ from serving.settings import Settings
 
 STANDARD_OUTPUT: Final = "-"
 MAX_TEXT: Final = 1024  # characters of what a client wrote
-MAX_LINES: Final = 50_000  # kept while the file or pipe takes none; further ones are lost
+MAX_BYTES: Final = 16 * 1024 * 1024  # of lines, kept while the file or pipe takes none; further ones are lost
 CLOSE_SECONDS: Final = 2
 TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?![0-9a-f])")
 
@@ -45,6 +45,7 @@ class AccessLog:
     def __init__(self, path: Path | None, sample: float) -> None:
         self._sample = sample
         self._lines: list[bytes] = []
+        self._bytes = 0  # of these
         self._lost = 0
         self._second = -1
         self._second_text = ""
@@ -60,7 +61,7 @@ class AccessLog:
         """
         if status < 400 and self._sample < 1 and random.random() >= self._sample:
             return
-        if len(self._lines) >= MAX_LINES:
+        if self._bytes >= MAX_BYTES:
             self._lost += 1
             return
         head = exchange.head
@@ -90,7 +91,9 @@ class AccessLog:
             trace = found[1].decode() if found else ""
         if trace:
             line["trace"] = trace
-        self._lines.append(_encoded(line))
+        encoded = _encoded(line)
+        self._lines.append(encoded)
+        self._bytes += len(encoded)
 
     def _now(self) -> str:
         """RFC 3339, in UTC, to the millisecond."""
@@ -104,7 +107,7 @@ class AccessLog:
         """Hands over what came since the last time, without waiting for it to be written. Due every second."""
         if not self._lines or self._writer.busy:
             return
-        lines, self._lines = self._lines, []
+        lines, self._lines, self._bytes = self._lines, [], 0
         if self._lost:
             log.warning("%d lines of the access log were lost: what takes them is too slow.", self._lost)
             self._lost = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -69,27 +70,20 @@ class Exchange:
     A port makes one for each head. Whoever the client is, it is answered once, or `gone` says that nobody waits any more.
     """
 
-    __slots__ = (
-        "address",
-        "answered",
-        "answers",
-        "began_ns",
-        "body",
-        "gone",
-        "head",
-        "held",
-        "images",
-        "key",
-        "model",
-        "parameters",
-        "port",
-        "queue_ns",
-        "reply",
-        "reserved_bytes",
-        "route",
-        "run_ns",
-        "version",
-    )
+    route = ""  # the pattern that its path follows, such as /v2/models/{model}/infer; empty: none
+    answers = ""  # the name of what answers that route
+    parameters: Mapping[str, str] = MappingProxyType({})  # of the path
+    body = b""
+    key: str | None = None  # which key it came with: the first eight hexadecimal digits of its sha256
+    held = False  # whether it holds a place among the requests under way
+    reserved_bytes = 0  # of the room for bodies
+    model = ""  # which answered, once that is known: recipe.backend,
+    version = ""  # and its version
+    images = 0
+    queue_ns = 0  # what it waited for its model,
+    run_ns = 0  # and what that took
+    answered = False
+    gone = False  # the client went away: what has not begun need not
 
     def __init__(self, head: Head, *, address: str, port: str, reply: Reply) -> None:
         self.head = head
@@ -97,18 +91,6 @@ class Exchange:
         self.port = port  # api or data
         self.reply = reply
         self.began_ns = monotonic_ns()  # its head was read
-        self.body = b""
-        self.route = ""  # the pattern that its path follows, such as /v2/models/{model}/infer; empty: none
-        self.answers = ""  # the name of what answers that route
-        self.parameters: Mapping[str, str] = {}  # of the path
-        self.key: str | None = None  # which key it came with: the first eight hexadecimal digits of its sha256
-        self.held = False  # whether it holds a place among the requests under way
-        self.reserved_bytes = 0  # of the room for bodies
-        self.model = self.version = ""  # which answered, once that is known: recipe.backend and version
-        self.images = 0
-        self.queue_ns = self.run_ns = 0  # what it waited for its model, and what that took
-        self.answered = False
-        self.gone = False  # the client went away: what has not begun need not
 
 
 def json_answer(document: Any) -> Answer:

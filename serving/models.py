@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, Final
@@ -21,6 +22,9 @@ from serving.workers import Wanted, Workers, run_folder
 
 FOLLOW_SECONDS: Final = 0.05  # between looks at what the other workers want
 WATCH_SECONDS: Final = 1.0  # between looks at the store
+SWITCH_SECONDS: Final = (
+    0.0005  # for which a thread that opens a model may keep the event loop waiting; Python has 0.005
+)
 
 log = logging.getLogger("samedigit")
 
@@ -67,6 +71,7 @@ class ServedModels:
         if not opened:
             raise ModelNotFound("There is nothing to serve: what the other workers serve is stored no more.")
         self._serve(opened)
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._is_open = True
         if self._workers is not None:
             self._workers.acknowledge(self._wanted.generation)

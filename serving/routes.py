@@ -47,6 +47,9 @@ ROUTES: Final = (
     Route("POST", _REPOSITORY + "/index", "index", "The models that are served, and that can be loaded"),
     Route("POST", _REPOSITORY + "/models/{model}/load", "load", "Serves a stored model", _NAMED, control=True),
     Route("POST", _REPOSITORY + "/models/{model}/unload", "unload", "Serves it no more", _NAMED, control=True),
+    Route("GET", "/livez", "live", "Whether the server lives", open=True, always=True),
+    Route("GET", "/healthz", "live", "Whether the server lives", open=True, always=True),
+    Route("GET", "/readyz", "ready", "Whether it answers for models", open=True, always=True),
     Route("GET", "/metrics", "metrics", "Counts and times, for Prometheus", always=True),
     Route("GET", "/docs.json", "documentation", "This document"),
 )

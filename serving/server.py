@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,7 +36,7 @@ class Server:
         self._settings = settings
         self._document = document
         self.models = ServedModels(settings)
-        self._metrics = Metrics(run_folder() if settings.workers > 1 else None)
+        self._metrics = Metrics(_metrics_folder() if settings.workers > 1 else None)
         self._tracer = open_tracer(settings)
         self._access_log = open_access_log(settings)
         self._drained_at: float | None = None
@@ -45,14 +46,14 @@ class Server:
         """Opens the models, and takes the data port."""
         _allow_connections(self._settings.max_connections)
         self.models.open()
-        self._door = Door(
+        self.door = Door(
             self.models,
             metrics=self._metrics,
             tracer=self._tracer,
             access_log=self._access_log,
             document=self._document,
         )
-        self.connections = Connections(self._door, self._settings)
+        self.connections = Connections(self.door, self._settings)
         self._data_port = DataPort(self.connections, self._settings)
 
     async def begin(self) -> None:
@@ -79,16 +80,16 @@ class Server:
         await self.connections.end(max(0.0, left))
         for task in self._tasks:
             task.cancel()
-        self._door.write_snapshot()
-        if self._access_log is not None:
-            self._access_log.close()
+        self.door.write_snapshot()
         if self._tracer is not None:
-            self._tracer.close()
+            await asyncio.to_thread(self._tracer.close)
+        if self._access_log is not None:
+            await asyncio.to_thread(self._access_log.close)
 
     async def _each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self._door.write_snapshot()
+            self.door.write_snapshot()
             if self._access_log is not None:
                 self._access_log.flush()
 
@@ -105,6 +106,13 @@ class Server:
                     before(number, frame)
 
             signal.signal(number, handle)
+
+
+def _metrics_folder() -> Path:
+    """Where workers keep their counts for each other."""
+    folder = run_folder() / "metrics"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _allow_connections(number: int) -> None:

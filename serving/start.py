@@ -37,7 +37,8 @@ def adopt_options(params: Mapping[str, Any], environment: MutableMapping[str, st
     """Sets in `environment` what `bentoml serve` was told by its own options, so that workers and the data plane follow.
 
     Whoever hides BentoML's port hides the data plane too, unless a setting gives that an address of its own; both ports
-    speak TLS or neither; and paths of files become absolute.
+    speak TLS or neither; and paths of files become absolute. BentoML imports the service in the folder `--working-dir`, so a
+    relative path given to plain `bentoml serve` begins there, as it does for its own port.
 
     Args:
         params: BentoML's options, by the names that click gives them.

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from threading import Thread
 from typing import Final, Literal, cast
 
 from opentelemetry.context import Context
@@ -31,6 +32,7 @@ PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PR
 PACKAGE: Final = "opentelemetry.exporter.otlp.proto.http"
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}  # any other is _OTHER
 MAX_TEXT: Final = 1024  # characters of what a client wrote
+CLOSE_SECONDS: Final = 3
 
 
 class Tracer:
@@ -48,7 +50,7 @@ class Tracer:
         resource = Resource.create()
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # neither variable names it
             resource = resource.merge(Resource({SERVICE_NAME: "samedigit"}))
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("samedigit")
@@ -116,9 +118,12 @@ class Tracer:
             carrier["tracestate"] = state.decode("latin-1")
         return self._propagator.extract(carrier, Context())
 
-    def close(self) -> None:
-        """Sends what has not been sent. Blocks until that is done, or the exporter gives up."""
-        self._provider.shutdown()
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Sends what has not been sent. Blocks until that is done, but not for longer than `seconds`."""
+        # A collector that is away would otherwise hold the exit for half a minute.
+        closing = Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
+        closing.start()
+        closing.join(seconds)
 
 
 def read_exporters(environment: Mapping[str, str] = os.environ) -> tuple[ExporterName, ...]:

@@ -1,6 +1,6 @@
 """What a server must make of HTTP/1.1 that is right, odd or wrong: each case with its clause of RFC 9110 or 9112.
 
-Every request is for /v2/health/live, unless the case is about another target.
+Requests without a body are for /v2/health/live, those with one for a model, unless the case is about another target.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 PATH: Final = "/v2/health/live"
 GET_LINE: Final = f"GET {PATH} HTTP/1.1"
-POST_LINE: Final = f"POST {PATH} HTTP/1.1"
+MODEL: Final = "numpy-sigmoid.numpy"
+POST_LINE: Final = f"POST /v2/models/{MODEL}/infer HTTP/1.1"
 BODY_BYTES: Final = 1_000_000  # the limit that the cases are for; the others are the settings' defaults
 HEAD_BYTES: Final = 65536
 TARGET_BYTES: Final = 8192
@@ -24,7 +25,7 @@ class Case(NamedTuple):
     status: int | None = None  # with which it is refused; None: it is given to the door
     body: bytes = b""  # that the door gets
     goes_on: bool | None = True  # whether the connection stays, if it is not refused; None: as the server likes
-    path: str = PATH
+    path: str | None = None  # that the door gets, where the case is about that
 
 
 def head(line: str, *headers: str, host: str | None = "x") -> bytes:
@@ -135,9 +136,9 @@ def _request_lines() -> Iterator[Case]:
 
 def _targets() -> Iterator[Case]:
     origin, absolute, authority, asterisk = "9112 3.2.1", "9112 3.2.2", "9112 3.2.3", "9112 3.2.4"
-    yield Case("a query", origin, target(f"{PATH}?a=b&c=/?"))
+    yield Case("a query", origin, target(f"{PATH}?a=b&c=/?"), path=PATH)
     yield Case("an empty query", origin, target(f"{PATH}?"))
-    yield Case("a letter that is percent-encoded", origin, target("/v2/health/%6Cive"))
+    yield Case("a letter that is percent-encoded", origin, target("/v2/health/%6Cive"), path=PATH)
     yield Case("a query that is not decoded", origin, target(f"{PATH}?%zz%00"))
     yield Case("an unencoded bracket in a query", origin, target(f"{PATH}?a[]={{b}}|c"))
     for wrong in (
@@ -164,8 +165,8 @@ def _targets() -> Iterator[Case]:
         yield Case(f"target {wrong!r}", "9112 3.2", target(wrong), 400)
     yield Case("a target without a slash", "9112 3.2", target("v2/health/live"), 400)
     yield Case("a query alone", "9112 3.2", target("?a"), 400)
-    yield Case("an absolute target", absolute, target(f"http://x{PATH}"))
-    yield Case("an absolute target with a port and a query", absolute, target(f"http://x:80{PATH}?a=b"))
+    yield Case("an absolute target", absolute, target(f"http://x{PATH}"), path=PATH)
+    yield Case("an absolute target with a port and a query", absolute, target(f"http://x:80{PATH}?a=b"), path=PATH)
     yield Case("an absolute target in capitals", absolute, target(f"HTTP://X{PATH}"))
     yield Case("an absolute target over TLS", absolute, target(f"https://x{PATH}"))
     yield Case("an absolute target of another host", absolute, target(f"http://other{PATH}"))
@@ -370,6 +371,7 @@ def _chunks() -> Iterator[Case]:
         ("two carriage returns behind a size", clause, b"2\r\r\nhi\r\n" + end),
         ("a bare line feed behind a chunk", clause, b"2\r\nhi\n" + end),
         ("nothing behind a chunk", clause, b"2\r\nhi" + end),
+        ("two other bytes behind a chunk", clause, b"2\r\nhixx" + end),
         ("a chunk longer than its size", clause, b"1\r\nhi\r\n" + end),
         ("a chunk shorter than its size", clause, b"3\r\nhi\r\n" + end + b"xx"),
         ("a last chunk with bytes", clause, b"0\r\nhi\r\n\r\n"),

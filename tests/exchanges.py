@@ -20,8 +20,8 @@ def exchange(
     took_ns: int = 0,
 ) -> Exchange:
     """One without a model, whose head was read `took_ns` ago."""
-    head = Head(method, path.encode("utf-8", "surrogateescape"), path, "", headers or {}, False, 0, True, False)
-    made = Exchange(head, address="192.0.2.7", port="data", reply=lambda answer: None)
+    head = Head(method, path.encode("utf-8", "replace"), path, "", headers or {}, False, 0, True, False)
+    made = Exchange(head, address="192.0.2.7", port="data", reply=lambda exchange, answer: None)
     made.route = route
     made.began_ns = time.monotonic_ns() - took_ns
     return made

@@ -388,3 +388,175 @@ def test_each_size_of_batch_is_counted_by_itself() -> None:
         assert batcher.statistics.images == 15
 
     run(test)
+
+
+# Room: asked before a request's body is read
+
+
+@dataclass
+class Clock:
+    """Stands still, but for what a batch of so many images takes."""
+
+    takes_ns: dict[int, int] = field(default_factory=dict)
+    now_ns: int = 1_000_000_000
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def time_ns(self) -> int:
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("serving.batching.time", clock)
+    return clock
+
+
+async def batcher_that_ran(clock: Clock, *batches: tuple[int, int], max_waiting: int = 1) -> Batcher:
+    """One that has run batches of (images, microseconds), at most 8 images together, one after the other."""
+    runtime = Runtime(on_predict=lambda: setattr(clock, "now_ns", clock.now_ns + 1000 * took[0]))
+    took = [0]
+    values = {"SAMEDIGIT_MAX_BATCH": "8", "SAMEDIGIT_MAX_WAITING": str(max_waiting)}
+    batcher = Batcher(runtime, read_settings(values))
+    for images, microseconds in batches:
+        took[0] = microseconds
+        asked = ask(batcher, *range(images))
+        await until_idle()
+        assert asked.is_right()
+    return batcher
+
+
+def has_room(batcher: Batcher) -> bool:
+    """Whether one more request may wait; and if not, that it is said and counted as it should be."""
+    failed = batcher.statistics.failure.count
+    refused = None
+    try:
+        batcher.check_room()
+    except RequestError as error:
+        refused = error
+    assert batcher.statistics.failure == Counted(failed + (refused is not None), 0)
+    if refused is None:
+        return True
+    assert (refused.kind, refused.retry_after_seconds) == (Kind.BUSY, 1)
+    assert str(refused) == "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING)."
+    return False
+
+
+@pytest.mark.parametrize("max_waiting", [1, 3])
+def test_some_may_wait_however_long_they_take_and_no_more(clock: Clock, max_waiting: int) -> None:
+    async def test() -> None:
+        batcher = await batcher_that_ran(clock, (1, 50_000), max_waiting=max_waiting)
+        for number in range(max_waiting):
+            assert has_room(batcher)
+            ask(batcher, number)
+        assert not has_room(batcher)
+        await until_idle()
+        assert has_room(batcher)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("ran", "waiting", "room"),
+    [
+        ([], 100, True),  # nothing is known yet
+        ([(8, 400)], 16, True),  # 0.8 ms
+        ([(8, 400)], 24, False),
+        ([(8, 500)], 16, True),  # 1 ms is soon
+        ([(8, 501)], 16, False),
+        ([(8, 400), (1, 200)], 17, True),  # two whole batches, and what is left
+        ([(8, 400), (1, 201)], 17, False),
+        ([(8, 400), (8, 900)], 16, True),  # 500 us each: a fifth of what is new
+        ([(8, 400), (8, 910)], 16, False),
+        ([(1, 300)], 24, True),  # larger batches than were seen are taken to be as fast
+        ([(1, 300)], 32, False),
+        ([(1, 300), (3, 600)], 8, True),  # as the next smaller one, that is
+        ([(1, 300), (3, 600)], 16, False),
+        ([(3, 1200)], 1, True),  # of smaller ones nothing is known
+        ([(8, 5000), (1, 120)], 8, True),  # no more than in proportion to what is known of smaller ones
+        ([(8, 5000), (1, 130)], 8, False),
+        ([(8, 5000), (3, 240)], 8, True),
+        ([(8, 5000), (3, 510)], 8, False),
+    ],
+)
+def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
+    clock: Clock, ran: list[tuple[int, int]], waiting: int, room: bool
+) -> None:
+    async def test() -> None:
+        batcher = await batcher_that_ran(clock, *ran)
+        for number in range(waiting):
+            ask(batcher, number)
+        assert (batcher.requests_waiting, batcher.images_waiting) == (waiting, waiting)
+        assert has_room(batcher) is room
+
+    run(test)
+
+
+def test_what_has_expired_takes_no_room_in_the_queue_any_more(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = Batcher(Runtime(), settings(max_queue=4))
+        late = ask(batcher, 1, 2, 3, 4, timeout_us=1000)
+        clock.now_ns += 1_000_001
+        await until_idle()
+        assert late.error().kind is Kind.EXPIRED
+        assert str(late.error()) == "The request expired after 1000 us in the queue."
+        assert late.error().retry_after_seconds == 1
+        assert batcher.statistics.failure == Counted(1, 1_000_001)
+        assert (batcher.requests_waiting, batcher.images_waiting) == (0, 0)
+        asked = [ask(batcher, 5), ask(batcher, 6, 7, 8)]  # all that the queue holds
+        await until_idle()
+        assert all(one.is_right() for one in asked)
+
+    run(test)
+
+
+def test_who_has_waited_exactly_as_long_as_he_may_is_run(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = Batcher(Runtime(), settings(deadline_ms=2))
+        asked = [ask(batcher, 1), ask(batcher, 2, timeout_us=2000), ask(batcher, 3, timeout_us=3000)]
+        late = ask(batcher, 4, timeout_us=1999)
+        clock.now_ns += 2_000_000
+        await until_idle()
+        assert all(one.is_right() for one in asked)
+        assert late.error().kind is Kind.EXPIRED
+
+    run(test)
+
+
+def test_whose_client_is_gone_is_neither_run_nor_called_nor_counted(clock: Clock) -> None:
+    async def test() -> None:
+        runtime = Runtime()
+        batcher = Batcher(runtime, settings(max_batch=2))
+        asked = [ask(batcher, number) for number in range(4)]
+        for one in (asked[0], asked[2]):
+            one.exchange.gone = True
+        await until_idle()
+        assert runtime.batches == [[1, 3]]  # the places of those who left are others'
+        assert [len(one.outcomes) for one in asked] == [0, 1, 0, 1]
+        assert (batcher.requests_waiting, batcher.images_waiting) == (0, 0)
+        assert batcher.statistics.failure == Counted(0, 0)
+
+    run(test)
+
+
+def test_an_exchange_says_what_it_waited_and_what_its_batch_took(clock: Clock) -> None:
+    async def test() -> None:
+        runtime = Runtime(on_predict=lambda: setattr(clock, "now_ns", clock.now_ns + 70))
+        batcher = Batcher(runtime, settings())
+        first = ask(batcher, 1)
+        clock.now_ns += 500
+        second = ask(batcher, 2)
+        clock.now_ns += 30
+        await until_idle()
+        assert [(one.exchange.queue_ns, one.exchange.run_ns) for one in (first, second)] == [(530, 70), (30, 70)]
+        found = batcher.statistics
+        assert (found.queue, found.compute_infer) == (Counted(2, 560), Counted(2, 140))
+        assert found.success == Counted(2, 700)
+        assert found.batches == {2: Counted(1, 70)}
+        assert found.last_ns == clock.now_ns
+
+    run(test)

@@ -73,7 +73,8 @@ def test_the_machine_follows_the_clause(case: Case, bytes_at_once: int) -> None:
     found = run(case.sent + SECOND, bytes_at_once=bytes_at_once)
     if case.status is None:
         first = found.requests[0]
-        assert (first.path, found.bodies[0]) == (case.path, case.body)
+        assert found.bodies[0] == case.body
+        assert case.path in (None, first.path)
         assert found.refused is None
         assert b"x-second" not in first.headers
         if case.goes_on is not None:
@@ -144,11 +145,11 @@ def test_a_server_follows_the_clause(server: Server, port: str, case: Case) -> N
         assert found == [(case.status, True)]
         return
     first, last = found[0]
-    assert first in (200, 404, 405)
-    if case.path == PATH:
-        assert (first == 200) == case.sent.lstrip().startswith((b"GET ", b"HEAD "))
+    assert first in (200, 400, 404, 405)  # the door's answer
+    if case.sent.lstrip().startswith((b"GET /v2/", b"HEAD /v2/")):
+        assert first == 200
     if case.goes_on is None:
-        assert found[1:] in ([], [(200, True)])
+        assert [status for status, _ in found[1:]] in ([], [200])
     elif case.goes_on:
         assert not last
         assert [status for status, _ in found[1:]] == [200]

@@ -139,21 +139,27 @@ def test_a_process_that_serves_a_light_backend_holds_no_other_framework(backend:
         require("onnxruntime")
     code = """
 import asyncio, sys
-from serving.messages import Request
-from serving.service import door, served
-served.check()
-served.open()
+from serving.messages import Exchange, Head
+from serving.server import Server
+from serving.service import settings
+server = Server(settings)
+server.models.check()
+server.open()
 
 async def ask(path, headers, body):
     answered = asyncio.get_running_loop().create_future()
-    door.handle(Request("POST", path, headers, body), answered.set_result)
+    head = Head("POST", path.encode(), path, "", headers, False, len(body), True, False)
+    exchange = Exchange(head, address="::1", port="data", reply=lambda exchange, answer: answered.set_result(answer))
+    server.door.admit(exchange, foreign=False)
+    exchange.body = body
+    server.door.handle(exchange)
     return await answered
 
-model = served.all()[0].name
+model = server.models.all()[0].name
 assert model.endswith("." + sys.argv[1])
 answer = asyncio.run(ask(f"/v2/models/{model}/infer", {b"inference-header-content-length": b"0"}, bytes(784)))
 assert answer.status == 200, answer
-assert served.describe()["models"]
+assert server.models.describe()["models"]
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
     said = python(code, backend, environment={"BENTOML_HOME": str(trained_home), "SAMEDIGIT_BACKENDS": backend})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -60,7 +61,8 @@ def test_a_server_is_ready_when_it_says_so_and_what_it_prints_is_kept() -> None:
 @pytest.mark.parametrize("by", ["stop", "kill", "death"])
 def test_nothing_of_a_server_is_left_whichever_way_it_ends(by: str) -> None:
     with one_server() as (server, _):
-        family = server.family()
+        first = psutil.Process(server.process.pid)
+        family = [first, *first.children(recursive=True)]
         assert len(family) == 2
         if by == "stop":
             server.sleep()  # it is woken, or it could not end
@@ -70,7 +72,7 @@ def test_nothing_of_a_server_is_left_whichever_way_it_ends(by: str) -> None:
             server.process.kill()
             server.process.wait()
             assert server.family() == family[1:]
-    assert server.process.poll() is not None
+    assert server.process.poll() == (-signal.SIGTERM if by == "stop" else -signal.SIGKILL)
     assert server.family() == []
     assert psutil.wait_procs(family, timeout=5)[1] == []
 

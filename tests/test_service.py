@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -295,7 +296,7 @@ def test_a_chunked_body_that_grows_too_long_is_413_long_before_its_end(
                 taken += len(chunk)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             pass
-    assert 1_000_000 < taken < 20_000_000  # the kernel's buffers hold some
+    assert 1_000_000 < taken < 60_000_000  # some is dropped, so that the client can read why
     server.is_well(test_set.images)
 
 
@@ -343,29 +344,31 @@ def test_bentomls_health_checks_answer(path: str, client: httpx.Client) -> None:
     assert client.get(path).status_code == 200
 
 
-def test_the_metrics_count_predictions(client: httpx.Client, server: Server, test_set: LabelledImages) -> None:
+def test_the_metrics_count_predictions_whatever_other_servers_of_the_same_store_do(
+    client: httpx.Client, server: Server, test_set: LabelledImages, trained_home: Path
+) -> None:
+    """BentoML's own counts did not: its servers of one BENTOML_HOME share a folder, which each empties when it starts."""
+
     def counted() -> float:
-        lines = client.get("/metrics").text.splitlines()
-        return sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in lines
-            if line.startswith("bentoml_service_request_total{") and 'endpoint="/predict/numpy"' in line
-        )
+        series = r'^samedigit_requests_total\{model="numpy-sigmoid.numpy",.*route="/predict/\{backend\}",status="200",.* (\S+)$'
+        return sum(map(float, re.findall(series, client.get("/metrics").text, re.MULTILINE)))
 
     before = counted()
-    for _ in range(3):
-        server.predict("numpy", test_set.images[:1])
-    assert counted() == before + 3
+    server.predict("numpy", test_set.images[:1], "numpy-sigmoid")
+    with serving(trained_home, {"SAMEDIGIT_BACKENDS": "numpy", "SAMEDIGIT_MODELS": "numpy-sigmoid"}) as other:
+        other.predict("numpy", test_set.images[:1])
+        for _ in range(2):
+            server.predict("numpy", test_set.images[:1], "numpy-sigmoid")
+        assert counted() == before + 3
 
 
 def test_the_documentation_has_every_path_with_its_requests_and_answers(client: httpx.Client) -> None:
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.")
-    for backend in BACKENDS:
-        operation = document["paths"][f"/predict/{backend}"]["post"]
-        schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        assert schema["required"] == ["images"]
-        assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "501", "503"}
+    operation = document["paths"]["/predict/{backend}"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["images"]
+    assert {"200", "400", "404", "413", "415", "501", "503"} <= set(operation["responses"])
     assert {"/models", "/echo", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
 
 
@@ -462,7 +465,7 @@ def test_a_gpu_that_is_not_there_stops_the_start_with_one_line(trained_home: Pat
     ("environment", "message"),
     [
         ({"SAMEDIGIT_BACKENDS": "jax"}, "SAMEDIGIT_BACKENDS takes numpy, torch, tensorflow, onnx"),
-        ({"SAMEDIGIT_MAX_IMAGES": "0"}, "SAMEDIGIT_MAX_IMAGES takes a whole number of at least 1; got '0'."),
+        ({"SAMEDIGIT_MAX_IMAGES": "0"}, "SAMEDIGIT_MAX_IMAGES takes a whole number from 1 to 1000000; got '0'."),
         ({"SAMEDIGIT_DEVICE": "gpu"}, "The device must be auto, cpu, cuda or cuda:INDEX; got 'gpu'."),
         ({"SAMEDIGIT_MODELS": "torch-rely"}, "No model torch-rely is stored; there are "),
     ],

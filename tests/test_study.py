@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -106,7 +107,9 @@ def files(folder: Path) -> list[str]:
 
 
 def made_at(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.glob("*/seed-*")}
+    """When each file of a finished run was; a run that was killed may have left the first of its two."""
+    made = [path for path in folder.glob("*/seed-*") if path.with_suffix(".json").exists()]
+    return {str(path): path.stat().st_mtime_ns for path in made}
 
 
 # What a run leaves
@@ -218,62 +221,114 @@ def test_the_estimate_adds_up() -> None:
 # Killed and resumed
 
 
-@contextmanager
-def started_study(folder: Path) -> Iterator[subprocess.Popen[str]]:
+# A run may only finish, by renaming its .json, once it has read a byte of the gate: so many have finished, and no more.
+GATED: Final = """
+import os, sys
+replace = os.replace
+
+def gated(source, target):
+    if str(target).endswith(".json"):
+        with open(os.environ["GATE"], "rb", buffering=0) as gate:
+            gate.read(1)
+    replace(source, target)
+
+if "run_here" in sys.orig_argv[2]:
+    os.replace = gated
+"""
+
+
+@dataclass(frozen=True)
+class Started:
     """A study in a process of its own, two runs at once; it prints how many are done."""
+
+    process: subprocess.Popen[str]
+    gate: int  # file descriptor
+
+    def done(self) -> int:
+        """As printed next."""
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def let_one_finish(self) -> None:
+        os.write(self.gate, b".")
+
+    def under_way(self) -> list[psutil.Process]:
+        """Waits until two runs are; the one started last at the end."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            children = psutil.Process(self.process.pid).children()
+            if len(children) == 2:
+                return sorted(children, key=lambda child: child.create_time())
+            time.sleep(0.01)
+        raise AssertionError("two runs were never under way")
+
+
+@contextmanager
+def started_study(folder: Path, gate: Path) -> Iterator[Started]:
     recipes = json.dumps([dataclasses.asdict(recipe) for recipe in RECIPES_HERE])
+    gate.mkdir(exist_ok=True)
+    (gate / "sitecustomize.py").write_text(GATED)
+    pipe = gate / "pipe"
+    if not pipe.exists():
+        os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)  # both ends, so that no run waits for a writer or sees an end
     process = subprocess.Popen(
         [sys.executable, "-c", STUDY, str(folder), recipes, str(SEEDS), "2"],
         cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(gate), "GATE": str(pipe)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with process:
         try:
-            yield process
+            yield Started(process, descriptor)
         finally:
             process.kill()
+            os.close(descriptor)
 
 
-def after_one_run(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Waits for the next run to finish and for two to be under way; these, the one started last at the end."""
-    assert process.stdout is not None
-    process.stdout.readline()  # at the start
-    process.stdout.readline()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
-        if len(children) == 2:
-            return sorted(children, key=lambda child: child.create_time())
-    raise AssertionError("two runs were never under way")
+def have_ended(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not alive
 
 
 def test_a_study_killed_twice_and_interrupted_once_equals_one_that_was_not(whole: Study, tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    with started_study(folder) as process:
-        children = after_one_run(process)
-        process.kill()
-        assert psutil.wait_procs(children, timeout=5)[1] == []  # they end with it
+    folder, gate = tmp_path / "study", tmp_path / "gate"
+    with started_study(folder, gate) as study:
+        assert study.done() == 0
+        study.let_one_finish()
+        assert study.done() == 1
+        children = study.under_way()
+        study.process.kill()
+        assert have_ended(children)  # with it
     finished = made_at(folder)
-    assert 1 <= len(read_runs(folder)) < TOTAL
+    assert len(read_runs(folder)) == 1
 
-    with started_study(folder) as process:
-        after_one_run(process)[-1].kill()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
+    with started_study(folder, gate) as study:
+        assert study.done() == 1
+        study.let_one_finish()
+        assert study.done() == 2
+        killed = study.under_way()[-1]
+        killed.kill()
+        assert have_ended([killed])
+        study.let_one_finish()  # the other
+        _, said = study.process.communicate(timeout=60)
+    assert study.process.returncode != 0
     assert re.search(r"StudyError: numpy-\w+ with seed \d was killed by signal 9", said)
     assert finished.items() <= made_at(folder).items()
-    finished = made_at(folder)
-    assert 2 <= len(read_runs(folder)) < TOTAL
+    assert len(read_runs(folder)) == 3
 
-    with started_study(folder) as process:
-        children = after_one_run(process)
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=10)
-        assert psutil.wait_procs(children, timeout=5)[1] == []
+    with started_study(folder, gate) as study:
+        assert study.done() == 3
+        study.let_one_finish()
+        assert study.done() == 4
+        children = study.under_way()
+        study.process.send_signal(signal.SIGINT)
+        study.process.wait(timeout=60)
+        assert have_ended(children)
     kept = [(run.name, run.seed) for run in read_runs(folder)]
-    assert 3 <= len(kept) < TOTAL
+    assert len(kept) == 4
 
     progress: list[Progress] = []
     runs = run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, jobs=2, on_done=progress.append)

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 
 MODEL: Final = "torch-relu.onnx"
 MAX_IMAGES: Final = 150
+CONTROL_KEY: Final = "control-of-models-in-tests"
+CONTROL: Final = {"X-API-Key": CONTROL_KEY}
 INPUT: Final = {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28]}
 OUTPUTS: Final = [
     {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
@@ -40,7 +42,12 @@ def server(trained_home: Path) -> Iterator[Server]:
     require("onnxruntime", "tensorflow", "torch")
     for recipe in TRAINED:
         require_recipe(recipe)
-    with serving(trained_home, {"SAMEDIGIT_MAX_IMAGES": str(MAX_IMAGES)}) as found:
+    environment = {
+        "SAMEDIGIT_CONTROL": "on",
+        "SAMEDIGIT_CONTROL_KEYS": CONTROL_KEY,
+        "SAMEDIGIT_MAX_IMAGES": str(MAX_IMAGES),
+    }
+    with serving(trained_home, environment) as found:
         yield found
 
 
@@ -360,7 +367,7 @@ def test_an_unknown_model_or_version_is_named_with_those_there_are(
     for status, call, *arguments in (
         ("404", client.infer, images),
         ("404", client.get_model_metadata),
-        ("400", client.get_inference_statistics),
+        ("404", client.get_inference_statistics),
     ):
         came, message = refused(call, "nothing.onnx", *arguments)
         assert came == status
@@ -554,10 +561,10 @@ def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_load
     model, other = f"numpy-sigmoid.{backend}", f"torch-relu.{backend}"
     stored, images = version_of("numpy-sigmoid"), input_of(test_set.images[:10])
     client.infer(model, images)
-    client.unload_model(model)
+    client.unload_model(model, headers=CONTROL)
     try:
         assert not client.is_model_ready(model)
-        for call, *arguments in ((client.infer, images), (client.get_model_metadata,), (client.unload_model,)):
+        for call, *arguments in ((client.infer, images), (client.get_model_metadata,)):
             status, message = refused(call, model, *arguments)
             assert status == "404"
             assert message.startswith(f"No model '{model}' is served; served are ")
@@ -572,27 +579,27 @@ def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_load
             client.infer(other, images).as_numpy("probabilities"), expected("torch-relu", 10), atol=1e-5
         )
     finally:
-        client.load_model(model)
+        client.load_model(model, headers=CONTROL)
     assert client.is_model_ready(model)
     assert index_of(client)[model] == (stored, "READY", "")
     assert statistics_of(client, model)["inference_count"] == 0
     np.testing.assert_allclose(
         client.infer(model, images).as_numpy("probabilities"), expected("numpy-sigmoid", 10), atol=1e-5
     )
-    client.load_model(model)  # which is open already: it stays as it is
+    client.load_model(model, headers=CONTROL)  # which is open already: it stays as it is
     assert statistics_of(client, model)["inference_count"] == 10
 
 
 def test_what_cannot_be_loaded_is_said(client: Any) -> None:
-    status, message = refused(client.load_model, "nothing.onnx")
+    status, message = refused(client.load_model, "nothing.onnx", headers=CONTROL)
     assert status == "404"
     assert message.startswith("No model 'nothing.onnx' can be loaded; there are ")
     assert MODEL in message
-    assert refused(client.load_model, MODEL, config="{}") == (
+    assert refused(client.load_model, MODEL, config="{}", headers=CONTROL) == (
         "400",
         "load takes no parameters: a stored model is loaded as it is.",
     )
-    status, message = refused(client.unload_model, "nothing.onnx")
+    status, message = refused(client.unload_model, "nothing.onnx", headers=CONTROL)
     assert status == "404"
 
 
@@ -623,8 +630,8 @@ def test_requests_under_way_are_answered_though_their_model_is_unloaded_and_load
         asking = [threads.submit(ask, thread) for thread in range(4)]
         try:
             for _ in range(5):
-                client.unload_model(model)
-                client.load_model(model)
+                client.unload_model(model, headers=CONTROL)
+                client.load_model(model, headers=CONTROL)
         finally:
             time.sleep(0.2)
             stop.set()
@@ -740,7 +747,7 @@ class Asking(asyncio.Protocol):
         head = received.find(b"\r\n\r\n")
         if head < 0:
             return
-        start = received.index(b"content-length: ") + 16
+        start = received.index(b"\r\ncontent-length: ") + 18
         size = head + 4 + int(received[start : received.index(b"\r\n", start)])
         if len(received) >= size:
             assert len(received) == size, "more came than was asked for"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
@@ -16,11 +15,14 @@ from serving.ports.http1 import Http1Limits, Machine, State, limits_of
 from serving.settings import Settings
 
 CLOSING_SECONDS: Final = 0.5  # for clients to read their last answers when the server ends
+LINGER_BYTES: Final = 32 * 1024 * 1024  # that are taken from a client after its last answer, so that it can read that
 TURNED_AWAY: Final = 64  # connections over the limit that are told so; more are cut off without a word
 
 Foreign = Callable[[Exchange], None]  # answers what is not the door's
 
-log = logging.getLogger("samedigit")
+# Enum's own look-up takes as long as the rest of a step.
+_IDLE: Final = State.IDLE
+_BODY: Final = State.BODY
 
 
 class Connections:
@@ -133,8 +135,11 @@ class Connection(asyncio.Protocol):
         self._address = ""
         self._counted = False
         self._can_write = True
+        self._tls = False
+        self._wrote_at = 0.0
         self._reads = True
-        self._half_closed = False
+        self._half_closed = False  # the last answer was given; what comes is dropped
+        self._dropped_bytes = 0
         self._proceeding = False
 
     # From the transport
@@ -142,6 +147,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
         self._known.add(self)
+        self._tls = transport.get_extra_info("ssl_object") is not None
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else ""
         no_room = self._connections.enter(self, self._address, self._port)
@@ -167,6 +173,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = self._loop.time()
+        if self._half_closed:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.abort()
+            return
         self._machine.receive(data, now)
         self._proceed(now)
 
@@ -174,9 +185,8 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         self._machine.receive_end(now)
         self._proceed(now)
-        return self._transport is not None and not self._machine.closes(
-            now
-        )  # who has closed its side still gets answers
+        # Who has closed its side still gets its answers; but TLS has no half-closed connections.
+        return self._transport is not None and not self._tls and not self._machine.closes(now)
 
     def pause_writing(self) -> None:
         self._can_write = False
@@ -200,8 +210,9 @@ class Connection(asyncio.Protocol):
                 if event is None:
                     break
                 if isinstance(event, Head):
-                    exchange = Exchange(event, address=self._address, port=self._port, reply=self._reply)
-                    self._exchange = exchange
+                    self._exchange = exchange = Exchange(
+                        event, address=self._address, port=self._port, reply=self._reply
+                    )
                     try:
                         door.admit(exchange, foreign=self._foreign is not None)
                     except RequestError as error:
@@ -212,49 +223,57 @@ class Connection(asyncio.Protocol):
                         self._transport.write(go_on)
                 elif self._exchange is not None:
                     self._exchange.body = event.data
-                    if self._foreign is not None and not self._exchange.answers:
-                        self._foreign(self._exchange)
-                    else:
+                    if self._exchange.answers or self._foreign is None:
                         door.handle(self._exchange)
-            exchange_now = self._exchange
-            if exchange_now is not None and exchange_now.head.length is None and machine.state is State.BODY:
-                door.grow(exchange_now, machine.body_bytes)
+                    else:
+                        self._foreign(self._exchange)
+            if machine.state is _BODY:
+                self._grow()
         except RequestError as error:
             self._refuse(error, now)
         finally:
             self._proceeding = False
         self._settle(now)
 
+    def _grow(self) -> None:
+        """Sees that a chunked body, as much as has come of it, has room."""
+        exchange = self._exchange
+        if exchange is not None and exchange.head.length is None:
+            try:
+                self._connections.door.grow(exchange, self._machine.body_bytes)
+            except RequestError as error:
+                self._connections.door.refuse(exchange, error)
+
     def _reply(self, exchange: Exchange, answer: Answer) -> None:
         if exchange is not self._exchange or self._transport is None:
             return
         self._exchange = None
-        now = self._loop.time()
+        self._wrote_at = now = self._loop.time()
         lines = self._connections.door.header_lines(exchange.head.headers)
         self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=lines))
-        if not self._proceeding:
-            # Not at once: thousands of requests may have come in one piece, each of which would be answered from here.
+        if not self._proceeding and self._machine.state is not _IDLE:
             self._settle(now)
+            # Not at once: thousands of requests may have come in one piece, each of which would be answered from here.
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         self._proceed(self._loop.time())
 
     def _refuse(self, error: RequestError, now: float) -> None:
-        """Answers what is no request, or found no room. Then nothing more is read."""
-        assert self._transport is not None
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self._connections.door.leave(exchange)
-        self._connections.door.metrics.unread(STATUS[error.kind])
-        lines = self._connections.door.header_lines({})
-        self._transport.write(self._machine.refuse(error, now, date=self._connections.date, extra=lines))
+        """Answers what cannot be read to its end, or found no room. Then nothing more is read."""
+        if self._exchange is not None:
+            self._connections.door.refuse(self._exchange, error)
+        elif self._transport is not None:
+            self._connections.door.metrics.unread(STATUS[error.kind])
+            self._wrote_at = now
+            lines = self._connections.door.header_lines({})
+            self._transport.write(self._machine.refuse(error, now, date=self._connections.date, extra=lines))
         self._settle(now)
 
     def _settle(self, now: float) -> None:
         """Lets the transport follow the machine: closed, half closed, or not read for a while."""
         transport, machine = self._transport, self._machine
-        if transport is None:
+        if transport is None or (machine.state is _IDLE and self._reads):
             return
         if machine.closes(now):
             transport.close()
@@ -283,7 +302,11 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._machine.closes(now):
-            self._transport.abort()  # close() would wait for a client that does not read
+            slow = now - self._wrote_at < self._connections.limits.idle_seconds
+            if not (
+                slow and self._transport.get_write_buffer_size()
+            ):  # whoever still reads its last answer has time for it
+                self._transport.abort()  # close() would wait for a client that does not read
             return
         late = self._machine.overdue(now)
         if late is not None:

@@ -13,7 +13,7 @@ import orjson
 
 from digits.contract import Backend
 from serving.batching import Counted
-from serving.errors import malformed
+from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, json_answer
 from serving.models import ServedModels
 from serving.opening import Opened
@@ -40,11 +40,10 @@ def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    """Not Triton's 400: whoever polls this reads 503 as what it is, not now."""
     reason = served.why_not_ready()
-    if reason is None:
-        return json_answer({"ready": True})
-    return Answer(503, orjson.dumps({"ready": False, "reason": reason}))
+    if reason is not None:  # Triton answers 400; whoever polls this reads 503 as what it is, not now
+        raise RequestError(Kind.BUSY, f"Not ready: {reason}")
+    return json_answer({"ready": True})
 
 
 def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:

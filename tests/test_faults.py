@@ -1,0 +1,276 @@
+"""Good clients beside bad ones, killed workers, replaced models and overload: what the good ones are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+import uvloop
+from conftest import Expected, python, require, require_recipe
+from servers import Server, folder_of, serving
+
+from benchmarks.clients import BAD, Connection, Crowd, Lost, Target, connect
+from benchmarks.overload import write_requests
+from digits.mnist import LabelledImages
+
+RECIPE: Final = "torch-relu"
+REQUESTS: Final = 100_000
+GOOD_ON_DATA: Final = 12  # connections
+GOOD_ON_API: Final = 4
+OVERLOADING: Final = 150  # connections, each with 64 images a request
+NEW: Final = "newversion"
+BROKEN: Final = "brokenversion"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@dataclass
+class Good:
+    """Clients that ask for raw images' digits on connections that they keep, and what they were answered."""
+
+    requests: list[bytes]
+    endings: list[bytes]
+    right: int = 0
+    shed: int = 0
+    wrong: list[str] = field(default_factory=list)
+    lost: list[tuple[float, float]] = field(default_factory=list)  # when it was sent, and when that was known
+    versions: Counter[bytes] = field(default_factory=Counter)
+    asked: int = 0
+
+    async def ask(self, port: int, stop: Callable[[], bool]) -> None:
+        """Asks one request after the other, with a new connection once one is lost."""
+        while not stop():
+            connection = await connect(port)
+            try:
+                await self._ask(connection, stop)
+            except (Lost, OSError) as error:
+                if not self.lost:
+                    print(f"first lost: {error!r}")
+            finally:
+                connection.writer.close()
+
+    async def _ask(self, connection: Connection, stop: Callable[[], bool]) -> None:
+        while not stop():
+            number = self.asked % len(self.requests)
+            self.asked += 1
+            sent = time.monotonic()
+            try:
+                connection.writer.write(self.requests[number])
+                answer = await connection.answer()
+            except (Lost, OSError):
+                self.lost.append((sent, time.monotonic()))
+                raise
+            if answer.status == 200:
+                if answer.body.endswith(self.endings[number]):
+                    self.right += 1
+                else:
+                    self.wrong.append(f"other digits: {answer.body[-80:]!r}")
+                version = re.search(rb'"model_version":"(\w+)"', answer.body)
+                self.versions[version[1] if version else b""] += 1
+            elif answer.status in (429, 503) and b"retry-after" in answer.headers:
+                self.shed += 1
+            else:
+                self.wrong.append(f"{answer.status}: {answer.body!r}")
+
+
+@pytest.fixture(scope="module")
+def home(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of its own with one recipe, to which versions are added."""
+    require("onnxruntime")
+    require_recipe(RECIPE)
+    home = tmp_path_factory.mktemp("faults")
+    shutil.copytree(trained_home / "models" / RECIPE, home / "models" / RECIPE)
+    return home
+
+
+@pytest.fixture(scope="module")
+def first_version(home: Path) -> str:
+    return folder_of(home, RECIPE).name
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, first_version: str) -> Iterator[Server]:
+    environment = {
+        "SAMEDIGIT_BACKENDS": "onnx",
+        "SAMEDIGIT_MODELS": RECIPE,
+        "SAMEDIGIT_WORKERS": "2",
+        "SAMEDIGIT_WATCH": "on",
+    }
+    with serving(home, environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def target(server: Server, test_set: LabelledImages, expected: Expected) -> Target:
+    digits: npt.NDArray[np.int64] = expected(RECIPE, 1000).argmax(axis=1)
+    return Target(
+        api_port=server.port,
+        data_port=server.data_port,
+        model=f"{RECIPE}.onnx",
+        images=test_set.images[:1000],
+        digits=digits,
+    )
+
+
+def good(target: Target, *, batch: int = 1) -> Good:
+    requests, endings = write_requests(target.model, target.images, target.digits, batch=batch)
+    return Good(requests, endings)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await test()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    """Those that listen on the data plane's port, the oldest first."""
+    found = []
+    for process in server.started.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            listening = {one.laddr.port for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+            if server.data_port in listening:
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+async def kill_one(server: Server) -> tuple[float, float]:
+    """Kills the older worker, and gives when, and when it was gone; returns once there are two again."""
+    await until(lambda: len(workers(server)) == 2, "two workers")
+    victim = (await asyncio.to_thread(workers, server))[0]
+    began = time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while victim.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.001)
+    ended = time.monotonic()
+    await until(lambda: len(workers(server)) == 2, "a worker in its place")
+    return began, ended
+
+
+def store(home: Path, first: str, name: str) -> Path:
+    """Another version of the recipe, with the same files."""
+    folder = home / "models" / RECIPE / name
+    beside = home / name
+    shutil.copytree(home / "models" / RECIPE / first, beside)
+    card = beside / "model.yaml"
+    card.write_text(card.read_text().replace(f"version: {first}", f"version: {name}"))
+    beside.rename(folder)
+    return folder
+
+
+def promote(home: Path, version: str) -> None:
+    python(
+        "import sys; from digits.store import promote; promote(sys.argv[1])",
+        f"{RECIPE}:{version}",
+        environment={"BENTOML_HOME": str(home)},
+    )
+
+
+def shed_of(server: Server) -> int:
+    """How many requests the server says it has turned away, in all workers together."""
+    with server.client() as client:
+        text = client.get("/metrics").text
+    return sum(int(float(count)) for count in re.findall(r"^samedigit_shed_total\{[^}]*\} (\S+)$", text, re.MULTILINE))
+
+
+def test_of_100_000_good_requests_every_answer_is_right_and_none_is_lost_but_those_in_flight_at_a_kill(
+    server: Server, target: Target, home: Path, first_version: str
+) -> None:
+    asking = good(target)
+    kills: list[tuple[float, float]] = []
+    crowd = Crowd(target, dict.fromkeys(BAD, 3), pause_seconds=0.1)
+
+    def stop() -> bool:
+        return asking.asked >= REQUESTS and done.is_set()
+
+    async def when(share: float) -> None:
+        while asking.asked < share * REQUESTS:
+            await asyncio.sleep(0.02)
+
+    async def misfortunes() -> None:
+        await when(0.1)
+        kills.append(await kill_one(server))
+        await when(0.3)
+        kills.append(await kill_one(server))
+        await when(0.5)
+        store(home, first_version, NEW)
+        await asyncio.to_thread(promote, home, NEW)
+        await until(lambda: asking.versions[NEW.encode()] > 0, "the promoted version is served")
+        await when(0.7)
+        (store(home, first_version, BROKEN) / "model.onnx").write_bytes(b"no model")
+        (home / "models" / RECIPE / "promoted").write_text(BROKEN)
+        await asyncio.sleep(2)
+        done.set()
+
+    async def test() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(crowd.run())
+            group.create_task(misfortunes())
+            ports = [target.data_port] * GOOD_ON_DATA + [target.api_port] * GOOD_ON_API
+            clients = [group.create_task(asking.ask(port, stop)) for port in ports]
+            await asyncio.wait(clients)
+            crowd.stop()
+
+    done = asyncio.Event()
+    run(test)
+    assert asking.wrong == []
+    assert asking.asked >= REQUESTS
+    assert asking.right + asking.shed + len(asking.lost) == asking.asked
+    at_kills = [sum(sent < ended and known > began for sent, known in asking.lost) for began, ended in kills]
+    assert sum(at_kills) == len(asking.lost), (asking.lost, kills)
+    assert max(at_kills) <= GOOD_ON_DATA + GOOD_ON_API
+    assert set(asking.versions) == {first_version.encode(), NEW.encode()}
+    for tally in crowd.tallies.values():
+        at_a_kill = [any(began < known < ended + 1 for began, ended in kills) for known in tally.lost_at]
+        assert sum(at_a_kill) == tally.failed, tally.faults
+    assert all(tally.visits > 5 for tally in crowd.tallies.values())
+
+
+def test_under_overload_every_shed_request_is_counted_and_every_other_answer_is_right(
+    server: Server, target: Target
+) -> None:
+    asking, overloading = good(target), good(target, batch=64)
+    before = shed_of(server)
+    seconds = 5
+
+    async def test() -> None:
+        end = time.monotonic() + seconds
+        clients = [asking.ask(target.data_port, lambda: time.monotonic() > end) for _ in range(8)]
+        clients += [overloading.ask(target.data_port, lambda: time.monotonic() > end) for _ in range(OVERLOADING)]
+        await asyncio.gather(*clients)
+
+    run(test)
+    assert asking.wrong == overloading.wrong == []
+    assert asking.lost == overloading.lost == []
+    assert asking.right > 0
+    assert overloading.right > 0
+    assert overloading.shed > 100  # so that it was an overload
+    assert shed_of(server) - before == asking.shed + overloading.shed
+
+
+def test_the_server_has_come_through_without_a_traceback(server: Server, target: Target) -> None:
+    server.is_well(target.images)
+    assert "Traceback" not in server.log.read_text()
