@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serving.errors import Kind, RequestError
-from serving.keys import Keys
+from serving.keys import keys_of
 from serving.messages import Exchange
 from serving.routes import Route
 from serving.settings import Settings
@@ -24,8 +24,7 @@ class Admission:
     """Who may come in, and how many at once. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, shed: Shed) -> None:
-        self._keys = Keys(settings.keys, settings.keys_file)
-        self._control_keys = Keys(settings.control_keys, settings.control_keys_file)
+        self._keys, self._control_keys = keys_of(settings)
         self._control = settings.control
         self._max_requests = settings.max_requests
         self._max_request_bytes = settings.max_request_bytes
@@ -68,20 +67,18 @@ class Admission:
                     f"At most {self._rate.per_second} requests a second, please. Try again later.",
                     retry_after_seconds=int(wait_seconds) + 1,
                 )
+        length = exchange.head.length or 0
         if self.requests >= self._max_requests:
             self._shed("requests")
             raise RequestError(
                 Kind.BUSY, f"{self.requests} requests are under way. Try again later.", retry_after_seconds=1
             )
+        if self.request_bytes + length > self._max_request_bytes:
+            raise self._no_room_for_body()
         self.requests += 1
+        self.request_bytes += length
         exchange.held = True
-        length = exchange.head.length
-        if length:
-            try:
-                self.reserve(exchange, length)
-            except RequestError:
-                self.release(exchange)
-                raise
+        exchange.reserved_bytes = length
 
     def reserve(self, exchange: Exchange, size: int) -> None:
         """Sees that `exchange` has room for a body of `size` bytes; for a chunked one, called again as it grows.
@@ -93,14 +90,17 @@ class Admission:
         if more <= 0:
             return
         if self.request_bytes + more > self._max_request_bytes:
-            self._shed("bytes")
-            raise RequestError(
-                Kind.BUSY,
-                f"The bodies of the requests under way fill their room of {self._max_request_bytes} bytes. Try again later.",
-                retry_after_seconds=1,
-            )
+            raise self._no_room_for_body()
         self.request_bytes += more
         exchange.reserved_bytes = size
+
+    def _no_room_for_body(self) -> RequestError:
+        self._shed("bytes")
+        return RequestError(
+            Kind.BUSY,
+            f"The bodies of the requests under way fill their room of {self._max_request_bytes} bytes. Try again later.",
+            retry_after_seconds=1,
+        )
 
     def release(self, exchange: Exchange) -> None:
         """Frees the place of `exchange`: it was answered, or its client is gone. More than once does no harm."""

@@ -92,8 +92,9 @@ class Door:
             exchange.answers = PREFLIGHT
             return
         if foreign and not routes.owns(head.path):
-            self._admission.check_key(exchange, routes.FOREIGN)
-            self._admission.admit(exchange, routes.FOREIGN)
+            route = routes.foreign(head.path)
+            self._admission.check_key(exchange, route)
+            self._admission.admit(exchange, route)
             return
         route, exchange.parameters = routes.find(head.method, head.path)
         exchange.route = route.pattern
@@ -249,7 +250,7 @@ class Door:
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
         if asked.model not in (None, ECHO):
-            raise RequestError(Kind.UNKNOWN, f"/echo has no model {asked.model[:50]!r}; leave model out.")
+            raise RequestError(Kind.UNKNOWN, f"/echo has no model {asked.model[:20]!r}; leave model out.")
         exchange.images = len(asked.images)
         self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
 

@@ -133,7 +133,7 @@ class ServedModels:
         elif version in versions:
             return versions[version]
         tags = ", ".join(opened.model.tag for opened in self._through(backend))
-        raise RequestError(Kind.UNKNOWN, f"No model {name!r} is served through {backend}; served are {tags}.")
+        raise RequestError(Kind.UNKNOWN, f"No model {name[:100]!r} is served through {backend}; served are {tags}.")
 
     def named(self, name: str, version: str | None = None) -> Opened:
         """The model called `recipe.backend`, in this version or the newest that is open.
@@ -148,7 +148,8 @@ class ServedModels:
             return next(iter(versions.values()))
         if version not in versions:
             raise RequestError(
-                Kind.UNKNOWN, f"The model {name} is not served in version {version!r}, but in {', '.join(versions)}."
+                Kind.UNKNOWN,
+                f"The model {name} is not served in version {version[:100]!r}, but in {', '.join(versions)}.",
             )
         return versions[version]
 
@@ -191,7 +192,7 @@ class ServedModels:
             versions = [one.model.version for one in chosen if one.name == name]
             if not versions:
                 names = ", ".join(dict.fromkeys(one.name for one in chosen))
-                raise RequestError(Kind.UNKNOWN, f"No model {name!r} can be loaded; there are {names}.")
+                raise RequestError(Kind.UNKNOWN, f"No model {name[:100]!r} can be loaded; there are {names}.")
             return wanted.replaced(name, versions)
 
         await self._change(decide)
@@ -320,7 +321,7 @@ class ServedModels:
         """What is open of this backend: at least one."""
         if backend not in BACKENDS:
             raise RequestError(
-                Kind.UNKNOWN, f"There is no backend {backend!r}; the backends are {', '.join(BACKENDS)}."
+                Kind.UNKNOWN, f"There is no backend {backend[:100]!r}; the backends are {', '.join(BACKENDS)}."
             )
         opened = [opened for opened in self.all() if opened.backend == backend]
         if opened:
@@ -354,7 +355,7 @@ def _all_of(chosen: Iterable[Chosen]) -> Wanted:
 
 def _not_served(name: str, served: Iterable[str]) -> RequestError:
     return RequestError(
-        Kind.UNKNOWN, f"No model {name!r} is served; served are {', '.join(dict.fromkeys(served)) or 'none'}."
+        Kind.UNKNOWN, f"No model {name[:100]!r} is served; served are {', '.join(dict.fromkeys(served)) or 'none'}."
     )
 
 

@@ -36,7 +36,7 @@ class Server:
         self._settings = settings
         self._document = document
         self.models = ServedModels(settings)
-        self._metrics = Metrics(_snapshots() if settings.workers > 1 else None)
+        self._metrics = Metrics(_metrics_folder() if settings.workers > 1 else None)
         self._tracer = open_tracer(settings)
         self._access_log = open_access_log(settings)
         self._drained_at: float | None = None
@@ -81,10 +81,10 @@ class Server:
         for task in self._tasks:
             task.cancel()
         self._door.write_snapshot()
-        if self._access_log is not None:
-            self._access_log.close()
         if self._tracer is not None:
-            self._tracer.close()
+            await asyncio.to_thread(self._tracer.close)
+        if self._access_log is not None:
+            await asyncio.to_thread(self._access_log.close)
 
     async def _each_second(self) -> None:
         while True:
@@ -108,6 +108,13 @@ class Server:
             signal.signal(number, handle)
 
 
+def _metrics_folder() -> Path:
+    """Where workers keep their counts for each other."""
+    folder = run_folder() / "metrics"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _allow_connections(number: int) -> None:
     """Lets this process open as many files as it may have connections, as far as the system lets it."""
     needed = number + 256  # models, libraries and pipes
@@ -117,10 +124,3 @@ def _allow_connections(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if hard != resource.RLIM_INFINITY and hard < needed:
         log.warning("The system allows %d open files; SAMEDIGIT_MAX_CONNECTIONS of %d needs %d.", hard, number, needed)
-
-
-def _snapshots() -> Path:
-    """Where the workers keep their numbers: a folder of its own, since in the one above `lock` and *.json mean other things."""
-    folder = run_folder() / "metrics"
-    folder.mkdir(exist_ok=True)
-    return folder

@@ -13,13 +13,17 @@ import bentoml
 import click
 
 from digits.errors import SamedigitError, SettingError
+from serving.access_log import open_access_log
+from serving.keys import keys_of
 from serving.models import ServedModels
 from serving.ports.api_port import connection_factory, speak_on_bentomls_port
 from serving.ports.connection import Connection
 from serving.ports.data_port import listening_socket
+from serving.ports.tls import server_context
 from serving.server import Server
 from serving.settings import Settings, read_settings
 from serving.start import adopt_options
+from serving.tracing import read_exporters
 from serving.workers import make_run_folder
 
 BENTOML_PORT = 3000  # BentoML's default
@@ -46,6 +50,12 @@ def _settings() -> Settings:
                     f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
                 )
             ServedModels(settings).check()
+            keys_of(settings)
+            server_context(settings)
+            read_exporters()
+            access_log = open_access_log(settings)
+            if access_log is not None:
+                access_log.close()
             listening_socket(settings, shared=False).close()  # nobody else has the port
             make_run_folder(settings)
     except SamedigitError as error:

@@ -24,7 +24,7 @@ NOTHING: Final = "nothing.onnx"
 _cases = count()
 
 
-@schemathesis.hook
+@schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     name, _, version = MODEL.partition(":")
     recipe, _, backend = name.partition(".")

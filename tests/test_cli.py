@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import PROJECT, TRAINED, require, require_recipe
 
@@ -255,74 +257,65 @@ def test_evaluate_refuses_a_damaged_file(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_training_stores_nothing(stop: signal.Signals, tmp_path: Path) -> None:
-    training = subprocess.Popen(
-        [sys.executable, "-m", "samedigit", "train", "numpy-sigmoid", "--epochs", "500"],
-        env={**os.environ, "BENTOML_HOME": str(tmp_path)},
-        cwd=PROJECT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(6)  # well inside the 500 epochs
-    training.send_signal(stop)
-    said = training.communicate(timeout=60)[1]
-    assert training.returncode != 0
-    if stop == signal.SIGINT:
-        assert training.returncode == 130
-        assert "Interrupted: the model under way is not stored." in said
-    assert "Traceback" not in said
-    assert samedigit("models", "--json", BENTOML_HOME=tmp_path).stdout.strip() == "[]"
-    assert not list(tmp_path.glob("samedigit-*"))
+def test_an_interrupted_training_stores_nothing(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        trainings = {}
+        for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            trainings[stop] = subprocess.Popen(
+                [sys.executable, "-m", "samedigit", "train", "numpy-sigmoid", "--epochs", "500"],
+                env={**os.environ, "BENTOML_HOME": str(tmp_path / stop.name)},
+                cwd=PROJECT,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(trainings[stop].kill)
+        deadline = time.monotonic() + 120
+        for stop, training in trainings.items():
+            while psutil.Process(training.pid).cpu_times().user < 4:  # beyond its imports, well inside the 500 epochs
+                assert training.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            training.send_signal(stop)
+        for stop, training in trainings.items():
+            said = training.communicate(timeout=60)[1]
+            assert training.returncode != 0
+            if stop == signal.SIGINT:
+                assert training.returncode == 130
+                assert "Interrupted: the model under way is not stored." in said
+            assert "Traceback" not in said
+            home = tmp_path / stop.name
+            assert samedigit("models", "--json", BENTOML_HOME=home).stdout.strip() == "[]"
+            assert not list(home.glob("samedigit-*"))
 
 
 @pytest.mark.slow
-def test_loadtest_then_report_gives_figures_that_the_latencies_bear_out(trained_home: Path, tmp_path: Path) -> None:
+def test_loadtest_prints_json_of_the_runs_it_stored(trained_home: Path, tmp_path: Path) -> None:
     require("onnxruntime", "locust")
-    results = tmp_path / "results"
     loaded = samedigit(
         "loadtest", "numpy-sigmoid", "--backend", "onnx", "--protocol", "v2-binary", "--protocol", "predict",
-        "--users", 4, "--duration", 1, "--results", results, "--json", BENTOML_HOME=trained_home,
+        "--users", 1, "--duration", 1, "--results", tmp_path, "--json", BENTOML_HOME=trained_home,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
     runs: list[dict[str, Any]] = json.loads(loaded.stdout)
-    protocols = ("predict", "v2-binary")
-    asked = [(backend, protocol, users) for backend in ("onnx", "echo") for protocol in protocols for users in (1, 4)]
+    asked = [(backend, protocol, 1) for backend in ("onnx", "echo") for protocol in ("predict", "v2-binary")]
     assert [(run["backend"], run["protocol"], run["users"]) for run in runs] == asked
-    for run in runs:
-        rows = [line.split(",") for line in (results / run["latencies"]).read_text().splitlines()[1:]]
-        assert run["failures"] == 0
-        assert len(rows) == run["requests"] > 50
-        latencies = sorted(float(latency) for _, latency, _ in rows)
-        assert latencies[0] <= run["p50_ms"] <= run["p95_ms"] <= run["p99_ms"] <= latencies[-1]
-        assert run["p50_ms"] == pytest.approx(latencies[len(latencies) // 2], rel=0.05)
-        assert sum(outcome == "right" for _, _, outcome in rows) == run["correct"]
-    assert 0.85 < runs[0]["correct"] / runs[0]["requests"] < 1
-    reported = samedigit("report", "--results", results, BENTOML_HOME=trained_home)
-    assert reported.returncode == 0, reported.stderr
-    assert reported.stdout == f"Report: {results / 'report.html'}\n"
-    rows = json.loads(samedigit("report", "--results", results, "--json", BENTOML_HOME=trained_home).stdout)["rows"]
-    assert [row["protocol"] for row in rows] == ["predict", "v2-binary"]
-    row = rows[0]
-    assert row["door_ms"] + row["queue_ms"] + row["model_ms"] == pytest.approx(row["mean_ms"])
-    assert (row["p50_ms"], row["requests_per_second"]) == (runs[0]["p50_ms"], runs[1]["requests_per_second"])
+    assert json.loads((tmp_path / "loadtest.json").read_text())["runs"] == runs
 
 
 @pytest.mark.slow
-def test_the_table_of_a_load_test_fits_a_terminal_of_80_columns(trained_home: Path, tmp_path: Path) -> None:
+def test_loadtest_prints_a_table_of_what_it_measured(trained_home: Path, tmp_path: Path) -> None:
     require("locust")
     loaded = samedigit(
-        "loadtest", "--backend", "numpy", "--users", 2, "--duration", 1, "--results", tmp_path,
-        BENTOML_HOME=trained_home, COLUMNS=80,
+        "loadtest", "numpy-sigmoid", "--backend", "numpy", "--protocol", "v2-json", "--users", 2, "--duration", 1,
+        "--results", tmp_path, BENTOML_HOME=trained_home,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
-    assert "…" not in loaded.stdout
-    for run in json.loads((tmp_path / "loadtest.json").read_text())["runs"]:
-        if run["users"] == 1:
-            assert f"{run['p50_ms']:.2f}" in loaded.stdout
-            assert f"{run['mean_ms']:.3f}" in loaded.stdout
-            if run["model_ms"] is not None:
-                assert f"{run['model_ms']:.3f}" in loaded.stdout
+    one, many, door, _ = json.loads((tmp_path / "loadtest.json").read_text())["runs"]
+    figures = [
+        f"{one['p50_ms']:.2f}", f"{one['mean_ms']:.3f}", f"{one['model_ms']:.3f}", f"{many['requests_per_second']:,.0f}",
+        f"{door['p50_ms']:.2f}", f"{door['mean_ms']:.3f}",
+    ]  # fmt: skip
+    assert [figure for figure in figures if figure not in loaded.stdout] == []
 
 
 @pytest.mark.slow

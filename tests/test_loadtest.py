@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, bentoml_home, require
+from conftest import PROJECT, bentoml_home, python, require
 
 from comparison.results import read_results
-from digits.store import find_model
+from digits.contract import Backend
+from digits.store import StoredModel, find_model, served_models
 from loadtests.bare_socket import mean_latency_ms
-from loadtests.load_test import Figures, read_figures, run_load_test, run_locust, steps
+from loadtests.load_test import Figures, Run, read_figures, run_load_test, run_locust, steps
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import FreshServer, fresh_server
 
@@ -141,11 +143,15 @@ def test_an_answer_that_is_not_one_prediction_is_wrong(
 
 
 def locust(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Locust, started by hand."""
+    """Locust, started by hand; for a second once it has read the images, which its own --run-time would count too."""
     return subprocess.run(
-        [sys.executable, "-m", "locust", "--headless", "--only-summary", "--run-time", "2s", *map(str, arguments)],
+        [sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, arguments)],
         cwd=PROJECT,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        env={
+            **os.environ,
+            "SAMEDIGIT_DURATION_SECONDS": "1",
+            **{name: str(value) for name, value in environment.items()},
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -174,7 +180,7 @@ def test_locust_by_hand_asks_a_real_server_over_each_protocol(
     host = server.data_url if asked.on_data_plane else server.url
     latencies = tmp_path / "latencies.csv"
     process = locust(
-        "-f", "loadtests/locustfile.py", "--host", host, "--protocol", protocol, "--users", 4,
+        "-f", "loadtests/locustfile.py", "--host", host, "--protocol", protocol, "--users", 4, "--spawn-rate", 4,
         SAMEDIGIT_LATENCIES=latencies,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -210,21 +216,35 @@ def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(se
         assert 0.01 < mean_latency_ms(protocol, url, 0.3) < 50
 
 
-@pytest.mark.slow
-def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(
-    trained_home: Path, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """A load test that was run. Not to be written to."""
+
+    results: Path
+    runs: list[Run]
+    said: list[str]  # what each step was called
+
+
+@pytest.fixture(scope="module")
+def loaded(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """One model through NumPy, and the door, over every protocol, with one caller and with four."""
     require("locust")
+    results = tmp_path_factory.mktemp("results")
+    said: list[str] = []
     with bentoml_home(trained_home):
-        model = find_model("numpy-sigmoid")
-        said: list[str] = []
+        pairs: list[tuple[StoredModel, Backend]] = [(find_model("numpy-sigmoid"), "numpy")]
         runs = run_load_test(
-            [(model, "numpy")], protocols=list(PROTOCOLS), users=4, duration=1, results=tmp_path, on_step=said.append
+            pairs, protocols=list(PROTOCOLS), users=4, duration=1, results=results, on_step=said.append
         )
-    assert len(said) == steps(1, 3, 4)
+    return Loaded(results, runs, said)
+
+
+@pytest.mark.slow
+def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(loaded: Loaded) -> None:
+    assert len(loaded.said) == steps(1, 3, 4)
     expected = product(("numpy", "echo"), PROTOCOLS, (1, 4))
-    assert [(run.backend, run.protocol, run.users) for run in runs] == list(expected)
-    for run in runs:
+    assert [(run.backend, run.protocol, run.users) for run in loaded.runs] == list(expected)
+    for run in loaded.runs:
         assert (run.failures, run.first_failure) == (0, None)
         assert 0 < run.client_busy < 1.1
         if run.backend == "echo":
@@ -238,10 +258,71 @@ def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(
             assert 1 <= run.images_per_batch <= run.users
             if run.users == 1:
                 assert run.images_per_batch == 1
-    results = read_results(tmp_path)
-    assert list(results.runs) == runs
+    results = read_results(loaded.results)
+    assert list(results.runs) == loaded.runs
     assert results.bare_socket_ms.keys() == PROTOCOLS.keys()
-    assert all(len(results.latencies(run)) == run.requests for run in runs)
+    assert all(len(results.latencies(run)) == run.requests for run in loaded.runs)
+
+
+@pytest.mark.slow
+def test_the_latencies_bear_out_the_figures_of_every_run(loaded: Loaded) -> None:
+    for run in loaded.runs:
+        rows = [line.split(",") for line in (loaded.results / run.latencies).read_text().splitlines()[1:]]
+        assert len(rows) == run.requests > 50
+        latencies = sorted(float(latency) for _, latency, _ in rows)
+        assert latencies[0] <= run.p50_ms <= run.p95_ms <= run.p99_ms <= latencies[-1]
+        assert run.p50_ms == pytest.approx(latencies[len(latencies) // 2], rel=0.05)
+        assert sum(outcome == "right" for _, _, outcome in rows) == run.correct
+        assert all(0 <= float(sent) < 1 for sent, _, _ in rows)
+        assert run.requests_per_second == run.requests
+    assert 0.85 < loaded.runs[0].correct / loaded.runs[0].requests < 1
+
+
+def samedigit(*arguments: object, **environment: object) -> str:
+    """What the command line prints."""
+    code = "import sys; from samedigit.cli import main; sys.argv[0] = 'samedigit'; main()"
+    return python(code, *arguments, environment={name: str(value) for name, value in environment.items()})
+
+
+@pytest.mark.slow
+def test_a_report_has_the_figures_of_the_load_test(loaded: Loaded, trained_home: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(loaded.results, tmp_path / "results"))
+    said = samedigit("report", "--results", results, BENTOML_HOME=trained_home, COLUMNS=200)
+    assert said == f"Report: {results / 'report.html'}\n"
+    rows = json.loads(samedigit("report", "--results", results, "--json", BENTOML_HOME=trained_home))["rows"]
+    assert [row["protocol"] for row in rows] == [*PROTOCOLS]
+    row = rows[0]
+    assert row["door_ms"] + row["queue_ms"] + row["model_ms"] == pytest.approx(row["mean_ms"])
+    one, many = loaded.runs[:2]
+    assert (row["p50_ms"], row["requests_per_second"]) == (one.p50_ms, many.requests_per_second)
+
+
+@pytest.mark.slow
+def test_the_table_of_a_load_test_of_every_model_fits_a_terminal_of_80_columns(
+    loaded: Loaded, trained_home: Path, tmp_path: Path
+) -> None:
+    """What was measured of one model, said of each."""
+    document = json.loads((loaded.results / "loadtest.json").read_text())
+    with bentoml_home(trained_home):
+        models = served_models()
+    measured, door = document["runs"][:6], document["runs"][6:]
+    runs = []
+    for model in models:
+        named = {"model": model.tag, "recipe": model.recipe, "framework": model.card.framework}
+        runs += [{**run, **named, "backend": backend} for backend in model.card.backends for run in measured]
+    (tmp_path / "loadtest.json").write_text(json.dumps({**document, "runs": runs + door}))
+    code = "import sys; from pathlib import Path; from samedigit.commands import show_summary; show_summary(Path(sys.argv[1]))"
+    said = python(code, tmp_path, environment={"BENTOML_HOME": str(trained_home), "COLUMNS": "80"})
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    for model in models:
+        assert model.recipe in said
+    for run in loaded.runs:
+        if run.users == 1:
+            assert f"{run.p50_ms:.2f}" in said
+            assert f"{run.mean_ms:.3f}" in said
+            if run.model_ms is not None:
+                assert f"{run.model_ms:.3f}" in said
 
 
 # Locust against a server that does as it is told

@@ -15,6 +15,7 @@ from serving.ports.http1 import Http1Limits, Machine, State, limits_of
 from serving.settings import Settings
 
 CLOSING_SECONDS: Final = 0.5  # for clients to read their last answers when the server ends
+LINGER_BYTES: Final = 32 * 1024 * 1024  # that are taken from a client after its last answer, so that it can read that
 TURNED_AWAY: Final = 64  # connections over the limit that are told so; more are cut off without a word
 
 Foreign = Callable[[Exchange], None]  # answers what is not the door's
@@ -137,7 +138,8 @@ class Connection(asyncio.Protocol):
         self._tls = False
         self._wrote_at = 0.0
         self._reads = True
-        self._half_closed = False
+        self._half_closed = False  # the last answer was given; what comes is dropped
+        self._dropped_bytes = 0
         self._proceeding = False
 
     # From the transport
@@ -171,6 +173,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = self._loop.time()
+        if self._half_closed:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.abort()
+            return
         self._machine.receive(data, now)
         self._proceed(now)
 

@@ -26,6 +26,7 @@ from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv6Address
+from itertools import islice
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
@@ -482,7 +483,7 @@ class Machine:
         elif whole:
             self.state = TABLE[State.DISCARDING][Step.DISCARDED]
             self._since = now
-            self._next_request(now)
+            self._next_request()
         return self.state is _HEAD
 
     # Answers
@@ -515,7 +516,7 @@ class Machine:
         else:
             self.state = TABLE[state][_ANSWERED]
             if self._data or self._ended:
-                self._next_request(now)
+                self._next_request()
         body = answer.body
         if head.method == "HEAD" or length is None or head.http_1_0:
             return _written(
@@ -551,10 +552,9 @@ class Machine:
             self._close()
         return _written(refusal(error), date + extra + b"connection: close\r\n", method)
 
-    def _next_request(self, now: float) -> None:
+    def _next_request(self) -> None:
         if self._at < len(self._data):
             self.state = TABLE[self.state][Step.BEGAN]
-            self._since = now
             self._searched = self._at
         else:
             self._clear()
@@ -633,7 +633,8 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _METHOD: Final = re.compile(_TOKEN)
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r")
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*+)\r")
-_PATH: Final = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*+")
+_FIELDS: Final = re.compile(rb"\n(" + _TOKEN + rb"):([^\x00-\x08\x0a-\x1f\x7f]*+)(?=\r\n)")  # the same of many lines
+_PATH: Final = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*+(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=:@/]*+)*+")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]++)([^#]*+)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:\[([^\]]*+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?")
 # No space around a semicolon or an equals sign, which the grammar calls bad: parsers differ in what they make of it.
@@ -696,8 +697,11 @@ def _read_lines(raw: bytes, limits: Http1Limits) -> tuple[bytes, bytes, bytes, d
         raise RequestError(Kind.VERSION, f"HTTP/1.1 was expected, got HTTP/{version.decode()}.", closes=True)
     headers: dict[bytes, bytes] = {}
     fields = lines[1:-1]
-    for line in fields[: limits.headers]:
-        name, value = _read_field(line)
+    found: list[tuple[bytes, bytes]] = _FIELDS.findall(raw)
+    # Where a line is no header, what is wrong with the first of them is said, and not before its turn.
+    read = found if len(found) == len(fields) else map(_read_field, fields)
+    for name, value in islice(read, limits.headers):
+        name, value = name.lower(), value.strip(b" \t")
         if name not in headers:
             headers[name] = value
         elif name in _ONCE:
@@ -710,14 +714,13 @@ def _read_lines(raw: bytes, limits: Http1Limits) -> tuple[bytes, bytes, bytes, d
 
 
 def _read_field(line: bytes) -> tuple[bytes, bytes]:
-    """Name, in lower case, and value of a header or trailer; its line ends with CR."""
+    """Name and value of a header or trailer, as they came; its line ends with CR."""
     match = _FIELD.fullmatch(line)
     if match is None:
         if line[:1] in (b" ", b"\t"):
             raise _closing("A header was expected, got a line that begins with a space: put each header on one line.")
         raise _closing(f"A header was expected, such as 'Host: name', got {_shown(line)}.")
-    name, value = match.groups()
-    return name.lower(), value.strip(b" \t")
+    return match[1], match[2]
 
 
 def _check_begun(begun: bytes, limits: Http1Limits) -> None:

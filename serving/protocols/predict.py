@@ -33,7 +33,7 @@ def read_request(body: bytes | bytearray, *, max_images: int) -> PredictRequest:
         raise malformed(f'The body must be a JSON object like {{"images": [...]}}; got {kind_of(document)}.')
     unknown = sorted(document.keys() - {"images", "model"})
     if unknown:
-        raise malformed(f"Unknown field {unknown[0]!r}; a request has images, and model if you want to choose.")
+        raise malformed(f"Unknown field {unknown[0][:20]!r}; a request has images, and model if you want to choose.")
     if "images" not in document:
         raise malformed(f"The field images is missing. {EXPECTED}.")
     model = document.get("model")
