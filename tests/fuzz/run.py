@@ -1,0 +1,76 @@
+"""Fuzzes the parsers with atheris, from the corpus on, and keeps what reached new code.
+
+    python tests/fuzz/run.py --seconds 600
+
+Ends with 1 where an input was found that a target fails on; it is printed, to be made a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
+MAX_BYTES = 8192  # of an input
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600, help="in all")
+    parser.add_argument("--target", help="only that one")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments, rest = parser.parse_known_args()
+    if arguments.child:
+        fuzz(arguments.child, rest)
+    names = [arguments.target] if arguments.target else sorted(path.name for path in (HERE / "corpus").iterdir())
+    failed = [name for name in names if not run(name, arguments.seconds // len(names))]
+    return 1 if failed else 0
+
+
+def fuzz(name: str, arguments: list[str]) -> None:
+    """Fuzzes one target in this process, which libFuzzer ends."""
+    import atheris
+
+    with atheris.instrument_imports(include=["serving"]):
+        from fuzz.targets import TARGETS
+
+    atheris.Setup([sys.argv[0], *arguments], TARGETS[name])
+    atheris.Fuzz()
+
+
+def run(name: str, seconds: int) -> bool:
+    """Fuzzes one target from its corpus on, which becomes the smallest that reaches as much. Whether nothing was found."""
+    corpus = HERE / "corpus" / name
+    child = [sys.executable, __file__, "--child", name]
+    with tempfile.TemporaryDirectory() as folder:
+        grown, smallest, found = (Path(folder) / part for part in ("grown", "smallest", "found"))
+        for path in (grown, smallest, found):
+            path.mkdir()
+        limits = [f"-max_len={MAX_BYTES}", f"-dict={HERE / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048"]
+        fuzzed = subprocess.run(
+            [*child, f"-max_total_time={seconds}", f"-artifact_prefix={found}/", *limits, str(grown), str(corpus)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in fuzzed.stderr.splitlines()[-3:]:
+            print(f"{name}: {line}", flush=True)
+        for path in found.iterdir():
+            print(f"{name} fails on {path.read_bytes()!r}\n{fuzzed.stderr[-3000:]}", flush=True)
+        if fuzzed.returncode != 0:
+            return False
+        merged = subprocess.run(
+            [*child, "-merge=1", *limits, str(smallest), str(grown), str(corpus)], capture_output=True
+        )
+        if merged.returncode == 0:
+            shutil.rmtree(corpus)
+            shutil.copytree(smallest, corpus)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What is fuzzed: functions that take any bytes, and fail where the code under test does what it must not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from digits.contract import Images
+from serving.errors import Kind, RequestError
+from serving.messages import Answer, Head
+from serving.ports.http1 import Body, Http1Limits, Machine, State
+from serving.protocols import v2
+from serving.protocols.predict import read_request
+
+MAX_IMAGES: Final = 3
+LIMITS: Final = Http1Limits(
+    head_bytes=400,
+    target_bytes=100,
+    headers=6,
+    body_bytes=300,
+    discard_bytes=200,
+    head_seconds=10,
+    body_seconds=60,
+    body_bytes_per_second=1000,
+    idle_seconds=75,
+    linger_seconds=5,
+)
+DATE: Final = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+ANSWER: Final = Answer(200, b"yes", ())
+
+
+def predict(data: bytes) -> None:
+    """A body of /predict."""
+    found = _read(lambda: read_request(data, max_images=MAX_IMAGES).images)
+    if found is not None:
+        _check_images(found, json.loads(data)["images"])
+
+
+def v2_json(data: bytes) -> None:
+    """A body of an inference, all of it JSON."""
+    found = _read(lambda: v2.read_infer(data, None, max_images=MAX_IMAGES).images)
+    if found is not None:
+        _check_images(found, json.loads(data)["inputs"][0]["data"])
+
+
+def v2_binary(data: bytes) -> None:
+    """The same with the header that says how long the JSON is: a byte for that header's length, the header, the body."""
+    end = 1 + (data[0] % 8 if data else 0)
+    header, body = data[1:end], data[end:]
+    found = _read(lambda: v2.read_infer(body, header, max_images=MAX_IMAGES).images)
+    if found is not None:
+        document = json.loads(body[: int(header)]) if int(header) else {"inputs": [{}]}
+        inside = document["inputs"][0].get("data")
+        expected = np.frombuffer(body[int(header) :], np.uint8) if inside is None else inside
+        _check_images(found, expected)
+
+
+def http1(data: bytes) -> None:
+    """Two bytes that say how the rest is cut into pieces, and what a client sends: however it is cut, the same is read."""
+    sizes, sent = [1 + size for size in data[:2]] or [1], data[2:]
+    pieces, at, turn = [], 0, 0
+    while at < len(sent):
+        pieces.append(sent[at : at + sizes[turn % len(sizes)]])
+        at += len(pieces[-1])
+        turn += 1
+    whole = _events([sent])
+    assert _events(pieces) == whole
+    assert len(whole) <= 2 * len(sent) + 1
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "predict": predict,
+    "v2_json": v2_json,
+    "v2_binary": v2_binary,
+    "http1": http1,
+}
+
+
+def _read(read: Callable[[], Images]) -> Images | None:
+    try:
+        return read()
+    except RequestError as error:
+        refused = error
+    assert refused.kind is Kind.MALFORMED
+    assert 0 < len(str(refused)) < 300, str(refused)
+    str(refused).encode()
+    return None
+
+
+def _check_images(found: Images, sent: Any) -> None:
+    """That they are what another reader of JSON makes of the same bytes."""
+    assert found.dtype == np.uint8
+    assert found.shape[1:] == (28, 28)
+    assert 1 <= len(found) <= MAX_IMAGES
+    expected = np.asarray(sent)
+    assert expected.dtype.kind in "iu", expected.dtype
+    assert np.array_equal(found.ravel(), expected.ravel())
+
+
+def _events(pieces: list[bytes]) -> list[Any]:
+    """What the machine makes of what a client sends in these pieces and then closes its side; each request is answered."""
+    machine = Machine(LIMITS, 0)
+    events: list[Any] = []
+    for piece in pieces:
+        machine.receive(piece, 0)
+        _answer_all(machine, events)
+    machine.receive_end(0)
+    _answer_all(machine, events)
+    return events
+
+
+def _answer_all(machine: Machine, events: list[Any]) -> None:
+    event: Head | Body | RequestError | None
+    while True:
+        try:
+            event = machine.next_event(0)
+        except RequestError as error:
+            event = error
+        if event is None:
+            return
+        if isinstance(event, RequestError):
+            assert len(str(event)) < 600
+            events.append(event.kind)
+            written = machine.refuse(event, 0, date=DATE)
+            assert written.startswith(b"HTTP/1.1 ")
+            assert b"connection: close" in written
+            return
+        events.append(event)
+        if isinstance(event, Body):
+            assert len(event.data) <= LIMITS.body_bytes
+            assert machine.answer(ANSWER, 0, date=DATE).startswith(b"HTTP/1.1 200 ")
+        else:
+            assert machine.state is State.HEAD_READ
+            machine.accept(0)
