@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -183,3 +184,57 @@ def test_clients_of_whom_nothing_was_heard_are_forgotten() -> None:
     for i in range(3 * REMEMBERED_CLIENTS):  # all at once
         rate.wait_seconds(f"again {i}", 1e6)
     assert len(rate._buckets) <= REMEMBERED_CLIENTS
+
+
+def test_those_who_asked_within_a_second_are_not_forgotten_with_the_others() -> None:
+    rate = Rate(1)
+    for i in range(REMEMBERED_CLIENTS - 3):
+        rate.wait_seconds(str(i), 0.0)
+    for client, now in (("before", 9.0), ("a second ago", 9.5), ("recent", 9.75)):
+        rate.wait_seconds(client, now)
+    assert len(rate._buckets) == REMEMBERED_CLIENTS
+    assert rate.wait_seconds("recent", 10.5) == pytest.approx(0.25)  # who is known makes nobody be forgotten
+    assert len(rate._buckets) == REMEMBERED_CLIENTS
+    assert rate.wait_seconds("new", 10.5) == 0
+    assert set(rate._buckets) == {"recent", "new"}
+    assert rate.wait_seconds("recent", 10.5) == pytest.approx(0.25)
+
+
+def test_where_all_have_asked_within_a_second_all_are_forgotten() -> None:
+    rate = Rate(1)
+    for i in range(REMEMBERED_CLIENTS + 1):
+        assert rate.wait_seconds(str(i), 1.0) == 0
+    assert set(rate._buckets) == {str(REMEMBERED_CLIENTS)}
+
+
+def test_keys_may_stand_in_files(tmp_path: Path) -> None:
+    for name, key in (("keys", KEY), ("control", CONTROL_KEY)):
+        (tmp_path / name).write_text(key + "\n")
+        (tmp_path / name).chmod(0o600)
+    files = {"keys_file": str(tmp_path / "keys"), "control_keys_file": str(tmp_path / "control")}
+    own = Own(control="on", **files)
+    assert own.ask(key=KEY).key is not None
+    own.ask(LOAD, key=CONTROL_KEY)
+    assert own.refusal(key=CONTROL_KEY).kind is Kind.UNAUTHENTICATED
+    assert own.refusal(LOAD, key=KEY).kind is Kind.UNAUTHENTICATED
+
+
+def test_what_is_released_holds_nothing_and_says_so() -> None:
+    own = Own()
+    one = own.ask(length=300)
+    assert (one.held, one.reserved_bytes) == (True, 300)
+    own.admission.release(one)
+    assert (one.held, one.reserved_bytes) == (False, 0)
+
+
+def test_each_refusal_says_which_limit_it_was_and_what_helps() -> None:
+    assert str(Own(max_body_bytes="600", max_request_bytes="600").refusal(length=601)).endswith(
+        " 600 bytes. Try again later."
+    )
+    own = Own(max_rate="1")
+    own.ask()
+    assert str(own.refusal()) == "At most 1 requests a second, please. Try again later."
+    assert str(Own().refusal(LOAD)) == (
+        "Models are neither loaded nor unloaded over the network here. SAMEDIGIT_CONTROL=on allows it, with a key of "
+        "SAMEDIGIT_CONTROL_KEYS."
+    )

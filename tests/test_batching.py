@@ -560,3 +560,24 @@ def test_an_exchange_says_what_it_waited_and_what_its_batch_took(clock: Clock) -
         assert found.last_ns == clock.now_ns
 
     run(test)
+
+
+def test_batches_are_joined_as_bytes_in_one_array_that_is_used_again() -> None:
+    given: list[Images] = []
+
+    class Keeping:
+        def predict(self, images: Images) -> Probabilities:
+            given.append(images)
+            return np.zeros((len(images), 10), np.float32)
+
+    async def test() -> None:
+        batcher = Batcher(Keeping(), settings())
+        for numbers in ([1, 2], [3, 4, 5]):
+            for number in numbers:
+                ask(batcher, number)
+            await until_idle()
+            assert given[-1].dtype == np.uint8
+            assert numbers_of(given[-1]) == numbers
+        assert np.shares_memory(given[0], given[1])
+
+    run(test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import queue
 import re
 import signal
@@ -12,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -540,6 +542,37 @@ def wait_until(condition: Any, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", ["close", "reset", "in a body", "before its answer", "refused"])
+def test_nothing_of_a_closed_connection_waits_for_the_collector(ending: str, own: Own) -> None:
+    """What dies in a cycle stays until the collector comes, and what the collector was told to pass over, for ever."""
+    gc.collect()
+    gc.disable()
+    try:
+        client = own.connect()
+        client.sendall(head("/x", "Content-Length: 500000") + bytes(500_000))
+        client.recv(1000)
+        (connection,) = own.connections.open
+        remembered: list[weakref.ref[Any]] = [weakref.ref(connection), weakref.ref(connection._machine)]
+        del connection
+        if ending == "in a body":
+            client.sendall(head("/x", "Content-Length: 500000") + bytes(200_000))
+        elif ending == "before its answer":
+            client.sendall(get("/later"))
+            wait_until(lambda: not own.door.held.empty())
+        elif ending == "refused":
+            client.sendall(b"garbage\r\n\r\n")
+        elif ending == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        wait_until(lambda: not own.connections.open)
+        if ending == "before its answer":
+            assert own.door.left == ["/later"]
+            own.let()
+        wait_until(lambda: all(one() is None for one in remembered))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)

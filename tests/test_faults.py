@@ -32,6 +32,7 @@ REQUESTS: Final = 100_000
 GOOD_ON_DATA: Final = 12  # connections
 GOOD_ON_API: Final = 4
 OVERLOADING: Final = 150  # connections, each with 64 images a request
+WRITTEN_SECONDS: Final = 3  # after which each worker has written its numbers down for the other
 NEW: Final = "newversion"
 BROKEN: Final = "brokenversion"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -253,6 +254,7 @@ def test_under_overload_every_shed_request_is_counted_and_every_other_answer_is_
     server: Server, target: Target
 ) -> None:
     asking, overloading = good(target), good(target, batch=64)
+    time.sleep(WRITTEN_SECONDS)
     before = shed_of(server)
     seconds = 5
 
@@ -263,6 +265,7 @@ def test_under_overload_every_shed_request_is_counted_and_every_other_answer_is_
         await asyncio.gather(*clients)
 
     run(test)
+    time.sleep(WRITTEN_SECONDS)
     assert asking.wrong == overloading.wrong == []
     assert asking.lost == overloading.lost == []
     assert asking.right > 0

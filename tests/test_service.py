@@ -350,7 +350,8 @@ def test_the_metrics_count_predictions_whatever_other_servers_of_the_same_store_
     """BentoML's own counts did not: its servers of one BENTOML_HOME share a folder, which each empties when it starts."""
 
     def counted() -> float:
-        series = r'^samedigit_requests_total\{model="numpy-sigmoid.numpy",.*route="/predict/\{backend\}",status="200",.* (\S+)$'
+        labels = 'protocol="predict",route="/predict/{backend}",model="numpy-sigmoid.numpy"'
+        series = rf'^samedigit_requests_total\{{{re.escape(labels)},.*status="200"\}} (\S+)$'
         return sum(map(float, re.findall(series, client.get("/metrics").text, re.MULTILINE)))
 
     before = counted()

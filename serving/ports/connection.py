@@ -110,9 +110,11 @@ class Connections:
         while True:
             await asyncio.sleep(1)
             self.date = _date()
-            now = loop.time()
-            for connection in list(self.open):
-                connection.check(now)
+            self._check(loop.time())
+
+    def _check(self, now: float) -> None:  # not in the task above, whose frame would keep the last one
+        for connection in list(self.open):
+            connection.check(now)
 
 
 class Connection(asyncio.Protocol):
