@@ -92,9 +92,8 @@ class Door:
             exchange.answers = PREFLIGHT
             return
         if foreign and not routes.owns(head.path):
-            route = routes.foreign(head.path)
-            self._admission.check_key(exchange, route)
-            self._admission.admit(exchange, route)
+            self._admission.check_key(exchange, routes.FOREIGN)
+            self._admission.admit(exchange, routes.FOREIGN)
             return
         route, exchange.parameters = routes.find(head.method, head.path)
         exchange.route = route.pattern

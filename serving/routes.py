@@ -54,8 +54,7 @@ ROUTES: Final = (
     Route("GET", "/docs.json", "documentation", "This document"),
 )
 
-_FOREIGN: Final = Route("", "", "", "What BentoML answers at its own port")
-_FOREIGN_HEALTH: Final = _FOREIGN._replace(open=True, always=True)
+FOREIGN: Final = Route("", "", "", "What BentoML answers at its own port")
 
 _PARTS: Final = tuple((route, tuple(route.pattern.split("/"))) for route in ROUTES)
 _PATHS: Final = frozenset(route.pattern for route in ROUTES if "{" not in route.pattern)
@@ -65,11 +64,6 @@ _BELOW: Final = tuple({f"/{parts[1]}/" for _, parts in _PARTS if len(parts) > 2}
 def owns(path: str) -> bool:
     """Whether the door answers this path, if only with an error."""
     return path in _PATHS or path.startswith(_BELOW)
-
-
-def foreign(path: str) -> Route:
-    """What holds of a path that BentoML answers at its own port, whose health checks have no key to send."""
-    return _FOREIGN_HEALTH if path in ("/livez", "/readyz", "/healthz") else _FOREIGN
 
 
 def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:

@@ -14,7 +14,7 @@ from serving.errors import Kind
 from serving.messages import STATUS
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.protocols.v2_control import PLATFORMS, server_version
-from serving.routes import ROUTES, Route, foreign
+from serving.routes import ROUTES, Route
 from serving.settings import Settings
 
 Schema = dict[str, Any]
@@ -38,20 +38,12 @@ def document(settings: Settings, bentomls: Mapping[str, Any] | None = None) -> d
     components["schemas"] = {**components.get("schemas", {}), "Error": _ERROR, "Image": _IMAGE}
     if _needs_key(settings) or _needs_control_key(settings):
         components["securitySchemes"] = {**components.get("securitySchemes", {}), **_KEYS}
-    others = {
-        path: {
-            method: {**operation, "security": []} if foreign(path).open else operation
-            for method, operation in item.items()
-        }
-        for path, item in theirs["paths"].items()
-        if path not in ours
-    }
     return {
         **theirs,
         "openapi": theirs.get("openapi", VERSION),
         "servers": _servers(settings, api_port=bentomls is not None),
         "tags": [*tags, *theirs["tags"]],
-        "paths": {**ours, **others},
+        "paths": {**theirs["paths"], **ours},
         "components": components,
         # Of BentoML's own paths too.
         **({"security": _ANY_KEY} if _needs_key(settings) else {}),
@@ -99,7 +91,7 @@ def _operation(route: Route, settings: Settings) -> dict[str, Any]:
 def _tag(route: Route) -> str:
     if route.pattern.startswith("/v2"):
         return INFERENCE
-    return OPERATIONS if route.answers in ("metrics", "documentation") else DIGITS
+    return DIGITS if route.answers in ("predict", "echo", "models") else OPERATIONS
 
 
 def _refusals(route: Route) -> dict[str, Any]:

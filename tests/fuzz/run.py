@@ -39,7 +39,8 @@ def fuzz(name: str, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["serving"]):
         from fuzz.targets import TARGETS
 
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[name])
+    # Where it merges, libFuzzer runs itself again: what it takes for its own name is a line for a shell.
+    atheris.Setup([f"{sys.executable} {__file__} --child {name}", *arguments], TARGETS[name])
     atheris.Fuzz()
 
 
