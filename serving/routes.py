@@ -90,8 +90,6 @@ def _find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
             if route.method == asked:
                 return route, {one[1:-1]: other for one, other in zip(pattern, parts, strict=True) if one[:1] == "{"}
             right.append(route.method)
-            if "{" not in route.pattern:
-                break  # nor does a parameter stand for it
     shown = path[:100]
     if right:
         raise RequestError(

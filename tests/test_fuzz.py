@@ -14,7 +14,7 @@ CORPUS: Final = Path(__file__).parent / "fuzz" / "corpus"
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_was_found_by_fuzzing_is_read_or_refused(name: str) -> None:
     kept = sorted((CORPUS / name).iterdir())
-    assert len(kept) >= 20
+    assert len(kept) >= 5
     for path in kept:
         TARGETS[name](path.read_bytes())
 

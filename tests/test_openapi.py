@@ -197,6 +197,9 @@ def test_a_server_contradicts_its_document_in_nothing(plane: str, server: Server
     said = schemathesis(found, port, home, "--include-path-regex", control, "--header", own + CONTROL_KEY)
     assert "Tested: 2" in said
     with server.client(port) as client:
+        loaded = client.post("/v2/repository/models/numpy-sigmoid.numpy/load", headers={"x-api-key": CONTROL_KEY})
+        assert (loaded.status_code, loaded.content) == (200, b"")
+        assert "content-type" not in loaded.headers
         counted = client.get("/metrics", headers={"x-api-key": KEY}).text
     answered = {
         line.partition('route="')[2].partition('"')[0]

@@ -8,7 +8,6 @@ Ends with 1 where an input was found that a target fails on; it is printed, to b
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,32 +44,25 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
 
 def run(name: str, seconds: int) -> bool:
-    """Fuzzes one target from its corpus on, which becomes the smallest that reaches as much. Whether nothing was found."""
+    """Fuzzes one target from its corpus on, and adds what reached more than that. Whether nothing was found."""
     corpus = HERE / "corpus" / name
     child = [sys.executable, __file__, "--child", name]
+    limits = [f"-max_len={MAX_BYTES}", f"-dict={HERE / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048"]
     with tempfile.TemporaryDirectory() as folder:
-        grown, smallest, found = (Path(folder) / part for part in ("grown", "smallest", "found"))
-        for path in (grown, smallest, found):
-            path.mkdir()
-        limits = [f"-max_len={MAX_BYTES}", f"-dict={HERE / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048"]
+        grown, found = Path(folder) / "grown", Path(folder) / "found"
+        grown.mkdir()
+        found.mkdir()
         fuzzed = subprocess.run(
             [*child, f"-max_total_time={seconds}", f"-artifact_prefix={found}/", *limits, str(grown), str(corpus)],
             stderr=subprocess.PIPE,
             text=True,
         )
-        for line in fuzzed.stderr.splitlines()[-3:]:
-            print(f"{name}: {line}", flush=True)
+        print(f"{name}: {fuzzed.stderr.splitlines()[-1]}", flush=True)
         for path in found.iterdir():
             print(f"{name} fails on {path.read_bytes()!r}\n{fuzzed.stderr[-3000:]}", flush=True)
-        if fuzzed.returncode != 0:
-            return False
-        merged = subprocess.run(
-            [*child, "-merge=1", *limits, str(smallest), str(grown), str(corpus)], capture_output=True
-        )
-        if merged.returncode == 0:
-            shutil.rmtree(corpus)
-            shutil.copytree(smallest, corpus)
-    return True
+        if fuzzed.returncode == 0:
+            subprocess.run([*child, "-merge=1", *limits, str(corpus), str(grown)], capture_output=True, check=True)
+    return fuzzed.returncode == 0
 
 
 if __name__ == "__main__":
