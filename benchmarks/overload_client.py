@@ -114,6 +114,7 @@ class _Client:
         before = clock()
         while True:
             now = clock()
+            sent = self._sent
             if arrivals.rate is None:
                 while self._free and now < end:
                     self._send(self._free.popleft(), now, now)
@@ -125,7 +126,7 @@ class _Client:
             for file, _ in events:
                 self._receive(file, clock)
             after = clock()
-            if not events and now - before < 20e-6:
+            if not events and self._sent == sent:
                 self._idle += after - before
             before = after
             if not due and after >= end:

@@ -36,6 +36,7 @@ from rich.table import Table
 from benchmarks import serving_cases as cases
 from benchmarks import serving_client
 from benchmarks.serving_cases import Measurement
+from benchmarks.serving_costs import costs
 from benchmarks.serving_servers import PEERS, locked_version
 from digits.errors import LoadTestError, SamedigitError
 from loadtests.load_test import processor
@@ -82,6 +83,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
             "batching": lambda: cases.batching(bench),
             "start and memory": lambda: cases.start_and_memory(bench),
             "two workers": lambda: cases.two_workers(bench),
+            "what each guard costs": lambda: costs(bench),
         }
         measurements = []
         with on_cores(cores.client):  # this process asks servers whether they are ready: not from their core

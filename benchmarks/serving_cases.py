@@ -98,6 +98,7 @@ class Cell:
     question: Question
     connections: int
     warm_up_seconds: int = 1
+    ca_file: Path | None = None  # the server speaks TLS with its certificate
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def start_and_memory(bench: Bench) -> list[Measurement]:
     Once more without compiled bytecode, as uv leaves an environment unless it is told to compile. Ours is compiled first, as
     pip compiles what it installs: some systems forbid Python to do it at the first import.
     """
-    for room in ("digits", "scratch", "serving"):
+    for room in ("digits", "scratch", "runtimes", "serving"):
         compileall.compile_dir(ROOT / room, quiet=1)
     seconds: dict[str, list[float]] = {US: [], EMPTY: [], UNCOMPILED: []}
     no_bytecode = {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -347,7 +348,7 @@ def measure(
                 else:
                     server = servers[cell.server]
                     server.wake()
-                    client.check(cell.label, cell.port, cell.question)
+                    client.check(cell.label, cell.port, cell.question, ca_file=cell.ca_file)
                     before = server.cpu_seconds()
                     load = client.load(
                         cell.port,
@@ -355,6 +356,7 @@ def measure(
                         connections=cell.connections,
                         seconds=1 if round_ else cell.warm_up_seconds,
                         cores=client_cores or bench.cores.client,
+                        tls=cell.ca_file is not None,
                     )
                     cpu_seconds = server.cpu_seconds() - before
                     server.sleep()

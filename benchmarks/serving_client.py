@@ -127,14 +127,14 @@ def _most_probable(probabilities: Any) -> list[int]:
     return digits
 
 
-def check(name: str, port: int, question: Question) -> None:
-    """Asks for the first images, one at a time.
+def check(name: str, port: int, question: Question, *, ca_file: Path | None = None) -> None:
+    """Asks for the first images, one at a time; over TLS if there is a certificate to trust.
 
     Raises:
         LoadTestError: an answer is not the right one.
     """
     try:
-        with Client(f"http://127.0.0.1:{port}") as connection:
+        with Client(_url(port, tls=ca_file is not None), ca_file=ca_file) as connection:
             for body, expected in list(zip(question.bodies, question.digits, strict=True))[:CHECKED]:
                 answer = connection.ask("POST", question.path, body, question.headers)
                 if answer.status != 200:
@@ -169,13 +169,19 @@ def client() -> str:
         raise LoadTestError("Neither wrk nor Locust is installed: apt install wrk, or pip install locust.") from error
 
 
-def load(port: int, requests: Path, *, connections: int, seconds: int, cores: list[int] | None) -> Load:
+def _url(port: int, *, tls: bool) -> str:
+    return f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+
+
+def load(
+    port: int, requests: Path, *, connections: int, seconds: int, cores: list[int] | None, tls: bool = False
+) -> Load:
     """A closed loop of so many connections, on `cores`; None: on any.
 
     Raises:
         LoadTestError: the client failed, or got no answer at all.
     """
-    url = f"http://127.0.0.1:{port}"
+    url = _url(port, tls=tls)
     if shutil.which("wrk"):
         threads = min(len(cores or [0]), connections)
         command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(LUA), url, "--"]

@@ -69,7 +69,7 @@ class Door:
             "infer": self._infer,
             "predict": self._predict,
             "echo": self._echo,
-            "models": lambda exchange: self._finish(exchange, json_answer(self._models.describe())),
+            "models": lambda exchange: self.finish(exchange, json_answer(self._models.describe())),
             "metrics": self._expose,
             "documentation": self._describe,
             PREFLIGHT: self._preflight,
@@ -142,16 +142,16 @@ class Door:
                 return
             answer = v2_control.ANSWERS[exchange.answers](self._models, exchange.parameters, exchange.body)
             if isinstance(answer, Answer):
-                self._finish(exchange, answer)
+                self.finish(exchange, answer)
             else:
                 self._later(answer, exchange)
         except RequestError as error:
             self.refuse(exchange, error)
         except Exception:
-            self._finish(exchange, _failure(exchange))
+            self.finish(exchange, _failure(exchange))
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        self._finish(exchange, refusal(error))
+        self.finish(exchange, refusal(error))
 
     def leave(self, exchange: Exchange) -> None:
         """The client of a request went away: its place is free, and what waits in a queue is not run."""
@@ -164,7 +164,8 @@ class Door:
         """What every answer to a request with these headers says besides: "name: value\\r\\n..."."""
         return SECURITY_LINES + self._cors.lines(headers) if self._speaks_cors else SECURITY_LINES
 
-    def _finish(self, exchange: Exchange, answer: Answer) -> None:
+    def finish(self, exchange: Exchange, answer: Answer) -> None:
+        """Answers a request, whoever found the answer; more than once, or when the client is gone, does nothing."""
         if exchange.gone or exchange.answered:
             return
         exchange.answered = True
@@ -209,7 +210,7 @@ class Door:
 
         if opened is None:
             exchange.images = len(asked.images)
-            self._finish(exchange, write(_tenths(len(asked.images))))
+            self.finish(exchange, write(_tenths(len(asked.images))))
         else:
             self._run(opened, asked.images, write, exchange, timeout_us=asked.timeout_us)
 
@@ -238,7 +239,7 @@ class Door:
                 answer = write(outcome)
             except Exception:
                 answer = _failure(exchange)
-            self._finish(exchange, answer)
+            self.finish(exchange, answer)
 
         try:
             opened.batcher.submit(images, done, exchange=exchange, timeout_us=timeout_us)
@@ -251,20 +252,20 @@ class Door:
         if asked.model not in (None, ECHO):
             raise RequestError(Kind.UNKNOWN, f"/echo has no model {asked.model[:20]!r}; leave model out.")
         exchange.images = len(asked.images)
-        self._finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
+        self.finish(exchange, Answer(200, predict.write_answer(_tenths(len(asked.images)), model=ECHO, backend=ECHO)))
 
     def _expose(self, exchange: Exchange) -> None:
         text = self.metrics.exposition(self._models.all(), self._admission.requests)
-        self._finish(exchange, Answer(200, text, ((b"content-type", CONTENT_TYPE.encode()),)))
+        self.finish(exchange, Answer(200, text, ((b"content-type", CONTENT_TYPE.encode()),)))
 
     def _describe(self, exchange: Exchange) -> None:
         theirs = self._document() if self._document is not None and exchange.port == "api" else None
-        self._finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
+        self.finish(exchange, json_answer(openapi.document(self._models.settings, theirs)))
 
     def _preflight(self, exchange: Exchange) -> None:
         answer = self._cors.preflight(exchange.head.method, exchange.head.headers)
         assert answer is not None  # as `admit` has seen
-        self._finish(exchange, answer)
+        self.finish(exchange, answer)
 
     def _later(self, answer: Coroutine[Any, Any, Answer], exchange: Exchange) -> None:
         async def finish() -> None:
@@ -274,7 +275,7 @@ class Door:
                 found = refusal(error)
             except Exception:
                 found = _failure(exchange)
-            self._finish(exchange, found)
+            self.finish(exchange, found)
 
         task = asyncio.get_running_loop().create_task(finish())
         self._tasks.add(task)

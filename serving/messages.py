@@ -34,13 +34,6 @@ STATUS: Final = {
 }
 
 
-class Request(NamedTuple):
-    method: str
-    path: str  # decoded, without the query
-    headers: Mapping[bytes, bytes]  # names in lower case
-    body: bytes
-
-
 class Answer(NamedTuple):
     status: int
     body: bytes

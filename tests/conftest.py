@@ -94,6 +94,12 @@ def bentoml_home(home: Path) -> Iterator[Path]:
             os.environ["BENTOML_HOME"] = before
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names without backslashes, of which tests/mutants.py could not ask for one again."""
+    name = repr(val) if isinstance(val, str | bytes) else ""
+    return name.replace("\\", "|")[:40] if "\\" in name else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees or touches the models of who runs it."""

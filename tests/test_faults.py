@@ -33,6 +33,7 @@ GOOD_ON_DATA: Final = 12  # connections
 GOOD_ON_API: Final = 4
 OVERLOADING: Final = 150  # connections, each with 64 images a request
 WRITTEN_SECONDS: Final = 3  # after which each worker has written its numbers down for the other
+SEEN_SECONDS: Final = 0.2  # after which a client has seen that its connection is gone
 NEW: Final = "newversion"
 BROKEN: Final = "brokenversion"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -240,9 +241,11 @@ def test_of_100_000_good_requests_every_answer_is_right_and_none_is_lost_but_tho
     assert asking.wrong == []
     assert asking.asked >= REQUESTS
     assert asking.right + asking.shed + len(asking.lost) == asking.asked
-    at_kills = [sum(sent < ended and known > began for sent, known in asking.lost) for began, ended in kills]
+    at_kills = [
+        sum(sent < ended + SEEN_SECONDS and known > began for sent, known in asking.lost) for began, ended in kills
+    ]
     assert sum(at_kills) == len(asking.lost), (asking.lost, kills)
-    assert max(at_kills) <= GOOD_ON_DATA + GOOD_ON_API
+    assert max(at_kills) <= GOOD_ON_DATA + GOOD_ON_API  # of each connection one
     assert set(asking.versions) == {first_version.encode(), NEW.encode()}
     for tally in crowd.tallies.values():
         at_a_kill = [any(began < known < ended + 1 for began, ended in kills) for known in tally.lost_at]

@@ -251,6 +251,12 @@ def test_requests_under_way_are_limited_health_and_metrics_answer_and_who_leaves
     assert counted(narrow, 'samedigit_shed_total{reason="requests"}') - before == 1
 
 
+def test_what_bentoml_answers_gives_its_place_back(narrow: Server) -> None:
+    with narrow.client() as client:
+        for path in ("/", "/nothing", "/schema.json", "/") * 3:  # more than may be under way
+            assert client.get(path).status_code in (200, 404), path
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_the_bodies_of_requests_under_way_have_so_much_room(chunked: bool, narrow: Server) -> None:
     settle(narrow)

@@ -38,31 +38,34 @@ def connection_factory(connections: Connections) -> Callable[..., Connection]:
     """What uvicorn calls for each connection."""
 
     def make(*, config: uvicorn.config.Config, server_state: Any, app_state: Any, _loop: Any = None) -> Connection:
-        foreign = _foreign(config.loaded_app, dict(app_state))
+        foreign = _foreign(connections, config.loaded_app, dict(app_state), "https" if config.is_ssl else "http")
         return Connection(connections, NAME, known=server_state.connections, foreign=foreign)
 
     return make
 
 
-def _foreign(app: App, state: dict[str, Any]) -> Foreign:
+def _foreign(connections: Connections, app: App, state: dict[str, Any], scheme: str) -> Foreign:
     tasks: set[asyncio.Task[None]] = set()  # the event loop would not keep them
 
+    async def finish(exchange: Exchange) -> None:
+        connections.door.finish(exchange, await _ask(app, state, scheme, exchange))
+
     def answer(exchange: Exchange) -> None:
-        task = asyncio.get_running_loop().create_task(_ask(app, state, exchange))
+        task = asyncio.get_running_loop().create_task(finish(exchange))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
     return answer
 
 
-async def _ask(app: App, state: dict[str, Any], exchange: Exchange) -> None:
+async def _ask(app: App, state: dict[str, Any], scheme: str, exchange: Exchange) -> Answer:
     head = exchange.head
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.0" if head.http_1_0 else "1.1",
         "method": head.method,
-        "scheme": "http",
+        "scheme": scheme,
         "path": head.path,
         "raw_path": head.target.partition(b"?")[0],
         "query_string": head.query.encode("latin-1"),
@@ -94,8 +97,7 @@ async def _ask(app: App, state: dict[str, Any], exchange: Exchange) -> None:
 
     try:
         await app(scope, receive, send)
-        answer = Answer(status, bytes(body), headers)
     except Exception:
         log.exception("BentoML failed at %r", head.path[:100])
-        answer = refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))
-    exchange.reply(exchange, answer)
+        return refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))
+    return Answer(status, bytes(body), headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
@@ -11,7 +12,7 @@ from typing import Final, cast
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import STATUS, Answer, Exchange, Head
-from serving.ports.http1 import Http1Limits, Machine, State, limits_of
+from serving.ports.http1 import Http1Limits, LocalError, Machine, State, limits_of
 from serving.settings import Settings
 
 CLOSING_SECONDS: Final = 0.5  # for clients to read their last answers when the server ends
@@ -19,6 +20,8 @@ LINGER_BYTES: Final = 32 * 1024 * 1024  # that are taken from a client after its
 TURNED_AWAY: Final = 64  # connections over the limit that are told so; more are cut off without a word
 
 Foreign = Callable[[Exchange], None]  # answers what is not the door's
+
+log = logging.getLogger("samedigit")
 
 # Enum's own look-up takes as long as the rest of a step.
 _IDLE: Final = State.IDLE
@@ -252,7 +255,12 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._wrote_at = now = self._loop.time()
         lines = self._connections.door.header_lines(exchange.head.headers)
-        self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=lines))
+        try:
+            self._transport.write(self._machine.answer(answer, now, date=self._connections.date, extra=lines))
+        except LocalError:
+            log.exception("An answer could not be written")
+            self._transport.abort()
+            return
         if not self._proceeding and self._machine.state is not _IDLE:
             self._settle(now)
             # Not at once: thousands of requests may have come in one piece, each of which would be answered from here.
@@ -304,11 +312,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._machine.closes(now):
-            slow = now - self._wrote_at < self._connections.limits.idle_seconds
-            if not (
-                slow and self._transport.get_write_buffer_size()
-            ):  # whoever still reads its last answer has time for it
-                self._transport.abort()  # close() would wait for a client that does not read
+            # Whoever still reads its last answer has time for it; close() would wait for ever for a client that does not.
+            waits = now - self._wrote_at < self._connections.limits.idle_seconds
+            if not (waits and self._transport.get_write_buffer_size()):
+                self._transport.abort()
             return
         late = self._machine.overdue(now)
         if late is not None:
