@@ -22,7 +22,9 @@ from serving.settings import read_settings
 
 SECOND: Final = get("X-Second: yes")  # what follows each case on its connection
 LIMITS: Final = limits_of(read_settings({"SAMEDIGIT_MAX_BODY_BYTES": str(BODY_BYTES)}))
-every_case = pytest.mark.parametrize("case", CASES, ids=[f"{case.clause} {case.name}" for case in CASES])
+# Names without backslashes, as in conftest.
+NAMES: Final = [f"{case.clause} {case.name}".encode("ascii", "backslashreplace").decode() for case in CASES]
+every_case = pytest.mark.parametrize("case", CASES, ids=[name.replace("\\", "|") for name in NAMES])
 
 
 class Found(NamedTuple):

@@ -77,6 +77,7 @@ def refused(sent: bytes, limits: Http1Limits = LIMITS) -> RequestError:
     machine.receive(sent, 0)
     with pytest.raises(RequestError) as caught:
         read(machine)
+    assert caught.value.closes is True
     said = machine.refuse(caught.value, 0, date=DATE)
     assert b"\r\nconnection: close\r\n" in said
     assert machine.state is State.LINGERING
@@ -230,6 +231,14 @@ def test_head_gets_the_length_without_the_body() -> None:
     assert said == b"HTTP/1.1 200 OK\r\n" + DATE + b"connection: close\r\ncontent-length: 1234\r\n\r\n"
 
 
+def test_head_gets_the_length_that_the_answer_says_itself() -> None:
+    for length in (b"0", b"1", b"1234"):
+        machine = new()
+        begin(machine, head("HEAD / HTTP/1.1"))
+        said = answer(machine, Answer(200, b"yes", ((b"content-length", length),)))
+        assert said == b"HTTP/1.1 200 OK\r\n" + DATE + b"content-length: " + length + b"\r\n\r\n"
+
+
 @pytest.mark.parametrize(("status", "phrase"), [(204, b"No Content"), (304, b"Not Modified")])
 def test_an_answer_that_has_no_body_has_no_length_either(status: int, phrase: bytes) -> None:
     machine = new()
@@ -308,6 +317,13 @@ def test_what_comes_behind_the_last_answer_is_dropped_until_the_client_closes() 
     assert machine.closes(6.1)
     machine.receive_end(5)
     assert machine.closes(5)
+
+
+def test_a_client_that_wants_no_more_and_still_sends_a_body_has_time_to_read_its_answer() -> None:
+    machine = new()
+    begin(machine, head("POST / HTTP/1.1", "Connection: close", "Content-Length: 5"))
+    answer(machine)
+    assert machine.state is State.LINGERING
 
 
 def test_an_answer_can_close_by_its_header() -> None:
@@ -506,6 +522,33 @@ def test_chunks_not_worth_dropping_end_the_connection(bytes_at_once: int) -> Non
     assert machine.closes(12.1)
 
 
+def test_chunks_are_dropped_as_far_as_the_limit() -> None:
+    for size, state in ((10_000, State.HEAD), (10_001, State.LINGERING)):
+        machine = new()
+        begin(machine, CHUNKED)
+        answer(machine)
+        machine.receive(b"%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n" + GET[:5], 0)
+        assert machine.next_event(0) is None
+        assert machine.state is state
+
+
+def test_a_body_that_is_dropped_is_as_long_as_its_own_head_says() -> None:
+    """Whatever was left of the one before it."""
+    machine = new()
+    begin(machine, POST[:-2])
+    machine.accept(0)
+    assert machine.next_event(0) is None
+    machine.receive(POST[-2:], 0)
+    assert machine.next_event(0) == Body(b"hello")
+    answer(machine)
+    begin(machine, POST[:-2])
+    answer(machine)
+    assert machine.next_event(0) is None
+    machine.receive(POST[-2:] + GET, 0)
+    event, _ = read(machine)
+    assert event.path == "/a"
+
+
 def test_wrong_chunks_that_nobody_wants_end_the_connection_without_a_second_answer() -> None:
     machine = new()
     begin(machine, CHUNKED)
@@ -558,6 +601,30 @@ def test_the_time_of_a_pipelined_head_begins_with_its_turn() -> None:
     assert machine.next_event(1000) is None
     assert overdue(machine, 1010) is None
     assert overdue(machine, 1010.1) is not None
+
+
+def test_the_time_behind_a_dropped_body_begins_with_its_end() -> None:
+    for behind in (b"", GET[:5]):
+        machine = new()
+        begin(machine, POST[:-1])
+        answer(machine)
+        machine.receive(POST[-1:] + behind, 50)
+        assert machine.next_event(50) is None
+        if behind:
+            assert overdue(machine, 60) is None
+            assert overdue(machine, 60.1) is not None
+        else:
+            assert not machine.closes(125)
+            assert machine.closes(125.1)
+
+
+def test_empty_lines_are_no_request() -> None:
+    machine = new()
+    machine.receive(b"\r\n", 50)
+    assert machine.next_event(50) is None
+    assert overdue(machine, 125) is None
+    assert not machine.closes(125)
+    assert machine.closes(125.1)
 
 
 def test_a_body_that_takes_too_long_is_overdue() -> None:
@@ -696,6 +763,22 @@ def test_trailers_are_limited() -> None:
     assert read(machine)[1] == b""
 
 
+def test_trailers_are_as_long_as_a_head_may_be() -> None:
+    last = CHUNKED + b"0\r\nA: "
+    machine = new()
+    machine.receive(last + b"b" * (4096 - 7) + b"\r\n\r\n", 0)  # with `A: `, and the end of two lines
+    assert read(machine)[1] == b""
+    assert refused(last + b"b" * (4096 - 6) + b"\r\n\r\n").kind is Kind.HEAD_TOO_LARGE
+    for more in (b"", b"b"):
+        machine = new()
+        machine.receive(last + b"b" * 4093 + more, 0)
+        if more:
+            with pytest.raises(RequestError, match="The trailers are longer than 4096 bytes"):
+                read(machine)
+        else:
+            assert read(machine)[1] is None
+
+
 def test_empty_lines_are_counted_for_each_request() -> None:
     machine = new()
     for _ in range(5):
@@ -717,6 +800,11 @@ def test_empty_lines_are_counted_for_each_request() -> None:
 def test_what_is_wrong_is_said_before_the_head_is_whole() -> None:
     for begun, kind in (
         (b"\x16\x03", Kind.MALFORMED),
+        (b"\r\n\x00", Kind.MALFORMED),
+        (b"\rG", Kind.MALFORMED),
+        (b"A" * 31 + b"(", Kind.MALFORMED),
+        (b"A" * 32 + b"(", Kind.MALFORMED),
+        (b"A" * 33 + b"(", Kind.UNSUPPORTED),
         (b"GET / HTTP/1.1\n", Kind.MALFORMED),
         (b"GET / HTTP/2.0\r\n", Kind.VERSION),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA b: c\r\n", Kind.MALFORMED),
@@ -727,6 +815,141 @@ def test_what_is_wrong_is_said_before_the_head_is_whole() -> None:
         (b"GET / HTTP/1.1\r\nA: " + b"b" * 5000, Kind.HEAD_TOO_LARGE),
     ):
         assert refused(begun).kind is kind, begun
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"A" * 32,
+        b"A" * 32 + b" /",
+        b"GET /" + b"a" * 999,
+        b"GET /" + b"a" * 999 + b" H",
+        b"GET / HTTP/1.1\r",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20,
+        b"GET / HTTP/1.1\r\nA: " + b"b" * (4096 - 19),
+    ],
+    ids=["method", "method and path", "target", "target and more", "request line", "headers", "bytes"],
+)
+def test_what_can_still_become_a_head_is_waited_for(begun: bytes) -> None:
+    machine = new()
+    machine.receive(begun, 0)
+    assert machine.next_event(0) is None
+    assert machine.state is State.HEAD
+
+
+LONG: Final = "This is not a path: '" + "/" + "%" * 99 + "'. Write characters that do not belong there as %XX."
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "message"),
+    [
+        (b"\r\n" * 9, Kind.MALFORMED, "A request was expected, got more than 8 empty lines."),
+        (
+            b"\x00",
+            Kind.MALFORMED,
+            "This is not HTTP: a request line was expected, such as 'GET / HTTP/1.1'.",
+        ),
+        (b"A" * 33 + GET, Kind.UNSUPPORTED, "There is no method of more than 32 letters."),
+        (b"GET /" + b"a" * 1000, Kind.TARGET_TOO_LONG, "The path and query are longer than 1000 bytes."),
+        (
+            head("GET / HTTP/1.1 "),
+            Kind.MALFORMED,
+            "A request line was expected, such as 'GET / HTTP/1.1', got 'GET / HTTP/1.1 '.",
+        ),
+        (head("GET / HTTP/2.0"), Kind.VERSION, "HTTP/1.1 was expected, got HTTP/2.0."),
+        (head("GET / HTTP/1.1", "hOST: x"), Kind.MALFORMED, "The header host was expected once, came twice."),
+        (head("GET / HTTP/1.1", *["A: b"] * 20), Kind.HEAD_TOO_LARGE, "There are more than 20 headers."),
+        (head("GET / HTTP/1.1", "A: " + "b" * 4096), Kind.HEAD_TOO_LARGE, "The headers are longer than 4096 bytes."),
+        (
+            head("GET / HTTP/1.1", " A: b"),
+            Kind.MALFORMED,
+            "A header was expected, got a line that begins with a space: put each header on one line.",
+        ),
+        (
+            head("GET / HTTP/1.1", "\t"),
+            Kind.MALFORMED,
+            "A header was expected, got a line that begins with a space: put each header on one line.",
+        ),
+        (
+            head("GET / HTTP/1.1", "a header: X"),
+            Kind.MALFORMED,
+            "A header was expected, such as 'Host: name', got 'a header: X'.",
+        ),
+        (head("CONNECT x:80 HTTP/1.1"), Kind.UNSUPPORTED, "This server is no proxy: it takes no CONNECT."),
+        (head("GET x HTTP/1.1"), Kind.MALFORMED, "A path was expected, such as /v2, got 'x'."),
+        (head("GET /" + "%" * 200 + " HTTP/1.1"), Kind.MALFORMED, LONG),
+        (b"GET / HTTP/1.1\r\n\r\n", Kind.MALFORMED, "A Host header was expected."),
+        (b"GET / HTTP/1.1\r\nHost: \xe9\r\n\r\n", Kind.MALFORMED, "This is not a host: 'é'."),
+        (
+            head("POST / HTTP/1.0", "Transfer-Encoding: chunked"),
+            Kind.MALFORMED,
+            "Transfer-Encoding is not for HTTP/1.0: send Content-Length.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Transfer-Encoding: chunked", "Content-Length: 1"),
+            Kind.MALFORMED,
+            "Content-Length or Transfer-Encoding was expected, got both.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Transfer-Encoding: chunked, GZIP"),
+            Kind.MALFORMED,
+            "Transfer-Encoding takes 'chunked', got 'chunked, gzip': nobody knows where the body ends.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Transfer-Encoding: chunked, chunked"),
+            Kind.MALFORMED,
+            "Transfer-Encoding takes 'chunked', got 'chunked, chunked': nobody knows where the body ends.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Transfer-Encoding: gzip,\tchunked"),
+            Kind.UNSUPPORTED,
+            r"Transfer-Encoding takes 'chunked', got 'gzip,\tchunked'.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Content-Length: two"),
+            Kind.MALFORMED,
+            "Content-Length takes a whole number, got 'two'.",
+        ),
+        (
+            head("POST / HTTP/1.1", "Content-Length: 1000001"),
+            Kind.TOO_LARGE,
+            "The body is longer than 1000000 bytes. Send fewer images.",
+        ),
+        (
+            CHUNKED + b"1\r\nabc",
+            Kind.MALFORMED,
+            "A chunk is longer than its size says, or does not end with CRLF.",
+        ),
+        (CHUNKED + b"size\r\n", Kind.MALFORMED, "This is not a chunk's size: 'size'."),
+        (CHUNKED + b"0" * 256, Kind.MALFORMED, "The line of a chunk's size is longer than 256 bytes."),
+        (
+            CHUNKED + (b"1;" + b"a" * 200 + b"\r\na\r\n") * 21,
+            Kind.MALFORMED,
+            "The extensions of chunks are longer than 4096 bytes.",
+        ),
+        (
+            CHUNKED + b"f4241\r\n",
+            Kind.TOO_LARGE,
+            "The body is longer than 1000000 bytes. Send fewer images.",
+        ),
+        (CHUNKED + b"0\r\n" + b"A: b\r\n" * 21, Kind.HEAD_TOO_LARGE, "There are more than 20 trailers."),
+        (
+            CHUNKED + b"0\r\nA: " + b"b" * 4096,
+            Kind.HEAD_TOO_LARGE,
+            "The trailers are longer than 4096 bytes.",
+        ),
+        (CHUNKED + b"0\r\nno\r\n", Kind.MALFORMED, "A header was expected, such as 'Host: name', got 'no'."),
+    ],
+    ids=lambda value: value.partition("'")[0][:40] if isinstance(value, str) else "",
+)
+def test_a_refusal_says_what_was_expected_and_what_came(sent: bytes, kind: Kind, message: str) -> None:
+    error = refused(sent)
+    assert (error.kind, str(error)) == (kind, message)
+
+
+def test_too_many_chunks_are_refused_with_advice() -> None:
+    error = refused(CHUNKED + b"1\r\na\r\n" * 4, replace(LIMITS, chunks=3))
+    assert (error.kind, str(error)) == (Kind.TOO_LARGE, "The body has more than 3 chunks. Send larger ones.")
 
 
 def test_more_than_may_wait_pauses_the_port() -> None:
@@ -968,6 +1191,17 @@ def test_only_what_the_table_allows_can_be_done(state: State, operation: str) ->
         assert machine.state is state
 
 
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(LocalError) as caught:
+        machine_in(State.IDLE).accept(0)
+    assert str(caught.value) == "In this state it cannot be that the body is wanted."
+
+
+@pytest.mark.parametrize("state", State)
+def test_nothing_is_closed_at_once_but_what_is_closed(state: State) -> None:
+    assert machine_in(state).closes(0) is (state is State.CLOSED)
+
+
 @pytest.mark.parametrize("state", State)
 def test_a_request_is_under_way_from_its_head_to_its_answer(state: State) -> None:
     assert machine_in(state).under_way == (state in (State.HEAD_READ, State.BODY, State.ANSWERING))
@@ -1004,3 +1238,13 @@ def test_a_refused_head_request_gets_no_body() -> None:
     machine.accept(0)
     said = machine.refuse(malformed("No."), 0, date=DATE)
     assert said.endswith(b"content-length: 15\r\n\r\n")
+
+
+def test_who_asked_with_head_before_is_told_what_is_wrong() -> None:
+    machine = new()
+    begin(machine, head("HEAD / HTTP/1.1"))
+    answer(machine)
+    machine.receive(b"\x00", 0)
+    with pytest.raises(RequestError) as caught:
+        machine.next_event(0)
+    assert machine.refuse(caught.value, 0, date=DATE).endswith(b"such as 'GET / HTTP/1.1'.\"}")

@@ -11,11 +11,18 @@ import pytest
 
 from digits.errors import SettingError
 from serving.errors import Kind, RequestError
-from serving.keys import Keys
+from serving.keys import Keys, keys_of
+from serving.settings import read_settings
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
 THIRD = "third-key-0123456789"
+NO_KEY = "This needs a key. Send Authorization: Bearer KEY, or X-API-Key: KEY."
+TWO_KEYS = "Two keys that differ. Send one: Authorization: Bearer KEY, or X-API-Key: KEY."
+NO_KEY_IN_IT = (
+    "SAMEDIGIT_KEYS_FILE, FILE, has no key in it, so nobody could ask. Write one a line, or leave the setting out."
+)
+NOT_KNOWN = "The key is not known here. It may have been replaced."
 
 
 class Clock:
@@ -66,27 +73,39 @@ def test_each_of_several_keys_is_known_in_both_headers(key: str, form: str) -> N
 @pytest.mark.parametrize(
     ("headers", "says"),
     [
-        ({}, "This needs a key. Send Authorization: Bearer KEY, or X-API-Key: KEY."),
-        ({b"authorization": b"Basic " + FIRST.encode()}, "This needs a key."),
-        ({b"authorization": FIRST.encode()}, "This needs a key."),
-        ({b"authorization": b"Bearer"}, "not known"),
-        ({b"authorization": b"Bearer "}, "not known"),
-        ({b"x-api-key": b""}, "not known"),
-        ({b"x-api-key": FIRST[:-1].encode()}, "not known"),
-        ({b"x-api-key": FIRST.encode() + b"0"}, "not known"),
-        ({b"x-api-key": FIRST.upper().encode()}, "not known"),
-        ({b"x-api-key": b"\xff\xfe" * 20}, "not known"),
-        ({b"x-api-key": f"{FIRST}, {FIRST}".encode()}, "not known"),  # it came twice
-        ({b"authorization": f"Bearer {FIRST}, Bearer {FIRST}".encode()}, "not known"),
-        ({b"x-api-key": FIRST.encode(), b"authorization": b"Bearer " + SECOND.encode()}, "Two keys that differ"),
-        ({b"x-api-key": SECOND.encode(), b"authorization": b"Bearer " + FIRST.encode()}, "Two keys that differ"),
-        ({b"x-api-key": b"\xff", b"authorization": b"Bearer \xfe"}, "Two keys that differ"),
+        ({}, NO_KEY),
+        ({b"authorization": b"Basic " + FIRST.encode()}, NO_KEY),
+        ({b"authorization": FIRST.encode()}, NO_KEY),
+        ({b"authorization": b"Bearer"}, NOT_KNOWN),
+        ({b"authorization": b"Bearer "}, NOT_KNOWN),
+        ({b"authorization": b"Bearer \t" + FIRST.encode()}, NOT_KNOWN),  # a scheme ends with spaces alone
+        ({b"x-api-key": b""}, NOT_KNOWN),
+        ({b"x-api-key": FIRST[:-1].encode()}, NOT_KNOWN),
+        ({b"x-api-key": FIRST.encode() + b"0"}, NOT_KNOWN),
+        ({b"x-api-key": FIRST.upper().encode()}, NOT_KNOWN),
+        ({b"x-api-key": b"\xff\xfe" * 20}, NOT_KNOWN),
+        ({b"x-api-key": f"{FIRST}, {FIRST}".encode()}, NOT_KNOWN),  # it came twice
+        ({b"authorization": f"Bearer {FIRST}, Bearer {FIRST}".encode()}, NOT_KNOWN),
+        ({b"x-api-key": FIRST.encode(), b"authorization": b"Bearer " + SECOND.encode()}, TWO_KEYS),
+        ({b"x-api-key": SECOND.encode(), b"authorization": b"Bearer " + FIRST.encode()}, TWO_KEYS),
+        ({b"x-api-key": b"\xff", b"authorization": b"Bearer \xfe"}, TWO_KEYS),
     ],
 )
 def test_what_is_no_known_key_is_refused_and_not_quoted(headers: dict[bytes, bytes], says: str) -> None:
     said = refused(Keys((FIRST, SECOND), None), headers)
-    assert says in said
+    assert said == says
     assert "first" not in said.lower()
+
+
+def test_a_key_may_begin_and_end_with_any_character_but_a_comma() -> None:
+    for code in range(0x21, 0x7F):
+        if chr(code) != ",":
+            key = f"{chr(code)}-key-0123456789-{chr(code)}"
+            assert Keys((key,), None).check({b"authorization": f"Bearer {key}".encode()}) == identity(key)
+
+
+def test_a_key_of_sixteen_characters_is_long_enough() -> None:
+    assert knows(Keys(("0123456789abcdef",), None), "0123456789abcdef")
 
 
 def test_the_authorization_of_a_proxy_does_not_hide_the_key() -> None:
@@ -157,7 +176,7 @@ def test_a_file_has_a_key_a_line_beside_those_of_the_settings(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "SAMEDIGIT_KEYS_FILE, FILE, has no key in it, so nobody could ask."),
+        ("", NO_KEY_IN_IT),
         ("# none\n\n", "has no key in it"),
         (f"{FIRST}\nshort\n", "Line 2 of FILE has 5 characters; a key has at least 16"),
         (f"{FIRST}\n\n{SECOND} # comment\n", "Line 3 of FILE has a character that a key cannot have"),
@@ -170,6 +189,15 @@ def test_a_file_that_nobody_could_use_stops_the_start(text: str, says: str, tmp_
         Keys((THIRD,), str(file))
     assert says in str(stopped.value).replace(str(file), "FILE")
     assert SECOND not in str(stopped.value)
+
+
+def test_a_file_that_is_no_text_stops_the_start_unless_a_comment_alone_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(f"# \xfcber\n{FIRST}\n".encode("latin-1"))
+    assert knows(Keys((), str(file)), FIRST)
+    file.write_bytes(f"{FIRST}\n{SECOND}\xfc\n".encode("latin-1"))
+    with pytest.raises(SettingError, match=r"Line 2 of .* has a character that a key cannot have"):
+        Keys((), str(file))
 
 
 def test_a_file_that_is_not_there_or_a_folder_stops_the_start(tmp_path: Path) -> None:
@@ -198,6 +226,18 @@ def test_a_changed_file_counts_within_a_second_and_is_looked_at_once_a_second(tm
     assert knows(keys, THIRD)
 
 
+def test_a_file_that_did_not_change_is_not_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(FIRST)
+    keys = Keys((), str(file), clock=clock)
+    caplog.set_level(logging.INFO, "samedigit")
+    for text in (FIRST, SECOND, SECOND, SECOND):
+        file.write_text(text)
+        clock.now += 1
+        assert knows(keys, text)
+    assert caplog.messages == [f"{file} was read again: 1 keys are known."]
+
+
 def test_a_file_written_twice_within_a_tick_of_the_file_system_is_seen(tmp_path: Path) -> None:
     file, clock = tmp_path / "keys", Clock()
     file.write_text("a" * 20)
@@ -210,9 +250,20 @@ def test_a_file_written_twice_within_a_tick_of_the_file_system_is_seen(tmp_path:
     assert not knows(keys, "a" * 20)
 
 
-@pytest.mark.parametrize("text", [None, "", "# none\n", "short\n"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "SAMEDIGIT_KEYS_FILE, FILE, cannot be read: No such file or directory."),
+        ("", NO_KEY_IN_IT),
+        ("# none\n", NO_KEY_IN_IT),
+        (
+            "short\n",
+            "Line 1 of FILE has 5 characters; a key has at least 16. Make one: openssl rand -hex 24",
+        ),
+    ],
+)
 def test_a_file_that_goes_away_or_wrong_keeps_the_keys_says_so_once_and_counts_again_when_mended(
-    text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    text: str | None, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, clock = tmp_path / "keys", Clock()
     file.write_text(FIRST)
@@ -226,7 +277,7 @@ def test_a_file_that_goes_away_or_wrong_keeps_the_keys_says_so_once_and_counts_a
         clock.now += 1
         assert knows(keys, FIRST)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert caplog.messages[0].endswith("The keys stay as they were.")
+    assert caplog.messages[0].replace(str(file), "FILE") == f"{says} The keys stay as they were."
     file.write_text(f"{FIRST}\n{SECOND}")
     clock.now += 1
     assert knows(keys, SECOND)
@@ -237,3 +288,45 @@ def test_a_file_that_goes_away_or_wrong_keeps_the_keys_says_so_once_and_counts_a
     assert len(caplog.records) == 3  # it is told again
     assert FIRST not in caplog.text
     assert SECOND not in caplog.text
+
+
+# Those of a server
+
+
+def test_a_server_has_keys_for_requests_and_keys_for_control_each_with_its_own_file(tmp_path: Path) -> None:
+    for name, key in (("keys", SECOND), ("control", THIRD)):
+        (tmp_path / name).write_text(key)
+    settings = {
+        "SAMEDIGIT_KEYS": FIRST,
+        "SAMEDIGIT_KEYS_FILE": str(tmp_path / "keys"),
+        "SAMEDIGIT_CONTROL_KEYS": "fourth-key-0123456789",
+        "SAMEDIGIT_CONTROL_KEYS_FILE": str(tmp_path / "control"),
+    }
+    keys, control = keys_of(read_settings(settings))
+    everyone = (FIRST, SECOND, THIRD, "fourth-key-0123456789")
+    assert [knows(keys, key) for key in everyone] == [True, True, False, False]
+    assert [knows(control, key) for key in everyone] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"SAMEDIGIT_KEYS": "short"}, "Key 1 of SAMEDIGIT_KEYS has 5 characters; "),
+        ({"SAMEDIGIT_KEYS_FILE": "/none"}, "SAMEDIGIT_KEYS_FILE, /none, cannot be read"),
+        ({"SAMEDIGIT_CONTROL_KEYS": "short"}, "Key 1 of SAMEDIGIT_CONTROL_KEYS has 5 characters; "),
+        ({"SAMEDIGIT_CONTROL_KEYS_FILE": "/none"}, "SAMEDIGIT_CONTROL_KEYS_FILE, /none, cannot be read"),
+    ],
+)
+def test_a_server_s_keys_are_called_by_their_settings(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingError) as stopped:
+        keys_of(read_settings(settings))
+    assert str(stopped.value).startswith(says)
+
+
+def test_a_key_for_control_is_not_one_for_requests_too() -> None:
+    with pytest.raises(SettingError) as stopped:
+        keys_of(read_settings({"SAMEDIGIT_KEYS": f"{FIRST},{SECOND}", "SAMEDIGIT_CONTROL_KEYS": f"{THIRD},{SECOND}"}))
+    assert str(stopped.value) == (
+        "A key for control over models is among those for requests too, so that whoever may ask could unload a model. "
+        "Make another: openssl rand -hex 24"
+    )

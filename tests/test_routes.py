@@ -7,7 +7,7 @@ import pytest
 from serving import routes
 from serving.errors import Kind, RequestError
 from serving.protocols import v2_control
-from serving.routes import ROUTES, find, owns
+from serving.routes import ROUTES, Route, find, foreign, owns
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,7 @@ def test_head_is_answered_where_get_is() -> None:
         ("POST", "/v2/models/stats", "GET, HEAD", "/v2/models/stats takes GET, got POST."),
         ("get", "/models", "GET, HEAD", "/models takes GET, got get."),
         ("GET", "/v2/repository/index", "POST", "/v2/repository/index takes POST, got GET."),
+        ("X" * 10_000, "/echo", "POST", "/echo takes POST, got " + "X" * 20 + "."),
     ],
 )
 def test_another_method_is_refused_and_those_that_are_right_are_allowed(
@@ -97,14 +98,28 @@ def test_a_path_of_nobody_is_unknown_by_any_method(method: str, path: str, owned
     assert (refused.value.kind, str(refused.value)) == (Kind.UNKNOWN, message)
 
 
+def test_a_path_that_is_written_out_is_not_taken_for_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = (Route("GET", "/a/b", "b", ""), Route("GET", "/a/{x}", "get", ""), Route("POST", "/a/{x}", "post", ""))
+    monkeypatch.setattr(routes, "_PARTS", tuple((route, tuple(route.pattern.split("/"))) for route in table))
+    routes._find_again.cache_clear()
+    try:
+        assert [find(method, "/a/c")[0].answers for method in ("GET", "POST")] == ["get", "post"]
+        assert find("GET", "/a/b")[0].answers == "b"
+        with pytest.raises(RequestError, match="/a/b takes GET, got POST"):
+            find("POST", "/a/b")
+    finally:
+        routes._find_again.cache_clear()
+
+
 def test_invented_paths_are_remembered_up_to_a_number_and_a_length() -> None:
     routes._find_again.cache_clear()
     for i in range(2000):
         find("GET", f"/v2/models/{i}")
     assert routes._find_again.cache_info().currsize == 1024
     routes._find_again.cache_clear()
-    assert find("GET", "/v2/models/" + "x" * 300)[1] == {"model": "x" * 300}
-    assert routes._find_again.cache_info().currsize == 0
+    for length, remembered in ((300, 0), (246, 0), (245, 1)):  # with what is before it, 256
+        assert find("GET", "/v2/models/" + "x" * length)[1] == {"model": "x" * length}
+        assert routes._find_again.cache_info().currsize == remembered
 
 
 def test_control_is_asked_for_where_what_is_served_changes_and_no_key_for_health_alone() -> None:
@@ -115,3 +130,11 @@ def test_control_is_asked_for_where_what_is_served_changes_and_no_key_for_health
 def test_what_the_protocol_answers_is_answered() -> None:
     named = {route.answers for route in ROUTES if route.pattern.startswith("/v2")} - {"infer"}
     assert v2_control.ANSWERS.keys() == named
+
+
+def test_of_what_bentoml_answers_its_health_alone_needs_no_key_and_is_always_answered() -> None:
+    for path in ("/livez", "/readyz", "/healthz"):
+        assert (foreign(path).open, foreign(path).always, foreign(path).control) == (True, True, False)
+    for path in ("/", "/docs", "/schema.json", "/livez/", "/static_content/index.html"):
+        assert (foreign(path).open, foreign(path).always, foreign(path).control) == (False, False, False)
+        assert (foreign(path).pattern, foreign(path).answers) == ("", "")
