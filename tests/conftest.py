@@ -96,7 +96,7 @@ def bentoml_home(home: Path) -> Iterator[Path]:
 
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Names without backslashes, of which tests/mutants.py could not ask for one again."""
-    name = repr(val) if isinstance(val, str | bytes) else ""
+    name = ascii(val) if isinstance(val, str | bytes) else ""
     return name.replace("\\", "|")[:40] if "\\" in name else None
 
 

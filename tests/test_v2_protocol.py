@@ -231,7 +231,7 @@ def test_data_and_raw_bytes_at_once_and_neither_are_refused() -> None:
         request()[:-1],
         request().replace(b"0,0", b"NaN,0", 1),
     ],
-    ids=lambda document: repr(document[:30]),
+    ids=lambda document: repr(document[:30]).replace("\\", "|"),
 )
 @pytest.mark.parametrize("tail", [None, ONE])
 def test_what_is_not_json_is_refused_as_such(document: bytes, tail: bytes | None) -> None:
