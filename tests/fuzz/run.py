@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
 MAX_BYTES = 8192  # of an input
+GRACE_SECONDS = 120  # to start, to end, and to merge
 
 
 def main() -> int:
@@ -56,12 +57,14 @@ def run(name: str, seconds: int) -> bool:
             [*child, f"-max_total_time={seconds}", f"-artifact_prefix={found}/", *limits, str(grown), str(corpus)],
             stderr=subprocess.PIPE,
             text=True,
+            timeout=seconds + GRACE_SECONDS,
         )
         print(f"{name}: {fuzzed.stderr.splitlines()[-1]}", flush=True)
         for path in found.iterdir():
             print(f"{name} fails on {path.read_bytes()!r}\n{fuzzed.stderr[-3000:]}", flush=True)
         if fuzzed.returncode == 0:
-            subprocess.run([*child, "-merge=1", *limits, str(corpus), str(grown)], capture_output=True, check=True)
+            merge = [*child, "-merge=1", *limits, str(corpus), str(grown)]
+            subprocess.run(merge, capture_output=True, check=True, timeout=GRACE_SECONDS)
     return fuzzed.returncode == 0
 
 
