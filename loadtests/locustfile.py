@@ -28,6 +28,8 @@ import gevent  # type: ignore[import-untyped]
 import orjson
 from locust import FastHttpUser, events, task
 from locust.env import Environment
+from locust.exception import StopUser
+from locust.runners import STATE_CLEANUP, STATE_STOPPED, STATE_STOPPING
 
 from digits import mnist
 from digits.contract import BACKENDS
@@ -95,6 +97,12 @@ _first_failure: str | None = None
 
 def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> None:
     """Sends the next test digit to `path` and checks the answer; `expected` has the right digit of each test image."""
+    if user.environment.runner is None or user.environment.runner.state in (
+        STATE_STOPPING,
+        STATE_STOPPED,
+        STATE_CLEANUP,
+    ):
+        raise StopUser  # Locust ends a user between two requests, which may come to send one more
     image = next(_next_image)
     body: Any = _bodies[image]  # Locust sends bytes too, though it does not say so
     _unanswered[user] = path, time.time()

@@ -55,7 +55,11 @@ class Good:
     async def ask(self, port: int, stop: Callable[[], bool]) -> None:
         """Asks one request after the other, with a new connection once one is lost."""
         while not stop():
-            connection = await connect(port)
+            try:
+                connection = await connect(port)
+            except OSError:  # to the socket of a worker that has just died; nothing was asked
+                await asyncio.sleep(0.01)
+                continue
             try:
                 await self._ask(connection, stop)
             except (Lost, OSError) as error:
@@ -245,7 +249,8 @@ def test_of_100_000_good_requests_every_answer_is_right_and_none_is_lost_but_tho
         sum(sent < ended + SEEN_SECONDS and known > began for sent, known in asking.lost) for began, ended in kills
     ]
     assert sum(at_kills) == len(asking.lost), (asking.lost, kills)
-    assert max(at_kills) <= GOOD_ON_DATA + GOOD_ON_API  # of each connection one
+    # Of each client one, and once more if it came anew while the dead worker's socket still took connections.
+    assert max(at_kills) <= 2 * (GOOD_ON_DATA + GOOD_ON_API)
     assert set(asking.versions) == {first_version.encode(), NEW.encode()}
     for tally in crowd.tallies.values():
         at_a_kill = [any(began < known < ended + 1 for began, ended in kills) for known in tally.lost_at]

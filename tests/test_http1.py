@@ -837,7 +837,7 @@ def test_what_can_still_become_a_head_is_waited_for(begun: bytes) -> None:
     assert machine.state is State.HEAD
 
 
-LONG: Final = "This is not a path: '" + "/" + "%" * 99 + "'. Write characters that do not belong there as %XX."
+LONG: Final = "This is not a path: '" + "/" + "%" * 49 + "'. Write characters that do not belong there as %XX."
 
 
 @pytest.mark.parametrize(

@@ -811,7 +811,7 @@ def _closing(message: str) -> RequestError:
 
 
 def _shown(text: bytes | bytearray) -> str:
-    return repr(bytes(text[:100]).decode("latin-1").rstrip("\r\n"))
+    return repr(bytes(text[:50]).decode("latin-1").rstrip("\r\n"))
 
 
 # Writing an answer
