@@ -42,7 +42,8 @@ from training.train import split_for
 with contextlib.suppress(ImportError):  # torch has it on Linux alone
     import triton  # noqa: F401  # before TensorFlow, whose LLVM otherwise makes triton's abort
 
-from training import keras_trainer
+from training import keras_trainer  # isort: skip  # first: it sets Keras's backend
+import tensorflow as tf
 
 STEPS_PER_EXECUTION: Final = 75  # of the 1,875 of an epoch
 
@@ -54,7 +55,7 @@ def torch_compiled_epoch(recipe: Recipe) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(recipe.seed)
     model = torch_trainer.build(recipe)
     torch_trainer.initialise(model, recipe, generator)
-    optimizer = torch_trainer.make_optimizer(model, recipe)
+    optimizer = torch_trainer.make_optimizer(model, recipe, steps=0)
 
     @torch.compile
     def loss_of(batch: torch.Tensor, batch_labels: torch.Tensor) -> torch.Tensor:
@@ -72,10 +73,11 @@ def torch_compiled_epoch(recipe: Recipe) -> Callable[[], object]:
 def keras_epoch(recipe: Recipe, **fast: Any) -> Callable[[], object]:
     split = split_for(recipe)
     model = keras_trainer.build(recipe)
-    keras_trainer.compile_model(model, recipe)
+    keras_trainer.compile_model(model, recipe, steps=0)
     if fast:
         model.compile(optimizer=model.optimizer, loss=model.loss, **fast)
-    batches = keras_trainer.shuffled_batches(recipe, split)
+    pixels = tf.Variable(keras_trainer.scaled(recipe, split.train.images), trainable=False)
+    batches = keras_trainer.shuffled_batches(recipe, pixels, split.train.labels)
     return lambda: model.fit(batches, shuffle=False, verbose=0)
 
 

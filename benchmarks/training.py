@@ -37,7 +37,7 @@ def scratch_epoch(recipe: Recipe) -> Callable[[], object]:
     generator = np.random.default_rng(recipe.seed)
     model = numpy_trainer.build(recipe, generator)
     numpy_trainer.initialise(model, recipe, generator)
-    optimizer = numpy_trainer.make_optimizer(model, recipe)
+    optimizer = numpy_trainer.make_optimizer(model, recipe, steps=0)
     return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, images.labels, generator)
 
 
@@ -48,7 +48,7 @@ def torch_epoch(recipe: Recipe) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(recipe.seed)
     model = torch_trainer.build(recipe)
     torch_trainer.initialise(model, recipe, generator)
-    optimizer = torch_trainer.make_optimizer(model, recipe)
+    optimizer = torch_trainer.make_optimizer(model, recipe, steps=0)
     torch.set_num_threads(1)
     return lambda: torch_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ BLOCK = 8192
 
 
 class Optimizer(Protocol):
+    learning_rate: float
+
     def step(self, gradients: Array) -> None:
         """Moves the parameters once. `gradients` may be overwritten."""
 
@@ -22,14 +25,14 @@ class SGD:
 
     def __init__(self, parameters: Array, *, learning_rate: float, momentum: float = 0.0) -> None:
         self._parameters = parameters
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._momentum = momentum
         self._velocity = np.zeros_like(parameters)
 
     def step(self, gradients: Array) -> None:
         self._velocity *= self._momentum
         self._velocity += gradients
-        np.multiply(self._velocity, self._learning_rate, out=gradients)
+        np.multiply(self._velocity, self.learning_rate, out=gradients)
         self._parameters -= gradients
 
 
@@ -42,7 +45,7 @@ class RMSprop:
 
     def __init__(self, parameters: Array, *, learning_rate: float, decay: float, epsilon: float) -> None:
         self._parameters = parameters
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._decay = decay
         self._epsilon = epsilon
         self._variance = np.zeros_like(parameters)
@@ -54,7 +57,7 @@ class RMSprop:
             variance *= self._decay
             variance += (1 - self._decay) * np.square(update)
             update /= np.sqrt(variance) + self._epsilon
-            update *= self._learning_rate
+            update *= self.learning_rate
             self._parameters[block] -= update
 
 
@@ -73,7 +76,7 @@ class Adam:
         self, parameters: Array, *, learning_rate: float, beta_1: float, beta_2: float, epsilon: float
     ) -> None:
         self._parameters = parameters
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._beta_1 = beta_1
         self._beta_2 = beta_2
         self._epsilon = epsilon
@@ -85,7 +88,7 @@ class Adam:
         self._steps += 1
         mean_scale = (1 - self._beta_1) / (1 - self._beta_1**self._steps)
         root_scale = ((1 - self._beta_2) / (1 - self._beta_2**self._steps)) ** 0.5
-        rate = self._learning_rate * mean_scale / root_scale
+        rate = self.learning_rate * mean_scale / root_scale
         epsilon = self._epsilon / root_scale
         for start in range(0, len(gradients), BLOCK):
             block = slice(start, start + BLOCK)
@@ -100,3 +103,16 @@ class Adam:
             np.divide(mean, update, out=update)
             update *= rate
             self._parameters[block] -= update
+
+
+class Scheduled:
+    """An optimizer with a learning rate of its own for each step."""
+
+    def __init__(self, optimizer: Optimizer, learning_rates: Iterable[float]) -> None:
+        self.learning_rate = optimizer.learning_rate
+        self._optimizer = optimizer
+        self._rates = iter(learning_rates)
+
+    def step(self, gradients: Array) -> None:
+        self.learning_rate = self._optimizer.learning_rate = next(self._rates)
+        self._optimizer.step(gradients)

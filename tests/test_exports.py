@@ -242,11 +242,11 @@ def test_the_numpy_weights_open_without_pickle(
     assert found["bias_0"].shape == (128,)
     assert found["weight_1"].shape == (128, 10)
     assert found["bias_1"].shape == (10,)
-    assert {array.dtype for name, array in found.items() if name != "activation"} == {np.dtype(np.float32)}
+    assert {array.dtype for name, array in found.items() if name != "network"} == {np.dtype(np.float32)}
     # The whole model in six lines of NumPy, written by the description of its file alone.
     pixels = test_set.images[:100].reshape(-1, 784) * found["pixel_step"] + found["pixel_low"]
     outputs = (pixels @ found["weight_0"] + found["bias_0"]).astype(np.float64)
-    hidden = 1 / (1 + np.exp(-outputs)) if found["activation"] == "sigmoid" else np.maximum(outputs, 0)
+    hidden = 1 / (1 + np.exp(-outputs)) if "sigmoid" in str(found["network"]) else np.maximum(outputs, 0)
     logits = hidden @ found["weight_1"] + found["bias_1"]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers("numpy", recipe)[:100], probabilities, atol=1e-5)
@@ -343,7 +343,7 @@ for name in sys.argv[2:]:
     trainer = load_trainer(recipe.framework)
     split = Split(train=some, held_out=some, held_out_is="the same images")
     model = trainer.train(recipe, split, device=CPU, on_epoch=lambda epoch: None)
-    arrays = [array for layer in trainer.get_weights(model) for array in layer]
+    arrays = [array for layer in trainer.get_weights(model) for array in layer.values()]
     file = folder / f"{name}.npz"
     np.savez(file if not file.exists() else folder / f"{name} again.npz", *arrays)
 """

@@ -53,7 +53,9 @@ run_study(recipes, seeds=int(sys.argv[3]), folder=Path(sys.argv[1]), jobs=int(sy
 
 
 def small(name: str, **changes: Any) -> Recipe:
-    return dataclasses.replace(RECIPES[name], **{"epochs": 1, "batch_size": 500, "hidden": (16,), **changes})
+    return dataclasses.replace(
+        RECIPES[name], **{"epochs": 1, "batch_size": 500, "network": dense_network((16,), "relu"), **changes}
+    )
 
 
 SIGMOID: Final = small("numpy-sigmoid")
