@@ -15,7 +15,8 @@ from digits.card import Epoch
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
 from runtimes.device import Device
 from scratch import initialisers
-from scratch.layers import Array, Dense, Dropout, Layer, Relu, Sigmoid, softmax
+from scratch.buffers import Array
+from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop
@@ -124,7 +125,7 @@ def train_step(
 
 def set_training(model: Network, training: bool) -> None:
     for layer in model.layers:
-        if isinstance(layer, Dropout):
+        if isinstance(layer, Dropout | BatchNorm):
             layer.training = training
 
 
