@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from digits.contract import CLASSES, SIDE
 from digits.errors import ImpossibleRecipe
@@ -30,7 +30,6 @@ class Dense:
     """
 
     units: int
-    layer: Literal["dense"] = field(default="dense", init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Conv:
     kernel: int  # pixels, of its side
     padding: int  # pixels of zeros on each side
     bias: bool  # which a BatchNorm that follows makes idle
-    layer: Literal["conv"] = field(default="conv", init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ class MaxPool:
     """The largest of each square of size x size; rows and columns that fill no square are left out. Of equals, the first."""
 
     size: int
-    layer: Literal["max_pool"] = field(default="max_pool", init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,6 @@ class BatchNorm:
 
     momentum: float
     epsilon: float
-    layer: Literal["batch_norm"] = field(default="batch_norm", init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -76,21 +72,17 @@ class Dropout:
     """While training, sets a share `rate` of the inputs to 0; the others grow by 1 / (1 - rate) (Srivastava et al. 2014)."""
 
     rate: float
-    layer: Literal["dropout"] = field(default="dropout", init=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Relu:
     """max(inputs, 0)."""
 
-    layer: Literal["relu"] = field(default="relu", init=False, repr=False)
-
 
 @dataclass(frozen=True)
 class Sigmoid:
     """1 / (1 + exp(-inputs))."""
 
-    layer: Literal["sigmoid"] = field(default="sigmoid", init=False, repr=False)
 
 
 Layer = Dense | Conv | MaxPool | BatchNorm | Dropout | Relu | Sigmoid
@@ -100,6 +92,7 @@ _LAYERS: Final[Mapping[str, type[Layer]]] = {
     "dense": Dense, "conv": Conv, "max_pool": MaxPool, "batch_norm": BatchNorm, "dropout": Dropout, "relu": Relu,
     "sigmoid": Sigmoid,
 }  # fmt: skip
+_NAMES: Final = {kind: name for name, kind in _LAYERS.items()}
 _NO_PARAMETERS: Final = ("mean", "variance")
 
 
@@ -196,14 +189,19 @@ def in_words(network: Network) -> str:
             case Dropout(rate=rate):
                 words.append(f"dropout {rate:g}")
             case Relu() | Sigmoid() if isinstance(before, Dense):
-                words[-1] += f" {layer.layer}"
+                words[-1] += f" {_NAMES[type(layer)]}"
             case Relu() | Sigmoid():
-                words.append(layer.layer)
+                words.append(_NAMES[type(layer)])
     return "-".join(words)
 
 
+def to_data(network: Network) -> list[dict[str, Any]]:
+    """Plain dictionaries: `{"layer": "dense", "units": 128}`."""
+    return [{"layer": _NAMES[type(layer)], **asdict(layer)} for layer in network]
+
+
 def from_data(data: Sequence[Mapping[str, Any]]) -> Network:
-    """The inverse of `dataclasses.asdict` of each layer, also after a way through JSON.
+    """The inverse of `to_data`, also after a way through JSON.
 
     Raises:
         ImpossibleRecipe: a layer is not one of ours, or lacks a field, or has one too many.
@@ -211,7 +209,7 @@ def from_data(data: Sequence[Mapping[str, Any]]) -> Network:
     network = []
     for one in data:
         kind = _LAYERS.get(str(one.get("layer")))
-        expected = {"layer"} if kind is None else {field.name for field in fields(kind)}
+        expected = set() if kind is None else {"layer", *(field.name for field in fields(kind))}
         if kind is None or set(one) != expected:
             raise ImpossibleRecipe(
                 f"A layer is one of {', '.join(_LAYERS)}, with its fields; {dict(one)!r} is not, or not with them."

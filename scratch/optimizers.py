@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from scratch.layers import Array
+from scratch.buffers import Array
 
 # The update passes over its arrays about ten times. In blocks of this many numbers, all of them stay in the core's cache.
 BLOCK = 8192

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -26,6 +25,7 @@ from digits.network import (
     network_of,
     parameters,
     shapes,
+    to_data,
 )
 
 CONV: Network = (
@@ -65,7 +65,7 @@ def test_a_network_is_written_as_papers_write_it() -> None:
 
 @pytest.mark.parametrize("network", [CONV, dense_network((128,), "relu", 0.5)])
 def test_a_network_survives_the_way_through_json(network: Network) -> None:
-    data = json.loads(json.dumps([dataclasses.asdict(layer) for layer in network]))
+    data = json.loads(json.dumps(to_data(network)))
     assert from_data(data) == network
     assert network_of({"network": data}) == network
 

@@ -88,7 +88,7 @@ def assert_close(found: npt.NDArray[Any], expected: npt.NDArray[Any], what: str 
 
 def answers_of(framework: str, cases: dict[str, tuple[Recipe, str]], inputs: Arrays, folder: Path) -> Arrays:
     """What tests/parity.py answers, by `case/what`."""
-    data = {name: {"recipe": dataclasses.asdict(recipe), "optimizer": kind} for name, (recipe, kind) in cases.items()}
+    data = {name: {"recipe": recipe.to_data(), "optimizer": kind} for name, (recipe, kind) in cases.items()}
     (folder / "cases.json").write_text(json.dumps(data))
     np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)
     answers = folder / f"{framework}.npz"

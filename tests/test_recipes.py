@@ -33,7 +33,7 @@ def test_every_published_model_has_its_row_and_its_reported_figure() -> None:
 def test_twins_differ_in_nothing_but_what_their_frameworks_start_with() -> None:
     def mathematics(name: str) -> dict[str, Any]:
         words = ("name", "framework", "keras_api", "reported", "source")
-        return {key: value for key, value in dataclasses.asdict(RECIPES[name]).items() if key not in words}
+        return {key: value for key, value in RECIPES[name].to_data().items() if key not in words}
 
     assert mathematics("numpy-relu") == mathematics("torch-relu")
     assert mathematics("numpy-deep") == mathematics("torch-deep")
@@ -45,7 +45,7 @@ def test_twins_differ_in_nothing_but_what_their_frameworks_start_with() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_a_recipe_survives_the_way_through_json(recipe: Recipe) -> None:
-    assert Recipe.from_data(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+    assert Recipe.from_data(json.loads(json.dumps(recipe.to_data()))) == recipe
 
 
 def test_a_run_departs_in_the_fields_that_are_not_its_rows_and_its_seed_is_none_of_them() -> None:

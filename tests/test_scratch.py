@@ -12,7 +12,8 @@ import pytest
 from conftest import require
 
 from scratch import initialisers
-from scratch.layers import Array, Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
+from scratch.buffers import Array
+from scratch.layers import Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import BLOCK, SGD, Adam, Optimizer

@@ -82,7 +82,7 @@ def _answers(backend: Backend, folder: Path, images: Images) -> Probabilities:
 def _elsewhere(framework: Framework, recipe: Recipe, folder: Path) -> Probabilities:
     process = subprocess.run(
         [sys.executable, "-m", "training.export", framework, str(folder)],
-        input=json.dumps(dataclasses.asdict(recipe)),
+        input=json.dumps(recipe.to_data()),
         capture_output=True,
         text=True,
     )

@@ -53,8 +53,10 @@ def build(recipe: Recipe) -> keras.Model:
                 layers.append(BatchNorm(momentum=momentum, epsilon=epsilon))
             case network.Dropout(rate=rate):
                 layers.append(keras.layers.Dropout(rate, seed=1000 * recipe.seed + 500 + i))
-            case network.Relu() | network.Sigmoid():
-                layers.append(keras.layers.Activation(layer.layer))
+            case network.Relu():
+                layers.append(keras.layers.ReLU())
+            case network.Sigmoid():
+                layers.append(keras.layers.Activation("sigmoid"))
     pixels = keras.Input((PIXELS,))
     if recipe.keras_api == "functional":
         outputs = pixels

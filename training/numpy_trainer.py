@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -20,8 +19,9 @@ from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
 from digits.network import INPUT, shapes
 from runtimes.device import Device
 from scratch import initialisers
+from scratch.buffers import Array
 from scratch.images import Conv, Flatten, MaxPool, ToImages
-from scratch.layers import Array, BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, softmax
+from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop, Scheduled
@@ -155,7 +155,7 @@ def train_step(
 
 def set_training(model: Network, training: bool) -> None:
     for layer in model.layers:
-        if isinstance(layer, Dropout):
+        if isinstance(layer, Dropout | BatchNorm):
             layer.training = training
 
 
@@ -206,7 +206,7 @@ def with_weights(recipe: Recipe, weights: Weights) -> Network:
 
 def export_native(model: Network, recipe: Recipe, path: Path) -> None:
     """As runtimes/numpy_runtime.py opens it."""
-    layers = json.dumps([dataclasses.asdict(layer) for layer in recipe.network])
+    layers = json.dumps(network.to_data(recipe.network))
     numbers = {"pixel_step": np.float32(recipe.pixel_step), "pixel_low": np.float32(recipe.pixel_low)}
     held = {f"{name}_{i}": array for i, layer in enumerate(get_weights(model)) for name, array in layer.items()}
     np.savez(path, allow_pickle=False, network=np.array(layers), **numbers, **held)

@@ -98,9 +98,15 @@ class Recipe:
     def pixel_low(self) -> float:
         return self.scaling[0]
 
+    def to_data(self) -> dict[str, Any]:
+        """Every field, as plain dictionaries, lists, strings and numbers."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        layers, augmentations = network.to_data(self.network), augmentation.to_data(self.augmentation)
+        return fields | {"network": layers, "scaling": list(self.scaling), "augmentation": augmentations}
+
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Recipe:
-        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        """The inverse of `to_data`, also after a way through JSON."""
         return cls(
             **{
                 **data,

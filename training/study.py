@@ -228,7 +228,7 @@ _ABOUT: Final = ("seed", "source", "reported")  # what a recipe's runs need not 
 
 def _sha256(recipe: Recipe) -> str:
     """Of what the runs of a recipe have in common, without the words about it."""
-    fields = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in _ABOUT}
+    fields = {key: value for key, value in recipe.to_data().items() if key not in _ABOUT}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -280,7 +280,7 @@ def _check_unchanged(recipes: Mapping[str, Recipe], runs: Sequence[Run]) -> None
         stale = [run for run in runs if run.name == name and run.recipe_sha256 != _sha256(recipe)]
         if not stale:
             continue
-        now = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        now = json.loads(json.dumps(recipe.to_data()))
         before = stale[0].recipe
         changed = [key for key in {**before, **now} if key not in _ABOUT and before.get(key) != now.get(key)]
         raise StudyError(
@@ -316,7 +316,7 @@ class _Process:
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has failed already, and will be asked why
-            process.stdin.write(json.dumps(dataclasses.asdict(recipe)).encode() + b"\n")
+            process.stdin.write(json.dumps(recipe.to_data()).encode() + b"\n")
             process.stdin.flush()  # and stays open: see _end_with_parent
         return cls(recipe, process, output, time.perf_counter())
 
@@ -451,7 +451,7 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
     score = Score.of(arrays["probabilities"], test_images.labels)
     file = _file(study, recipe.name, recipe.seed)
     run = Run(
-        recipe=dataclasses.asdict(recipe),
+        recipe=recipe.to_data(),
         recipe_sha256=_sha256(recipe),
         framework=recipe.framework,
         seed=recipe.seed,

@@ -68,7 +68,7 @@ def train_and_store(
         scores, differences = export_all(model, trainer, recipe, folder, test_images)
         export_seconds = time.perf_counter() - started
         return Card(
-            recipe=dataclasses.asdict(recipe),
+            recipe=recipe.to_data(),
             departures=departures(recipe),
             framework=recipe.framework,
             seed=recipe.seed,
