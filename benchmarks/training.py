@@ -11,7 +11,6 @@ that goes on from the last (`warm_start`).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import statistics
 import time
@@ -27,6 +26,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from digits import mnist
+from digits.network import Dense, Relu
 from training import numpy_trainer, torch_trainer
 from training.recipes import Recipe, find_recipe
 
@@ -57,8 +57,8 @@ def sklearn_epoch(recipe: Recipe) -> Callable[[], object]:
     images = mnist.train_images()
     pixels = numpy_trainer.scaled(recipe, images.images)
     model = MLPClassifier(
-        hidden_layer_sizes=recipe.hidden,
-        activation={"sigmoid": "logistic", "relu": "relu"}[recipe.activation],
+        hidden_layer_sizes=[layer.units for layer in recipe.network if isinstance(layer, Dense)][:-1],
+        activation="relu" if Relu() in recipe.network else "logistic",
         solver="adam",
         alpha=0,
         batch_size=recipe.batch_size,
@@ -87,7 +87,6 @@ def main() -> None:
     console = Console()
     for activation in ("sigmoid", "relu"):
         recipe = find_recipe("numpy-sigmoid" if activation == "sigmoid" else "torch-relu")
-        recipe = dataclasses.replace(recipe, activation=activation)
         with threadpool_limits(1):
             epochs = {
                 "scratch": scratch_epoch(recipe),

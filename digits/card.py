@@ -91,9 +91,11 @@ class Card:
         data = dataclasses.asdict(self)
         data["history"] = list(data["history"])
         data["departures"] = list(data["departures"])
-        data["recipe"] = _plain(
-            {key: value for key, value in self.recipe.items() if value is not None}  # which BentoML refuses as metadata
-        )
+        data["recipe"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.recipe.items()
+            if value is not None  # which BentoML refuses as metadata
+        }
         return data
 
     @classmethod
@@ -108,10 +110,3 @@ class Card:
         fields["history"] = tuple(Epoch(**epoch) for epoch in data["history"])
         fields["scores"] = {backend: Score(**score) for backend, score in data["scores"].items()}
         return cls(**fields)
-
-
-def _plain(value: Any) -> Any:
-    """With lists for tuples, at any depth."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

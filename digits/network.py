@@ -84,7 +84,6 @@ class Sigmoid:
     """1 / (1 + exp(-inputs))."""
 
 
-
 Layer = Dense | Conv | MaxPool | BatchNorm | Dropout | Relu | Sigmoid
 Network = tuple[Layer, ...]
 

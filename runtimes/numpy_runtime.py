@@ -107,7 +107,7 @@ def _dense(*, weight: Array, bias: Array) -> Step:
 
 
 def _conv(*, weight: Array, bias: Array | None = None, padding: int) -> Step:
-    filters, channels, kernel, _ = weight.shape
+    filters, _, kernel, _ = weight.shape
     rows = weight.reshape(filters, -1)  # [filters, channels*kernel*kernel]
 
     def step(inputs: Array) -> Array:

@@ -3,7 +3,8 @@
     python tests/parity.py FRAMEWORK CASES.json INPUTS.npz ANSWERS.npz
 
 The steps are those of the trainer itself (`train_step`, or Keras's `train_on_batch`); only dropout's draw is replaced, by a
-given mask.
+given mask. A network with BatchNorm is compared in float64: torch sums a batch in float32 one number after the other, which
+puts its answers 1e-4 from its own in float64.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def weights_of(inputs: Arrays, recipe: Recipe) -> Weights:
     return [{name: inputs[f"{name} {shape}"] for name, shape in layer.items()} for layer in held if layer]
 
 
+def dtype_of(recipe: Recipe) -> type[np.float32] | type[np.float64]:
+    """In which a network is compared."""
+    return np.float64 if any(isinstance(layer, network.BatchNorm) for layer in recipe.network) else np.float32
+
+
 def rate_of(recipe: Recipe) -> float:
     """The dropout's; 0 without one."""
     return next((layer.rate for layer in recipe.network if isinstance(layer, network.Dropout)), 0.0)
@@ -39,6 +45,7 @@ def rate_of(recipe: Recipe) -> float:
 
 def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
     from scratch.layers import Dropout
+    from scratch.network import Network
     from scratch.optimizers import SGD
     from training import numpy_trainer as trainer
 
@@ -50,7 +57,10 @@ def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
         def step(self, gradients: Any) -> None:
             self.gradients = gradients.copy()
 
-    model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    model = Network(trainer.build(recipe, np.random.default_rng(1)).layers, dtype=dtype_of(recipe))
+    for layer, held in zip(trainer.arrays(model), weights_of(inputs, recipe), strict=True):
+        for name, array in layer.items():
+            array[:] = held[name]
     given = inputs["mask"] / np.float32(1 - rate_of(recipe))
     for layer in model.layers:
         if isinstance(layer, Dropout):
@@ -81,6 +91,8 @@ def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
 
     torch.set_num_threads(1)
     model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    if dtype_of(recipe) == np.float64:
+        model.double()
     for i, layer in enumerate(model):
         if isinstance(layer, nn.Dropout):
             model[i] = Masked()
@@ -123,6 +135,8 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
         def call(self, outputs: Any, training: bool = False) -> Any:
             return outputs * inputs["mask"][:32] / (1 - self.rate) if training else outputs
 
+    keras.config.set_floatx(dtype_of(recipe).__name__)
+    keras.config.set_dtype_policy(dtype_of(recipe).__name__)
     dropout = keras.layers.Dropout
     keras.layers.Dropout = Masked
     try:
@@ -177,7 +191,8 @@ def main() -> None:
     answers: Arrays = {}
     for name, case in cases.items():
         recipe = Recipe.from_data(case["recipe"])
-        pixels = inputs["images"].reshape(-1, 784) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)
+        dtype = dtype_of(recipe)
+        pixels = inputs["images"].reshape(-1, 784) * dtype(recipe.pixel_step) + dtype(recipe.pixel_low)
         batches = [(pixels[i : i + 32], inputs["labels"][i : i + 32]) for i in range(0, len(pixels), 32)]
         for key, value in answer(recipe, case["optimizer"], inputs, batches).items():
             answers[f"{name}/{key}"] = value

@@ -77,13 +77,18 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "rmsprop": (dataclasses.replace(SMALL, optimizer="rmsprop", beta_2=0.9, learning_rate=0.001), "rmsprop"),
     "sgd, convolutions": (IMAGES, "sgd"),
     "adam, one cycle": (dataclasses.replace(SMALL, schedule="one_cycle"), "adam"),
-    **{name: (without_dropout(recipe), recipe.optimizer) for name, recipe in RECIPES.items()},
+    **{
+        name: (without_dropout(recipe), recipe.optimizer)
+        for name, recipe in RECIPES.items()
+        if recipe.framework == "torch" or f"torch-{name.partition('-')[2]}" not in RECIPES  # one of each mathematics
+    },
 }
 STEPPED = [name for name in CASES if name not in RECIPES]
 
 
 def assert_close(found: npt.NDArray[Any], expected: npt.NDArray[Any], what: str = "") -> None:
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6, err_msg=what)
+    rtol, atol = (2e-5, 2e-6) if found.dtype == np.float32 else (1e-9, 1e-10)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=what)
 
 
 def answers_of(framework: str, cases: dict[str, tuple[Recipe, str]], inputs: Arrays, folder: Path) -> Arrays:
@@ -160,8 +165,8 @@ def test_losses_and_weights_after_several_steps_of_adam_and_rmsprop_in_torch_are
 
 
 def assert_same_training(theirs: Arrays, ours: Arrays, case: str) -> None:
-    np.testing.assert_allclose(theirs[f"{case}/losses"], ours[f"{case}/losses"], rtol=2e-5)
-    assert_close(theirs[f"{case}/weights"], ours[f"{case}/weights"])
+    for what in ("losses", "weights"):  # Keras keeps its learning rate in float32, and with it the steps' rounding
+        np.testing.assert_allclose(theirs[f"{case}/{what}"], ours[f"{case}/{what}"], rtol=2e-5, atol=2e-6, err_msg=what)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_one_constant_changed_on_one_side_is_noticed(
 def test_one_bias_changed_on_one_side_is_noticed(answers: dict[str, Arrays], inputs: Arrays, tmp_path: Path) -> None:
     changed = {
         **inputs,
-        "bias (32, 10)": inputs["bias (32, 10)"] + np.float32(1e-4) * np.eye(1, 10, dtype=np.float32)[0],
+        "bias (10,)": inputs["bias (10,)"] + np.float32(1e-4) * np.eye(1, 10, dtype=np.float32)[0],
     }
     answered = answers_of("numpy", {"adam": CASES["adam"]}, changed, tmp_path)
     with pytest.raises(AssertionError):

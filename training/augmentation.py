@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from digits.contract import PIXELS, SIDE, Images
 from digits.errors import ImpossibleRecipe

@@ -10,7 +10,6 @@ process that trained.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys

@@ -22,7 +22,7 @@ def steps_of(recipe: Recipe, images: int) -> int:
     return recipe.epochs * math.ceil(images / recipe.batch_size)
 
 
-def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.float64]:
+def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.floating]:
     """Of each step, `[steps]`."""
     if recipe.schedule == "constant":
         return np.full(steps, recipe.learning_rate)
@@ -33,6 +33,6 @@ def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.float64]:
     return recipe.learning_rate * np.where(step <= top, up, down)
 
 
-def _cosine(start: float, end: float, share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _cosine(start: float, end: float, share: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """From `start` at a share of 0 to `end` at 1."""
     return end + (start - end) / 2 * (1 + np.cos(math.pi * share))
