@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from digits.contract import PIXELS, SIDE, Images
 from digits.errors import ImpossibleRecipe
@@ -117,17 +116,17 @@ class Blur:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """The background becomes up to `background`, the ink down to `ink` (uniform, and what is between follows)."""
+    """The image x becomes b + (1 - b) c x: brighter in its background, paler in its ink."""
 
-    background: float  # brightness in [0, 1]: uniform from 0 to it
-    ink: float  # brightness in [0, 1]: uniform from it to 1
+    background: float  # brightness: b is uniform from 0 to it
+    least: float  # share of the contrast that is left: c is uniform from it to 1
     probability: float
 
     def __post_init__(self) -> None:
         _refuse_impossible(
             self,
-            background=(0 <= self.background <= self.ink, "at least 0 and at most the ink's brightness"),
-            ink=(0 <= self.ink <= 1, "from 0 to 1"),
+            background=(0 <= self.background <= 1, "from 0 to 1"),
+            least=(0 <= self.least <= 1, "from 0 to 1"),
         )
 
 
@@ -409,7 +408,7 @@ def _components(sigma: float) -> Floats:
     order = np.argsort(-products, kind="stable")
     kept = order[: 1 + np.searchsorted(np.cumsum(products[order]), (1 - DROPPED) * products.sum())]
     components = np.einsum("ri,cj->ijrc", vectors, vectors).reshape(PIXELS, PIXELS)[kept]
-    return (components * np.sqrt(products[kept])[:, None]).astype(np.float32)
+    return np.asarray(components * np.sqrt(products[kept])[:, None], np.float32)
 
 
 # -- What pixels become ------------------------------------------------------------------------------------------------------
@@ -427,16 +426,15 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
             return _thickened(pixels, uniform(-thinner, thicker))
         case Outline():
             edges = pixels - _neighbours(pixels, np.minimum)
-            return edges / np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255))
+            return np.asarray(edges / np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255)))
         case Blur(deviation=deviation):
             return _blurred(pixels, uniform(0, deviation))
-        case Contrast(background=background, ink=ink):
+        case Contrast(background=background, least=least):
             low = uniform(0, background)
-            return low + pixels * (uniform(ink, 1) - low)
+            return low + (1 - low) * uniform(least, 1) * pixels
         case Fog(density=density):
-            fields = sum(sigma * smooth_fields(sigma, len(pixels), random) for sigma in (8.0, 4.0, 2.0, 1.0))
             drawn = uniform(0, density)
-            return (pixels + drawn * _from_0_to_1(fields)) / (1 + drawn)
+            return np.asarray((pixels + drawn * _fog(len(pixels), random)) / (1 + drawn), np.float32)
         case Blots(size=size, share=share):
             field = smooth_fields(size, len(pixels), random).reshape(pixels.shape)
             return _covered(pixels, field, uniform(0, share), (uniform(0, 1) < 0.5).astype(np.float32))
@@ -471,10 +469,10 @@ _LINE: Final = np.arange(SIDE, dtype=np.float32)
 def _neighbours(pixels: Floats, choose: np.ufunc) -> Floats:
     """The largest or smallest of each pixel and its four neighbours; outside there is nothing to choose from."""
     chosen = pixels.copy()
-    for new, old in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])):
-        choose(chosen[new], pixels[old], out=chosen[new])
-    for new, old in ((np.s_[:, :, 1:], np.s_[:, :, :-1]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
-        choose(chosen[new], pixels[old], out=chosen[new])
+    choose(chosen[:, 1:], pixels[:, :-1], out=chosen[:, 1:])
+    choose(chosen[:, :-1], pixels[:, 1:], out=chosen[:, :-1])
+    choose(chosen[:, :, 1:], pixels[:, :, :-1], out=chosen[:, :, 1:])
+    choose(chosen[:, :, :-1], pixels[:, :, 1:], out=chosen[:, :, :-1])
     return chosen
 
 
@@ -494,16 +492,21 @@ def _blurred(pixels: Floats, deviation: Floats) -> Floats:
     return np.asarray(weights @ pixels @ weights, np.float32)
 
 
-def _from_0_to_1(fields: Any) -> Floats:
-    low, high = fields.min(axis=1, keepdims=True), fields.max(axis=1, keepdims=True)
-    return np.asarray((fields - low) / (high - low), np.float32).reshape(-1, SIDE, SIDE)
+def _fog(count: int, random: np.random.Generator) -> Floats:
+    """Fields that reach from 0 to 1: float32 [count, 28, 28]."""
+    field: Floats = np.zeros((count, PIXELS), np.float32)
+    for sigma in (8, 4, 2, 1):
+        field += np.float32(sigma) * smooth_fields(sigma, count, random)
+    field -= field.min(axis=1, keepdims=True)
+    field /= field.max(axis=1, keepdims=True)
+    return field.reshape(count, SIDE, SIDE)
 
 
 def _covered(pixels: Floats, field: Floats, share: Floats, brightness: Floats) -> Floats:
     """The brightness where the field is among its highest `share` of values, with a soft edge; all but field [n, 1, 1]."""
     ranked = np.sort(field.reshape(-1, PIXELS), axis=1)
     border = np.take_along_axis(ranked, ((PIXELS - 1) * (1 - share[:, :, 0])).astype(np.intp), axis=1)
-    cover = np.clip((field - border[:, :, None]) * 4, 0, 1)
+    cover: Floats = np.clip((field - border[:, :, None]) * 4, 0, 1)
     return pixels + cover * (brightness - pixels)
 
 
