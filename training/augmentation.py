@@ -92,9 +92,10 @@ class Thickness:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """What a pixel has more than the smallest of its neighbours (the inner morphological gradient), brightest at 1.
+    """The edges alone, brightest at 1: w (thicker - x) + (1 - w) (x - thinner), with w uniform from 0 to 1.
 
-    Of lines there is left what there was, of areas the edge.
+    `thicker` and `thinner` are by one pixel. With w = 1 the edge is outside of what was drawn, and a line becomes two; with
+    w = 0 it is inside, and a thin line stays; with w = 1/2 it is the morphological gradient.
     """
 
     probability: float
@@ -181,7 +182,7 @@ class Lines:
     def __post_init__(self) -> None:
         _refuse_impossible(
             self,
-            most=(self.most >= 1, "at least 1 line"),
+            most=(1 <= self.most <= SIDE and self.most % 1 == 0, f"a whole number from 1 to {SIDE}"),
             width=(1 <= self.width <= SIDE, f"from 1 to {SIDE} pixels"),
             amplitude=(0 <= self.amplitude <= SIDE, f"from 0 to {SIDE} pixels"),
         )
@@ -285,7 +286,7 @@ def _from_data(fields: dict[str, Any]) -> Augmentation:
     expected = [field.name for field in dataclasses.fields(kind)]
     if set(fields) != set(expected):
         raise ImpossibleRecipe(
-            f"The augmentation {name} has the fields {', '.join(expected)}; got {', '.join(fields)}."
+            f"The augmentation {name} has the fields {', '.join(expected)}; got {', '.join(fields) or 'none'}."
         )
     return kind(**fields)
 
@@ -425,8 +426,11 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
         case Thickness(thinner=thinner, thicker=thicker):
             return _thickened(pixels, uniform(-thinner, thicker))
         case Outline():
-            edges = pixels - _neighbours(pixels, np.minimum)
-            return np.asarray(edges / np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255)))
+            outside = _neighbours(pixels, np.maximum) - pixels
+            inside = pixels - _neighbours(pixels, np.minimum)
+            edges: Floats = inside + uniform(0, 1) * (outside - inside)
+            edges /= np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255))
+            return edges
         case Blur(deviation=deviation):
             return _blurred(pixels, uniform(0, deviation))
         case Contrast(background=background, least=least):
@@ -447,8 +451,8 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
         case Stripes(width=width):
             _, across = _along_and_across(uniform)
             period = 2 * uniform(2, width)
-            inside = (across + period * uniform(0, 1)) % period < period / 2
-            return np.where(inside, np.abs(uniform(0, 1) - pixels), pixels)
+            striped = (across + period * uniform(0, 1)) % period < period / 2
+            return np.where(striped, np.abs(uniform(0, 1) - pixels), pixels)
         case Occlusion(side=side):
             down = np.abs(_LINE[:, None] - uniform(0, SIDE - 1)) < uniform(0, side / 2)
             right = np.abs(_LINE - uniform(0, SIDE - 1)) < uniform(0, side / 2)
