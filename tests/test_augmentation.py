@@ -487,6 +487,10 @@ def test_every_kind_survives_the_way_through_json() -> None:
             {"augmentation": "blur", "deviation": -1, "probability": 1},
             "The augmentation blur cannot be drawn: deviation must be a number of at least 0 pixels; it is -1.",
         ),
+        (
+            {"augmentation": "blur", "deviation": "1", "probability": 1},
+            "The augmentation blur cannot be drawn: deviation must be a number; it is '1'.",
+        ),
     ],
 )
 def test_what_is_no_augmentation_is_refused_in_a_sentence(data: dict[str, Any], sentence: str) -> None:

@@ -182,7 +182,7 @@ class Lines:
     def __post_init__(self) -> None:
         _refuse_impossible(
             self,
-            most=(1 <= self.most <= SIDE and self.most % 1 == 0, f"a whole number from 1 to {SIDE}"),
+            most=(isinstance(self.most, int) and 1 <= self.most <= SIDE, f"a whole number from 1 to {SIDE}"),
             width=(1 <= self.width <= SIDE, f"from 1 to {SIDE} pixels"),
             amplitude=(0 <= self.amplitude <= SIDE, f"from 0 to {SIDE} pixels"),
         )
@@ -288,6 +288,11 @@ def _from_data(fields: dict[str, Any]) -> Augmentation:
         raise ImpossibleRecipe(
             f"The augmentation {name} has the fields {', '.join(expected)}; got {', '.join(fields) or 'none'}."
         )
+    for field, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ImpossibleRecipe(
+                f"The augmentation {name} cannot be drawn: {field} must be a number; it is {value!r}."
+            )
     return kind(**fields)
 
 
