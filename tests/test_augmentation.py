@@ -261,6 +261,22 @@ def test_affine_and_elastic_are_one_sampling_and_the_last_one_was_done_last(imag
     assert abs(together - expected).max() <= 0.5 + 1e-2
 
 
+def test_two_affine_maps_are_done_one_after_the_other(images: Images) -> None:
+    moved = Affine(rotation=0, shift=3, scale=0, shear=0, probability=1)
+    turned = Affine(rotation=45, shift=0, scale=0, shear=0, probability=1)
+    drawn = augment((turned, moved), images[:BLOCK], seed=1, epoch=0)
+    generator = np.random.default_rng([1, 0, 0])
+    always = np.ones(BLOCK, np.float32)
+    generator.random(BLOCK, np.float32)
+    _, shift = draw_affine(moved, always, generator)
+    generator.random(BLOCK, np.float32)
+    turn, _ = draw_affine(turned, always, generator)
+    grid = np.mgrid[:28, :28] - 13.5 + shift[:, :, None, None]
+    points = (np.einsum("nij,njrc->nirc", turn, grid) + 13.5).astype(np.float32)
+    expected = sample(images[:BLOCK], points[:, 0], points[:, 1])
+    assert abs(drawn - expected).max() <= 0.5 + 1e-2
+
+
 # -- What every kind keeps to -------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +377,15 @@ def test_thicker_and_thinner_by_whole_pixels_are_scipys_dilation_and_erosion(ima
     np.testing.assert_array_equal(_thickened(pixels, one * np.float32(0.5)), between)
 
 
+def test_strokes_become_at_most_as_thin_and_as_thick_as_said() -> None:
+    many = np.repeat(square(), 2000, axis=0)
+    drawn = augment((Thickness(thinner=0.5, thicker=2, probability=1),), many, seed=1, epoch=0)
+    height = drawn[:, :, 14].sum(axis=1) / 255  # 8 pixels before
+    assert 7 <= height.min() < 7.01
+    assert 11.98 < height.max() <= 12
+    assert abs((height < 8).mean() - 0.5 / 2.5) < 0.04
+
+
 def test_blur_is_scipys_gaussian_filter(images: Images) -> None:
     require("scipy")
     from scipy import ndimage
@@ -393,6 +418,7 @@ def test_contrast_keeps_the_order_of_brightness_and_its_range() -> None:
     assert 0.59 < low.max() <= 0.605
     share = (high - low) / (1 - low)
     assert 0.24 < share.min() < 0.27
+    assert 0.24 < share[low > 0.5].min() < 0.3  # of what the background leaves
     assert 0.98 < share.max() <= 1
 
 
