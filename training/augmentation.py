@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from digits.contract import PIXELS, SIDE, Images
 from digits.errors import ImpossibleRecipe
@@ -93,9 +92,10 @@ class Thickness:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """What a pixel has more than the smallest of its neighbours (the inner morphological gradient), brightest at 1.
+    """The edges alone, brightest at 1: w (thicker - x) + (1 - w) (x - thinner), with w uniform from 0 to 1.
 
-    Of lines there is left what there was, of areas the edge.
+    `thicker` and `thinner` are by one pixel. With w = 1 the edge is outside of what was drawn, and a line becomes two; with
+    w = 0 it is inside, and a thin line stays; with w = 1/2 it is the morphological gradient.
     """
 
     probability: float
@@ -117,17 +117,17 @@ class Blur:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """The background becomes up to `background`, the ink down to `ink` (uniform, and what is between follows)."""
+    """The image x becomes b + (1 - b) c x: brighter in its background, paler in its ink."""
 
-    background: float  # brightness in [0, 1]: uniform from 0 to it
-    ink: float  # brightness in [0, 1]: uniform from it to 1
+    background: float  # brightness: b is uniform from 0 to it
+    least: float  # share of the contrast that is left: c is uniform from it to 1
     probability: float
 
     def __post_init__(self) -> None:
         _refuse_impossible(
             self,
-            background=(0 <= self.background <= self.ink, "at least 0 and at most the ink's brightness"),
-            ink=(0 <= self.ink <= 1, "from 0 to 1"),
+            background=(0 <= self.background <= 1, "from 0 to 1"),
+            least=(0 <= self.least <= 1, "from 0 to 1"),
         )
 
 
@@ -182,7 +182,7 @@ class Lines:
     def __post_init__(self) -> None:
         _refuse_impossible(
             self,
-            most=(self.most >= 1, "at least 1 line"),
+            most=(isinstance(self.most, int) and 1 <= self.most <= SIDE, f"a whole number from 1 to {SIDE}"),
             width=(1 <= self.width <= SIDE, f"from 1 to {SIDE} pixels"),
             amplitude=(0 <= self.amplitude <= SIDE, f"from 0 to {SIDE} pixels"),
         )
@@ -286,8 +286,13 @@ def _from_data(fields: dict[str, Any]) -> Augmentation:
     expected = [field.name for field in dataclasses.fields(kind)]
     if set(fields) != set(expected):
         raise ImpossibleRecipe(
-            f"The augmentation {name} has the fields {', '.join(expected)}; got {', '.join(fields)}."
+            f"The augmentation {name} has the fields {', '.join(expected)}; got {', '.join(fields) or 'none'}."
         )
+    for field, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ImpossibleRecipe(
+                f"The augmentation {name} cannot be drawn: {field} must be a number; it is {value!r}."
+            )
     return kind(**fields)
 
 
@@ -409,7 +414,7 @@ def _components(sigma: float) -> Floats:
     order = np.argsort(-products, kind="stable")
     kept = order[: 1 + np.searchsorted(np.cumsum(products[order]), (1 - DROPPED) * products.sum())]
     components = np.einsum("ri,cj->ijrc", vectors, vectors).reshape(PIXELS, PIXELS)[kept]
-    return (components * np.sqrt(products[kept])[:, None]).astype(np.float32)
+    return np.asarray(components * np.sqrt(products[kept])[:, None], np.float32)
 
 
 # -- What pixels become ------------------------------------------------------------------------------------------------------
@@ -426,17 +431,19 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
         case Thickness(thinner=thinner, thicker=thicker):
             return _thickened(pixels, uniform(-thinner, thicker))
         case Outline():
-            edges = pixels - _neighbours(pixels, np.minimum)
-            return edges / np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255))
+            outside = _neighbours(pixels, np.maximum) - pixels
+            inside = pixels - _neighbours(pixels, np.minimum)
+            edges: Floats = inside + uniform(0, 1) * (outside - inside)
+            edges /= np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255))
+            return edges
         case Blur(deviation=deviation):
             return _blurred(pixels, uniform(0, deviation))
-        case Contrast(background=background, ink=ink):
+        case Contrast(background=background, least=least):
             low = uniform(0, background)
-            return low + pixels * (uniform(ink, 1) - low)
+            return low + (1 - low) * uniform(least, 1) * pixels
         case Fog(density=density):
-            fields = sum(sigma * smooth_fields(sigma, len(pixels), random) for sigma in (8.0, 4.0, 2.0, 1.0))
             drawn = uniform(0, density)
-            return (pixels + drawn * _from_0_to_1(fields)) / (1 + drawn)
+            return np.asarray((pixels + drawn * _fog(len(pixels), random)) / (1 + drawn), np.float32)
         case Blots(size=size, share=share):
             field = smooth_fields(size, len(pixels), random).reshape(pixels.shape)
             return _covered(pixels, field, uniform(0, share), (uniform(0, 1) < 0.5).astype(np.float32))
@@ -449,8 +456,8 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
         case Stripes(width=width):
             _, across = _along_and_across(uniform)
             period = 2 * uniform(2, width)
-            inside = (across + period * uniform(0, 1)) % period < period / 2
-            return np.where(inside, np.abs(uniform(0, 1) - pixels), pixels)
+            striped = (across + period * uniform(0, 1)) % period < period / 2
+            return np.where(striped, np.abs(uniform(0, 1) - pixels), pixels)
         case Occlusion(side=side):
             down = np.abs(_LINE[:, None] - uniform(0, SIDE - 1)) < uniform(0, side / 2)
             right = np.abs(_LINE - uniform(0, SIDE - 1)) < uniform(0, side / 2)
@@ -471,10 +478,10 @@ _LINE: Final = np.arange(SIDE, dtype=np.float32)
 def _neighbours(pixels: Floats, choose: np.ufunc) -> Floats:
     """The largest or smallest of each pixel and its four neighbours; outside there is nothing to choose from."""
     chosen = pixels.copy()
-    for new, old in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])):
-        choose(chosen[new], pixels[old], out=chosen[new])
-    for new, old in ((np.s_[:, :, 1:], np.s_[:, :, :-1]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
-        choose(chosen[new], pixels[old], out=chosen[new])
+    choose(chosen[:, 1:], pixels[:, :-1], out=chosen[:, 1:])
+    choose(chosen[:, :-1], pixels[:, 1:], out=chosen[:, :-1])
+    choose(chosen[:, :, 1:], pixels[:, :, :-1], out=chosen[:, :, 1:])
+    choose(chosen[:, :, :-1], pixels[:, :, 1:], out=chosen[:, :, :-1])
     return chosen
 
 
@@ -494,16 +501,21 @@ def _blurred(pixels: Floats, deviation: Floats) -> Floats:
     return np.asarray(weights @ pixels @ weights, np.float32)
 
 
-def _from_0_to_1(fields: Any) -> Floats:
-    low, high = fields.min(axis=1, keepdims=True), fields.max(axis=1, keepdims=True)
-    return np.asarray((fields - low) / (high - low), np.float32).reshape(-1, SIDE, SIDE)
+def _fog(count: int, random: np.random.Generator) -> Floats:
+    """Fields that reach from 0 to 1: float32 [count, 28, 28]."""
+    field: Floats = np.zeros((count, PIXELS), np.float32)
+    for sigma in (8, 4, 2, 1):
+        field += np.float32(sigma) * smooth_fields(sigma, count, random)
+    field -= field.min(axis=1, keepdims=True)
+    field /= field.max(axis=1, keepdims=True)
+    return field.reshape(count, SIDE, SIDE)
 
 
 def _covered(pixels: Floats, field: Floats, share: Floats, brightness: Floats) -> Floats:
     """The brightness where the field is among its highest `share` of values, with a soft edge; all but field [n, 1, 1]."""
     ranked = np.sort(field.reshape(-1, PIXELS), axis=1)
     border = np.take_along_axis(ranked, ((PIXELS - 1) * (1 - share[:, :, 0])).astype(np.intp), axis=1)
-    cover = np.clip((field - border[:, :, None]) * 4, 0, 1)
+    cover: Floats = np.clip((field - border[:, :, None]) * 4, 0, 1)
     return pixels + cover * (brightness - pixels)
 
 
