@@ -113,7 +113,8 @@ class Relu:
 
     def forward(self, inputs: Array) -> Array:
         self._positive = inputs > 0
-        return relu(inputs, out=inputs)
+        inputs *= self._positive  # half the time of np.maximum with a number
+        return inputs
 
     def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
         gradient *= self._positive
