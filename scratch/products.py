@@ -31,14 +31,17 @@ def is_small(multiplications: int) -> bool:
 
 
 def product(left: Array, right: Array, out: Array) -> Array:
-    """left @ right, in as many slices of rows as make each small."""
-    rows = len(left)
-    step = SMALL // right.size
-    if rows <= step or step < 4 or not small_kernels():
+    """left @ right, as a stack of as few slices of rows as make each product small."""
+    pieces = _pieces(len(left), right.size)
+    if pieces == 1:
         return np.matmul(left, right, out=out)
-    slices = -(-rows // step)
-    step = -(-rows // slices)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        np.matmul(left[part], right, out=out[part])
+    np.matmul(left.reshape(pieces, -1, left.shape[1]), right, out=out.reshape(pieces, -1, out.shape[1]))
     return out
+
+
+@functools.cache
+def _pieces(rows: int, of_each: int) -> int:
+    """How many slices of equally many rows, at least 4, make each small; 1 where none do."""
+    if not small_kernels():
+        return 1
+    return next((n for n in range(1, rows // 4 + 1) if rows % n == 0 and rows // n * of_each <= SMALL), 1)
