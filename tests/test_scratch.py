@@ -262,6 +262,14 @@ def test_the_loss_is_a_mean_over_the_batch_and_leaves_the_logits_alone() -> None
     np.testing.assert_allclose(gradient, np.concatenate([one for _, one in single]) / 4, rtol=1e-13)
 
 
+def test_a_row_of_the_loss_does_not_see_the_others_however_far_they_lie() -> None:
+    logits = np.array([[1e4, 1e4 - 1], [-1e4, -1e4 - 1], [0, -1]], np.float32)
+    loss, gradient = softmax_cross_entropy(logits, np.array([0, 0, 0]))
+    small = 1 / (1 + float(np.e))
+    assert loss == pytest.approx(-np.log(1 - small), rel=1e-5)
+    np.testing.assert_allclose(gradient, [[-small / 3, small / 3]] * 3, rtol=1e-5)
+
+
 def test_softmax_sums_to_one_and_survives_ten_thousand() -> None:
     logits = np.array([[1e4, -1e4], [-1e4, -1e4], [0.5, 1.5]], np.float32)
     with warnings.catch_warnings():
