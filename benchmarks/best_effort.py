@@ -34,7 +34,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from benchmarks.training import scratch_epoch, torch_epoch
+from benchmarks.training import IMAGES, scratch_epoch, torch_epoch
 from training import torch_trainer
 from training.recipes import RECIPES, Recipe
 from training.train import split_for
@@ -92,8 +92,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
         epochs = {
-            ("numpy", "readable"): scratch_epoch(recipe),
-            ("torch", "readable"): torch_epoch(recipe),
+            ("numpy", "readable"): scratch_epoch(recipe, IMAGES),
+            ("torch", "readable"): torch_epoch(recipe, IMAGES, flush=False),
             ("torch", "best effort"): torch_compiled_epoch(recipe),
             ("keras", "readable"): keras_epoch(keras_recipe),
             ("keras", "best effort"): keras_epoch(keras_recipe, **fast_keras),

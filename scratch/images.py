@@ -9,8 +9,10 @@ last, fill the processor's registers in every operation.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from scratch.buffers import Array, Buffer
+from scratch.products import is_small
 
 
 class ToImages:
@@ -107,28 +109,32 @@ class Conv:
         number = inputs.shape[-1]
         self._inputs = self._pad(inputs)
         outputs = self._outputs.shaped((self.out_height, self.filters, self.out_width, number), inputs.dtype)
-        product = self._products.shaped((self.filters, self.out_width * number), inputs.dtype)
+        product = self._products.shaped(outputs.shape[1:], inputs.dtype)
         # One matrix for each column of the kernel, [filters, kernel * C].
         columns = self.weight.transpose(3, 0, 2, 1).reshape(self.kernel, self.filters, -1)
-        for row, out in enumerate(outputs.reshape(self.out_height, self.filters, -1)):
-            seen = self._seen(row)
-            np.matmul(columns[0], seen[0], out=out)
-            for column, matrix in zip(columns[1:], seen[1:], strict=True):
-                out += np.matmul(column, matrix, out=product)
+        # A whole row of outputs by one product, or, where that makes the products small, by one for each of its pixels.
+        pieces = self.out_width if is_small(columns[0].size * number) else 1
+        for row, out in enumerate(outputs):
+            for column, (matrix, seen) in enumerate(zip(columns, self._seen(row), strict=True)):
+                target = product if column else out
+                np.matmul(matrix, _pieces(seen, pieces), out=_pieces(target, pieces))
+                if column:
+                    out += product
             if len(self.bias):
-                out += self.bias[:, None]
+                out += self.bias[:, None, None]
         return outputs
 
     def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
-        flat = gradient.reshape(self.out_height, self.filters, -1)
-        columns: Array = np.zeros((self.kernel, self.filters, self.kernel * self.channels), gradient.dtype)
+        rows = gradient.reshape(self.out_height, self.filters, -1)
+        columns: Array = np.zeros((self.kernel, self.kernel * self.channels, self.filters), gradient.dtype)
+        product = np.empty_like(columns[0])
         for row in range(self.out_height):
-            for column, matrix in zip(columns, self._seen(row), strict=True):
-                column += np.matmul(flat[row], matrix.T)
-        shape = self.kernel, self.filters, self.kernel, self.channels
-        self.weight_gradient[:] = columns.reshape(shape).transpose(1, 3, 2, 0)
+            for column, seen in zip(columns, self._seen(row), strict=True):
+                column += np.matmul(seen, rows[row].T, out=product)  # faster than its transpose
+        shape = self.kernel, self.kernel, self.channels, self.filters
+        self.weight_gradient[:] = columns.reshape(shape).transpose(3, 2, 1, 0)
         if len(self.bias):
-            np.sum(flat, axis=(0, 2), out=self.bias_gradient)
+            np.sum(rows, axis=(0, 2), out=self.bias_gradient)
         return self._gradient_of_inputs(gradient) if inputs_too else gradient
 
     def _pad(self, inputs: Array) -> Array:
@@ -190,26 +196,22 @@ class MaxPool:
         self.size = 0
         self.square = size
         self._outputs = Buffer()
+        self._larger: list[npt.NDArray[np.bool_]] = []
 
     def bind(self, parameters: Array, gradients: Array) -> None:
         pass
 
     def forward(self, inputs: Array) -> Array:
-        self._inputs = inputs
         height, channels, width, number = inputs.shape
         shape = height // self.square, channels, width // self.square, number
         outputs = self._outputs.shaped(shape, inputs.dtype)
         first, *others = self._corners(inputs)
         outputs[:] = first
-        for other in others:
-            np.maximum(outputs, other, out=outputs)
-        self._first: list[np.ndarray] = []
-        free = np.ones(shape, np.bool_)
-        for corner in self._corners(inputs):
-            chosen = corner == outputs
-            chosen &= free
-            free ^= chosen
-            self._first.append(chosen)
+        self._inputs = inputs
+        self._larger = []  # than all corners before it, for each but the first
+        for corner in others:
+            self._larger.append(corner > outputs)
+            np.maximum(outputs, corner, out=outputs)
         return outputs
 
     def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
@@ -217,8 +219,11 @@ class MaxPool:
         rows, columns = (side * self.square for side in (gradient.shape[0], gradient.shape[2]))
         inputs_gradient[rows:] = 0
         inputs_gradient[:, :, columns:] = 0
-        for corner, chosen in zip(self._corners(inputs_gradient), self._first, strict=True):
-            np.multiply(gradient, chosen, out=corner)
+        first, *others = self._corners(inputs_gradient)
+        for corner, larger in zip(reversed(others), reversed(self._larger), strict=True):
+            np.multiply(gradient, larger, out=corner)
+            gradient -= corner  # what is left for the corners before it: all or nothing
+        first[:] = gradient
         return inputs_gradient
 
     def _corners(self, images: Array) -> list[Array]:
@@ -237,3 +242,8 @@ def _rows_of_images(images: Array, buffer: Buffer) -> Array:
     rows = buffer.shaped((number, channels, height, width), images.dtype)
     rows[:] = images.transpose(3, 1, 0, 2)
     return rows.reshape(number, -1)
+
+
+def _pieces(row: Array, number: int) -> Array:
+    """`[number, F, S]` of `[F, ...]`: a view of the numbers after each of the F, cut into that many."""
+    return row.reshape(len(row), number, -1).transpose(1, 0, 2)

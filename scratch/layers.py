@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from scratch.buffers import Array, Buffer
+from scratch.products import product
 
 
 class Layer(Protocol):
@@ -66,17 +67,17 @@ class Dense:
     def forward(self, inputs: Array) -> Array:
         self._inputs = inputs  # [N, fan_in]
         outputs = self._outputs.shaped((len(inputs), self.fan_out), inputs.dtype)
-        np.matmul(inputs, self.weight, out=outputs)
+        product(inputs, self.weight, outputs)
         outputs += self.bias
         return outputs
 
     def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
-        np.matmul(self._inputs.T, gradient, out=self.weight_gradient)  # [fan_in, fan_out]
-        np.sum(gradient, axis=0, out=self.bias_gradient)
+        product(self._inputs.T, gradient, self.weight_gradient)  # [fan_in, fan_out]
+        np.add.reduce(gradient, axis=0, out=self.bias_gradient)
         if not inputs_too:
             return gradient
         inputs_gradient = self._inputs_gradient.shaped((len(gradient), self.fan_in), gradient.dtype)
-        return np.matmul(gradient, self.weight.T, out=inputs_gradient)
+        return product(gradient, self.weight.T, inputs_gradient)
 
 
 class Sigmoid:
@@ -113,7 +114,8 @@ class Relu:
 
     def forward(self, inputs: Array) -> Array:
         self._positive = inputs > 0
-        return relu(inputs, out=inputs)
+        inputs *= self._positive  # half the time of np.maximum with a number
+        return inputs
 
     def backward(self, gradient: Array, *, inputs_too: bool = True) -> Array:
         gradient *= self._positive

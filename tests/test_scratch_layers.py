@@ -316,3 +316,15 @@ def test_parameters_and_gradients_begin_at_a_cache_line() -> None:
 def test_a_dropout_that_does_not_train_hands_on_what_it_was_given() -> None:
     layer = Dropout(0.9, np.random.default_rng(1))
     np.testing.assert_array_equal(layer.forward(np.arange(6.0)), np.arange(6.0))
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+def test_dropout_drops_its_share_and_the_others_grow_by_what_is_missing(rate: float) -> None:
+    layer = Dropout(rate, np.random.default_rng(1))
+    layer.training = True
+    outputs = layer.forward(np.full((200, 100), 3.0))
+    kept = outputs[outputs != 0]
+    np.testing.assert_allclose(kept, 3 / (1 - rate), rtol=1e-12)
+    assert 1 - len(kept) / outputs.size == pytest.approx(rate, abs=0.02)  # 6 standard errors
+    np.testing.assert_array_equal(layer.backward(np.full((200, 100), 3.0)), outputs)
+    assert not np.array_equal(layer.forward(np.full((200, 100), 3.0)), outputs)  # drawn anew
