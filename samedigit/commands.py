@@ -383,12 +383,17 @@ def show_beyond(read: dict[str, Any]) -> None:
             if kind["missing"]:
                 table.add_row(f"  {kind['kind']}", "-", "-", "-", "")
                 continue
-            like = ", ".join(kind["trained_like"]) or "nothing"
+            like = ", ".join(kind["trained_like"]) or ("not known" if group == "given" else "nothing")
             table.add_row(f"  {kind['kind']}", f"{kind['score']['total']:,}", *_percents(kind), like)
         had = [kind["accuracy"] for kind in kinds if kind["accuracy"] is not None]
         if len(had) > 1:
             table.add_row(
-                f"{group}, mean of {len(had)}", "", f"{100 * sum(had) / len(had):.2f}", "", "", end_section=True
+                f"{group}, mean of {len(had)}" + (f" of {len(kinds)}" if len(had) < len(kinds) else ""),
+                "",
+                f"{100 * sum(had) / len(had):.2f}",
+                "",
+                "",
+                end_section=True,
             )
     console.print(table)
     for kind in read["kinds"]:

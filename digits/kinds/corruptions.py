@@ -167,8 +167,8 @@ CORNERS: Final = 8  # of each map
 def _clouds(count: int, random: np.random.Generator) -> Floats:
     """The corners of `count` plasma fractals, in [0, 1] over the whole of each: float32 [count, 28, 28].
 
-    A map goes on at its other side where it ends, and looks the same upside down, mirrored and transposed, so that around
-    its corner there are eight, as good as of eight maps.
+    A map goes on at its other side where it ends, and upside down, mirrored and transposed it is as likely: around its corner
+    there are eight. Those of one map are alike where they meet.
     """
     clouds = np.empty((-(-count // CORNERS), CORNERS, SIDE, SIDE), np.float32)
     onwards = np.arange(SIDE)

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from digits.contract import SIDE, Images
+from digits.kinds.boxed import BOX
 from digits.sampling import Floats, affine_points, sample
 
 FINE: Final = 2  # a pen's tip is drawn in halves of a pixel
@@ -85,7 +86,7 @@ def _mapped(images: Images, degrees: Floats, scales: Floats, shifts: Floats) -> 
 
 def partly_hidden(images: Images, random: np.random.Generator) -> Images:
     """A square of 6 by 6 pixels, anywhere within the box of 20 by 20 in which a digit stands, is background."""
-    margin = (SIDE - 20) // 2
+    margin = (SIDE - BOX) // 2
     top, left = random.integers(margin, SIDE - margin - HIDDEN + 1, (2, len(images), 1))
     line = np.arange(SIDE)
     rows, columns = ((line >= first) & (line < first + HIDDEN) for first in (top, left))  # [N, 28] each

@@ -1,17 +1,18 @@
 """The ten digits of the fonts on this machine.
 
-A face counts once, however often it is installed: two that draw the same ten digits are one. One that has no digits, or
-symbols in their place, does not count.
+A face counts once, however often and in whatever format it is installed: two of one name, or that draw the same ten digits,
+are one. One that has no digits does not count, nor one that says of itself that it has symbols in their place.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,9 +28,15 @@ HEIGHT: Final = 96  # pixels of an em: four times what a digit has in the end
 INKED: Final = 8  # pixels at the least: a digit is more than a dot
 
 # What the names of handwritten faces hold, where a file itself says nothing of its class.
-HANDWRITTEN: Final = ("hand", "script", "cursive", "brush", "pencil", "chancery")
-# And those of faces whose digits are no digits.
-NO_DIGITS: Final = ("barcode", "braille", "dingbat", "emoji", "icon", "symbol", "music", "blank", "redacted", "awesome")
+HANDWRITTEN: Final = (
+    *("hand", "script", "cursive", "brush", "pencil", "chancery"),
+    *("because we", "delphine", "humor sans", "klee one", "kristi", "yusei magic"),
+)
+# And those of faces that have other things than a text's digits in their place.
+NO_TEXT: Final = (
+    *("barcode", "blank", "braille", "dingbat", "dseg", "emoji", "icon", "initials", "keyboard", "music", "redacted"),
+    *("symbol", "awesome"),
+)
 LATIN_HAND_WRITTEN, LATIN_SYMBOL = 3, 5  # the first number of PANOSE
 SCRIPTS, SYMBOLS = 10, 12  # of the family's class (OpenType, table OS/2, sFamilyClass)
 
@@ -44,18 +51,19 @@ class Face:
     images: Images  # [10, 28, 28]
 
 
-def font_folders() -> list[Path]:
+def font_folders() -> tuple[Path, ...]:
     """Where this system keeps its fonts."""
     home = Path.home()
     if sys.platform == "darwin":
-        return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
+        return Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"
     if sys.platform == "win32":
-        return [Path(os.environ.get("WINDIR", r"C:\Windows")) / "Fonts"]
-    return [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".fonts", home / ".local/share/fonts"]
+        return (Path(os.environ.get("WINDIR", r"C:\Windows")) / "Fonts",)
+    return Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".fonts", home / ".local/share/fonts"
 
 
-def faces_in(folders: Sequence[Path]) -> list[Face]:
-    """Every face with ten digits in the files below `folders`, upright ones alone, by name.
+@functools.cache
+def faces_in(folders: tuple[Path, ...]) -> tuple[Face, ...]:
+    """Every face with ten digits in the files below `folders`, upright ones alone, by name; read once in a process.
 
     Raises:
         KindMissing: Pillow is not installed, or there is no such face.
@@ -64,17 +72,20 @@ def faces_in(folders: Sequence[Path]) -> list[Face]:
         import PIL.ImageFont  # noqa: F401
     except ImportError as error:
         raise KindMissing("needs Pillow, which draws the fonts: pip install pillow") from error
-    found: dict[bytes, Face] = {}
+    found: dict[str, Face] = {}
+    known: set[bytes] = set()
     files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     for file in files:
         for face in _faces(file):
-            found.setdefault(face.images.tobytes(), face)
+            if face.name not in found and face.images.tobytes() not in known:
+                found[face.name] = face
+                known.add(face.images.tobytes())
     if not found:
         where = " or ".join(str(folder) for folder in folders)
         raise KindMissing(
             f"needs fonts, and there is no upright face with ten digits in {where}; name a folder: --fonts"
         )
-    return sorted(found.values(), key=lambda face: (face.name, face.sha256))
+    return tuple(found[name] for name in sorted(found))
 
 
 def _faces(file: Path) -> Iterator[Face]:
@@ -95,12 +106,12 @@ def _faces(file: Path) -> Iterator[Face]:
         kind = _class(contents, number)
         words = f"{family} {style}".lower()
         slanted = any(word in style.lower() for word in ("italic", "oblique"))
-        if not slanted and kind != "symbols" and not any(word in words for word in NO_DIGITS):
+        if not slanted and kind != "symbols" and not any(word in words for word in NO_TEXT):
             images = _digits(font)
             if images is not None:
                 handwritten = kind == "handwriting" or _category(file) == "handwriting"
                 yield Face(
-                    name=f"{family} {style}".strip() or file.stem,
+                    name=f"{family} {style}".removesuffix(" Regular").strip() or file.stem,
                     sha256=hashlib.sha256(contents).hexdigest(),
                     handwritten=handwritten or any(word in words for word in HANDWRITTEN),
                     images=images,

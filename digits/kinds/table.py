@@ -41,7 +41,7 @@ class Kind:
     source: str
     made: str  # how it comes to 28 by 28
     resembles: tuple[str, ...]  # augmentations after which a model has been trained on something like it
-    make: Callable[[LabelledImages, np.random.Generator, Sequence[Path]], Made]
+    make: Callable[[LabelledImages, np.random.Generator, tuple[Path, ...]], Made]
 
     @property
     def needs_nothing(self) -> bool:
@@ -59,14 +59,14 @@ class Kind:
             KindMissing: what it takes is not on this machine; the message says what to do.
         """
         random = np.random.default_rng([SEED, *self.name.encode()])
-        return self.make(test_images, random, fonts or font_folders())
+        return self.make(test_images, random, tuple(fonts) or font_folders())
 
 
-def _changed(change: Change, base: LabelledImages, random: np.random.Generator, fonts: Sequence[Path]) -> Made:
+def _changed(change: Change, base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
     return Made(LabelledImages(images=change(base.images, random), labels=base.labels))
 
 
-def _of_scikit_learn(base: LabelledImages, random: np.random.Generator, fonts: Sequence[Path]) -> Made:
+def _of_scikit_learn(base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -76,7 +76,7 @@ def _of_scikit_learn(base: LabelledImages, random: np.random.Generator, fonts: S
     return Made(LabelledImages(images=images, labels=bunch.target.astype(np.uint8)))
 
 
-def _of_fonts(handwritten: bool, base: LabelledImages, random: np.random.Generator, fonts: Sequence[Path]) -> Made:
+def _of_fonts(handwritten: bool, base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
     faces = tuple(face for face in faces_in(fonts) if face.handwritten == handwritten)
     if not faces:
         where = " or ".join(map(str, fonts))
