@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from digits.contract import SIDE, Images
+from digits.contract import PIXELS, SIDE, Images
 from digits.kinds.filters import canny, gaussian
 from digits.sampling import affine_points, sample
 
@@ -72,7 +72,7 @@ def impulse_noise(images: Images, random: np.random.Generator) -> Images:
 def glass_blur(images: Images, random: np.random.Generator) -> Images:
     """As through frosted glass: blurred, neighbours exchanged at random, and blurred again."""
     blurred = (gaussian(_greys(images), GLASS_SIGMA) * 255).astype(np.uint8)
-    pixels = np.ascontiguousarray(blurred.reshape(len(images), -1).T)  # [784, N]
+    pixels = np.ascontiguousarray(blurred.reshape(len(images), PIXELS).T)  # [784, N]
     each = np.arange(len(images))
     for _ in range(GLASS_ROUNDS):
         for row in range(SIDE - 1, 1, -1):
@@ -240,7 +240,7 @@ def zigzag(images: Images, random: np.random.Generator) -> Images:
     changed = _greys(images)
     zero = np.zeros_like(row)
     before = turn(zero, zero)
-    for corner in range(int(whole.max() // (2 * ZIGZAG)) + 2):
+    for corner in range(int(whole.max(initial=0) // (2 * ZIGZAG)) + 2):
         along = np.minimum((2 * corner + 1) * ZIGZAG, whole).astype(np.float32)
         aside = np.where(along < whole, (-1) ** corner * ZIGZAG, 0).astype(np.float32)
         after = turn(along, aside)

@@ -1,7 +1,9 @@
 """The ten digits of the fonts on this machine.
 
 A face counts once, however often and in whatever format it is installed: two of one name, or that draw the same ten digits,
-are one. One that has no digits does not count, nor one that says of itself that it has symbols in their place.
+are one. One that has no digits does not count, nor one that says of itself, by its class or
+its name, that it has symbols in their place. (What says nothing and draws ten different symbols is not known from digits: a
+table that counts fonts names them.)
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from digits.contract import CLASSES, SIDE, Images
+from digits.contract import CLASSES, Images
 from digits.errors import KindMissing
 from digits.kinds.boxed import boxed
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 SUFFIXES: Final = frozenset({".ttf", ".otf", ".ttc", ".otc", ".woff", ".woff2", ".pfb"})
 HEIGHT: Final = 96  # pixels of an em: four times what a digit has in the end
 INKED: Final = 8  # pixels at the least: a digit is more than a dot
+IN_NO_FONT: Final = "\U0010fffe"  # no character: what a face draws for it is what it draws for all that it lacks
 
 # What the names of handwritten faces hold, where a file itself says nothing of its class.
 HANDWRITTEN: Final = (
@@ -35,7 +42,7 @@ HANDWRITTEN: Final = (
 # And those of faces that have other things than a text's digits in their place.
 NO_TEXT: Final = (
     *("barcode", "blank", "braille", "dingbat", "dseg", "emoji", "icon", "initials", "keyboard", "music", "redacted"),
-    *("symbol", "awesome"),
+    *("symbol", "awesome", "cmex", "cmsy"),
 )
 LATIN_HAND_WRITTEN, LATIN_SYMBOL = 3, 5  # the first number of PANOSE
 SCRIPTS, SYMBOLS = 10, 12  # of the family's class (OpenType, table OS/2, sFamilyClass)
@@ -121,23 +128,25 @@ def _faces(file: Path) -> Iterator[Face]:
         number += 1
 
 
-def _digits(font: object) -> Images | None:
+def _digits(font: ImageFont.FreeTypeFont) -> Images | None:
     """Ten distinct digits, `[10, 28, 28]`, or None where the face has something else in their place."""
+    try:
+        pictures = [_drawn(font, character) for character in (*map(str, range(CLASSES)), IN_NO_FONT)]
+    except (OSError, ValueError):  # a face that FreeType opens and cannot draw
+        return None
+    *digits, nothing = pictures
+    if any(np.count_nonzero(picture) < INKED or np.array_equal(picture, nothing) for picture in digits):
+        return None
+    images = np.array([boxed(picture) for picture in digits])  # [10, 28, 28]
+    return images if len(np.unique(images.reshape(CLASSES, -1), axis=0)) == CLASSES else None
+
+
+def _drawn(font: ImageFont.FreeTypeFont, character: str) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageDraw
 
-    drawn = []
-    for digit in map(str, range(CLASSES)):
-        try:
-            picture = Image.new("L", (3 * HEIGHT, 3 * HEIGHT))
-            ImageDraw.Draw(picture).text((HEIGHT, HEIGHT), digit, fill=255, font=font)  # type: ignore[arg-type]
-        except (OSError, ValueError):  # a face that FreeType opens and cannot draw
-            return None
-        pixels = np.asarray(picture)
-        if np.count_nonzero(pixels) < INKED:
-            return None
-        drawn.append(boxed(pixels))
-    images = np.array(drawn, np.uint8).reshape(CLASSES, SIDE, SIDE)
-    return images if len(np.unique(images.reshape(CLASSES, -1), axis=0)) == CLASSES else None
+    picture = Image.new("L", (3 * HEIGHT, 3 * HEIGHT))
+    ImageDraw.Draw(picture).text((HEIGHT, HEIGHT), character, fill=255, font=font)
+    return np.asarray(picture)
 
 
 def _category(file: Path) -> str:

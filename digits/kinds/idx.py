@@ -90,13 +90,13 @@ def _read(file: Path) -> npt.NDArray[Any]:
         raise DataError(f"{file} is not a whole gzip file ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-    try:
+    if len(contents) >= 4:
         zeros, number, sides = struct.unpack_from(">HBB", contents)
-        shape = struct.unpack_from(f">{sides}I", contents, 4)
-    except struct.error as error:
-        raise DataError(f"{file} is truncated: it ends within its header, after {len(contents)} bytes.") from error
-    if zeros != 0 or number not in TYPES or not 1 <= sides <= 3:
-        raise DataError(f"{file} is not of this format: it begins with {contents[:4].hex(' ')}. {EXPECTED}")
+        if zeros != 0 or number not in TYPES or not 1 <= sides <= 3:
+            raise DataError(f"{file} is not of this format: it begins with {contents[:4].hex(' ')}. {EXPECTED}")
+    if len(contents) < 4 or len(contents) < 4 + 4 * sides:
+        raise DataError(f"{file} is truncated: it ends within its header, after {len(contents)} bytes. Fetch it again.")
+    shape = struct.unpack_from(f">{sides}I", contents, 4)
     kind, start = TYPES[number], 4 + 4 * sides
     expected = start + math.prod(shape) * kind.itemsize
     if len(contents) != expected:
