@@ -400,7 +400,8 @@ def show_beyond(read: dict[str, Any]) -> None:
         if kind["missing"]:
             console.print(f"{kind['kind']} {kind['missing']}", markup=False, highlight=False, soft_wrap=True)
         elif kind["faces"]:
-            said = f"{kind['kind']}: {len(kind['faces'])} faces, from {kind['faces'][0][0]} to {kind['faces'][-1][0]}"
+            faces = kind["faces"]
+            said = f"{kind['kind']}: {len(faces)} face{'s' * (len(faces) > 1)}, from {faces[0][0]} to {faces[-1][0]}"
             console.print(
                 f"{said}; all of them with --json", style="dim", markup=False, highlight=False, soft_wrap=True
             )
