@@ -4,10 +4,10 @@
 
 Dense: 784-128-10 with relu and with sigmoid, Adam, batches of 32. Convolutions: the network of the conv recipes, Adam, batches
 of 128, nothing drawn. Each round times every trainer, in a new random order, so that what else the machine does hits all
-alike: an epoch of the 60,000 training images, or for the convolutions of the first 12,800. scratch and torch run the very loops of their trainers. torch's Adam is the fused one, its
-convolutions are in the layout that is fastest for it (channels_last). Where a processor is slow with subnormal numbers, so is
-torch, unless it is told to flush them to 0: both are shown. scikit-learn's epoch is a `fit` of one iteration that goes on from
-the last (`warm_start`).
+alike: an epoch of the 60,000 training images, or for the convolutions of the first 12,800. scratch and torch run the very
+loops of their trainers. torch's Adam is the fused one. Where a processor is slow with subnormal numbers, so is torch, unless it
+is told to flush them to 0: both are shown. scikit-learn's epoch is a `fit` of one iteration that goes on from the last
+(`warm_start`).
 """
 
 from __future__ import annotations

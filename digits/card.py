@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from digits.contract import Backend, Framework, Labels, Probabilities
@@ -60,6 +60,9 @@ class Card:
     trained_at: str  # ISO 8601, UTC
     train_seconds: float  # the epochs alone
     export_seconds: float
+    beyond: dict[str, Score] = field(
+        default_factory=dict
+    )  # of kinds of digits that are not MNIST's: digits/kinds/table.py
 
     @property
     def is_whole(self) -> bool:
@@ -69,12 +72,12 @@ class Card:
     @property
     def departed(self) -> dict[str, Any]:
         """What each departure was trained with: `{"epochs": 1}`."""
-        return {field: self.recipe.get(field) for field in self.departures}
+        return {name: self.recipe.get(name) for name in self.departures}
 
     @property
     def departed_in_words(self) -> str:
         """The same to be read: `epochs 1`."""
-        return ", ".join(f"{field} {value}" for field, value in self.departed.items())
+        return ", ".join(f"{name} {value}" for name, value in self.departed.items())
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -100,7 +103,8 @@ class Card:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Card:
-        """The inverse of `to_data`. A card from before departures were written down counts as a whole run's.
+        """The inverse of `to_data`. A card from before departures were written down counts as a whole run's, and
+        one from before kinds were has none.
 
         Raises:
             TypeError: a field is missing, or unknown.
@@ -109,4 +113,5 @@ class Card:
         fields["departures"] = tuple(data.get("departures", ()))
         fields["history"] = tuple(Epoch(**epoch) for epoch in data["history"])
         fields["scores"] = {backend: Score(**score) for backend, score in data["scores"].items()}
+        fields["beyond"] = {kind: Score(**score) for kind, score in data.get("beyond", {}).items()}
         return cls(**fields)

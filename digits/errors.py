@@ -7,6 +7,7 @@ SamedigitError
 ├── ModelNotFound      nothing of that name and version is stored
 ├── ModelDamaged       a stored file is missing or is not the one that was stored
 ├── StoreError         the model store cannot be read or written
+├── KindMissing        a kind of digits that cannot be had on this machine
 ├── NotInstalled       a framework or backend whose package is missing
 ├── DeviceError        a device that is not there
 ├── ExportError        an exported file does not answer as the model it came from
@@ -46,6 +47,10 @@ class ModelDamaged(SamedigitError):
 
 
 class StoreError(SamedigitError):
+    pass
+
+
+class KindMissing(SamedigitError):
     pass
 
 

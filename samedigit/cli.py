@@ -35,7 +35,7 @@ app = typer.Typer(
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Results = Annotated[Path, typer.Option(help="Folder of the load test's results.")]
+Results = Annotated[Path, typer.Option(help="Folder of results, for the report.")]
 
 
 @app.command()
@@ -103,11 +103,37 @@ def promote(
 def evaluate(
     model: Annotated[str, typer.Argument(help="recipe:version; recipe alone for the served one.")],
     backend: Annotated[
-        str | None, typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this.")
+        str | None,
+        typer.Option(help="numpy, torch, tensorflow or onnx; all it has without this, one of them for other digits."),
     ] = None,
+    beyond: Annotated[bool, typer.Option("--beyond", help="Read kinds of digits that are not MNIST's.")] = False,
+    fonts: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="With --beyond: fonts, in place of the system's; repeatable."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Read pairs of images and labels in MNIST's format.")
+    ] = None,
+    results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Predict all test images with a model's stored files; exit 1 if the accuracy is not the stored one."""
+    """Predict all test images with a model's stored files; exit 1 if the accuracy is not the stored one.
+
+    \b
+    samedigit evaluate torch-relu --beyond             other digits: fonts, corruptions, scikit-learn's; for the report too
+    samedigit evaluate torch-relu --images FOLDER      your own: NAME-images-idx3-ubyte and NAME-labels-idx1-ubyte
+    """
+    if fonts and not beyond:
+        raise typer.BadParameter("goes with --beyond", param_hint="--fonts")
+    if beyond or images is not None:
+        read = commands.evaluate_beyond(
+            model, backend, beyond=beyond, fonts=fonts or [], images=images, results=results
+        )
+        if as_json:
+            print_json(read)
+        else:
+            commands.show_beyond(read)
+        return
     checks = commands.evaluate(model, backend)
     if as_json:
         print_json(checks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,9 @@ from digits.errors import ModelNotFound, NotInstalled, SettingError
 
 if TYPE_CHECKING:
     from comparison.results import Target
-    from digits.card import Epoch
+    from digits.card import Epoch, Score
     from digits.store import StoredModel
+    from training.evaluate import Reading
 
 console = Console()
 progress_console = Console(stderr=True)  # so that --json has standard output to itself
@@ -304,6 +306,110 @@ def show_evaluation(checks: Sequence[dict[str, Any]]) -> None:
             check["backend"], str(check["correct"]), str(check["stored_correct"]), str(check["total"]), verdict
         )
     console.print(table)
+
+
+def evaluate_beyond(
+    name: str, backend: str | None, *, beyond: bool, fonts: Sequence[Path], images: Path | None, results: Path
+) -> dict[str, Any]:
+    """Reads kinds of digits that are not MNIST's with one stored file of a model, and keeps what comes out for the report.
+
+    Args:
+        name: of the model.
+        backend: through which; the quickest that is installed without this.
+        beyond: whether to read the kinds of the table.
+        fonts: folders of fonts; the system's without this.
+        images: a folder of images and labels to read too.
+        results: the folder in which the readings are kept.
+    """
+    from digits import mnist, store
+    from digits.kinds.table import KINDS
+    from runtimes.backends import open_runtime, predict_all
+    from runtimes.device import CPU
+    from training.evaluate import keep_readings, quickest, read_folder, read_kinds
+
+    for folder in fonts:
+        if not folder.is_dir():
+            raise SettingError(f"--fonts takes a folder, and {folder} is none.")
+    model = store.find_model(name)
+    one = _backend(backend) if backend else quickest(model.card.backends)
+    path = model.path(one)
+    model.verify(one)
+    predict = functools.partial(predict_all, open_runtime(one, path, device=CPU))
+    readings: list[Reading] = []
+    with _progress() as progress:
+        task = progress.add_task(model.recipe, total=(len(KINDS) if beyond else 0) + (1 if images else 0))
+        if images is not None:
+            readings += read_folder(predict, images)
+            progress.update(task, advance=1)
+        if beyond:
+            for reading in read_kinds(predict, mnist.test_images(), recipe=model.card.recipe, fonts=fonts):
+                progress.update(task, description=f"{model.recipe}: {reading.kind}", advance=1)
+                readings.append(reading)
+    kept = keep_readings(results, model.tag, readings)
+    return {
+        "model": model.tag,
+        "backend": one,
+        "kept": str(kept),
+        "mnist": {**dataclasses.asdict(model.card.scores[one]), **_accuracy(model.card.scores[one])},
+        "kinds": [{**dataclasses.asdict(reading), **_accuracy(reading.score)} for reading in readings],
+    }
+
+
+def _accuracy(score: Score | None) -> dict[str, Any]:
+    """With its interval; nothing of nothing."""
+    from comparison.statistics import wilson
+
+    if score is None:
+        return {"accuracy": None, "accuracy_95": None}
+    return {"accuracy": score.accuracy, "accuracy_95": list(wilson(score.correct, score.total))}
+
+
+def _percents(accuracy: Mapping[str, Any]) -> tuple[str, str]:
+    low, high = accuracy["accuracy_95"]
+    return f"{100 * accuracy['accuracy']:.2f}", f"{100 * low:.2f}-{100 * high:.2f}"
+
+
+def show_beyond(read: dict[str, Any]) -> None:
+    table = _table(f"{read['model']} through {read['backend']}: digits that are not MNIST's")
+    table.add_column("kind")
+    for column in ("images", "right, %", "95 %"):
+        table.add_column(column, justify="right")
+    table.add_column("trained on alike")
+    mnist = read["mnist"]
+    table.add_row(
+        "MNIST's test images", f"{mnist['total']:,}", *_percents(mnist), "its training images", end_section=True
+    )
+    for group, members in groupby(read["kinds"], key=lambda kind: kind["group"]):
+        kinds = list(members)
+        for kind in kinds:
+            if kind["missing"]:
+                table.add_row(f"  {kind['kind']}", "-", "-", "-", "")
+                continue
+            like = ", ".join(kind["trained_like"]) or ("not known" if group == "given" else "nothing")
+            table.add_row(f"  {kind['kind']}", f"{kind['score']['total']:,}", *_percents(kind), like)
+        had = [kind["accuracy"] for kind in kinds if kind["accuracy"] is not None]
+        if len(had) > 1:
+            table.add_row(
+                f"{group}, mean of {len(had)}" + (f" of {len(kinds)}" if len(had) < len(kinds) else ""),
+                "",
+                f"{100 * sum(had) / len(had):.2f}",
+                "",
+                "",
+                end_section=True,
+            )
+    console.print(table)
+    for kind in read["kinds"]:
+        if kind["missing"]:
+            console.print(f"{kind['kind']} {kind['missing']}", markup=False, highlight=False, soft_wrap=True)
+        elif kind["faces"]:
+            faces = kind["faces"]
+            said = f"{kind['kind']}: {len(faces)} face{'s' * (len(faces) > 1)}, from {faces[0][0]} to {faces[-1][0]}"
+            console.print(
+                f"{said}; all of them with --json", style="dim", markup=False, highlight=False, soft_wrap=True
+            )
+    console.print(
+        f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
+    )
 
 
 def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:

@@ -58,14 +58,14 @@ def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
             self.gradients = gradients.copy()
 
     model = Network(trainer.build(recipe, np.random.default_rng(1)).layers, dtype=dtype_of(recipe))
-    for layer, held in zip(trainer.arrays(model), weights_of(inputs, recipe), strict=True):
-        for name, array in layer.items():
-            array[:] = held[name]
-    given = inputs["mask"] / np.float32(1 - rate_of(recipe))
+    for own, given in zip(trainer.arrays(model), weights_of(inputs, recipe), strict=True):
+        for name, array in own.items():
+            array[:] = given[name]
+    mask = inputs["mask"] / np.float32(1 - rate_of(recipe))
     for layer in model.layers:
         if isinstance(layer, Dropout):
             masked: Any = layer
-            masked.draw_mask = lambda outputs: given[: len(outputs)]
+            masked.draw_mask = lambda outputs: mask[: len(outputs)]
     trainer.set_training(model, True)
     shown = Shown()
     logits, loss = trainer.train_step(model, shown, recipe, *batches[0])

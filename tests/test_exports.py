@@ -405,11 +405,11 @@ from training.trainers import load_trainer
 layers = (
     Conv(filters=4, kernel=5, padding=2, bias=False), MaxPool(2), BatchNorm(momentum=0.9, epsilon=1e-3), Relu(),
     Conv(filters=6, kernel=3, padding=0, bias=True), Sigmoid(), Conv(filters=5, kernel=3, padding=2, bias=False),
-    BatchNorm(momentum=0.8, epsilon=1e-2), Relu(), MaxPool(3), Dropout(0.5), Dense(16), Relu(), BatchNorm(momentum=0.7, epsilon=1e-3),
-    Dense(10),
+    BatchNorm(momentum=0.8, epsilon=1e-2), Relu(), MaxPool(3), Dropout(0.5), Dense(16), Relu(),
+    BatchNorm(momentum=0.7, epsilon=1e-3), Dense(10),
 )
 recipe = dataclasses.replace(
-    RECIPES["torch-relu"], network=layers, framework=sys.argv[1], name="every-layer", keras_api="functional", scaling=(-0.5, 1.0)
+    RECIPES["torch-relu"], network=layers, framework=sys.argv[1], name="every", keras_api="functional", scaling=(-0.5, 1.0)
 )
 generator = np.random.default_rng(1)
 weights = []

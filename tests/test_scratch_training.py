@@ -42,7 +42,7 @@ def test_an_epoch_reports_the_mean_loss_and_the_right_answers_of_all_images(numb
     labels[: number // 2] = logits[: number // 2].argmax(axis=1)  # many are right
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(number), labels]
 
-    optimizer = numpy_trainer.make_optimizer(network, recipe)
+    optimizer = numpy_trainer.make_optimizer(network, recipe, steps=0)
     loss, correct = numpy_trainer.train_epoch(network, optimizer, recipe, pixels, labels, np.random.default_rng(4))
     assert loss == pytest.approx(losses.mean(), rel=1e-5)
     assert correct == (logits.argmax(axis=1) == labels).sum()
@@ -61,7 +61,7 @@ def test_an_epoch_shows_every_image_once_in_a_new_order() -> None:
             return super().forward(inputs)
 
     network = Network([Watched(784, 10)])
-    optimizer = numpy_trainer.make_optimizer(network, recipe)
+    optimizer = numpy_trainer.make_optimizer(network, recipe, steps=0)
     generator = np.random.default_rng(5)
     for _ in range(2):
         numpy_trainer.train_epoch(network, optimizer, recipe, pixels, labels, generator)
@@ -76,7 +76,7 @@ def test_dropout_and_batch_norm_train_in_an_epoch_and_no_longer_after_it() -> No
     assert isinstance(norm, BatchNorm)
     assert isinstance(dropout, Dropout)
     pixels, labels = images(64)
-    optimizer = numpy_trainer.make_optimizer(network, recipe)
+    optimizer = numpy_trainer.make_optimizer(network, recipe, steps=0)
     numpy_trainer.train_epoch(network, optimizer, recipe, pixels, labels, np.random.default_rng(6))
     assert np.abs(norm.mean).max() > 0.01  # it saw the batches
     assert 0.3 < (dropout.mask == 0).mean() < 0.7
