@@ -32,6 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.overload_client import Arrivals, Outcome, offer
+from benchmarks.results import write_results
 from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Backend, Images
@@ -111,8 +112,7 @@ def main() -> None:
     try:
         cases = CASES if arguments.case is None else CASES[arguments.case : arguments.case + 1]
         document = run(cases, seconds=arguments.seconds)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document, indent=1))
+        write_results(document, arguments.json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (SamedigitError, OSError) as error:
