@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import statistics
@@ -34,6 +33,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from benchmarks.results import write_results
 from benchmarks.training import IMAGES, scratch_epoch, torch_epoch
 from training import torch_trainer
 from training.recipes import RECIPES, Recipe
@@ -121,9 +121,7 @@ def main() -> None:
     _show(rows, arguments.rounds)
     if arguments.json:
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        beside = arguments.json.with_suffix(".part")
-        beside.write_text(json.dumps({"made_at": made_at, "rounds": arguments.rounds, "rows": rows}, indent=1))
-        beside.replace(arguments.json)
+        write_results({"made_at": made_at, "rounds": arguments.rounds, "rows": rows}, arguments.json)
 
 
 def _seconds(epoch: Callable[[], object]) -> float:

@@ -24,6 +24,9 @@ from serving.messages import Exchange
 from serving.settings import Settings
 
 SOON_NS: Final = 1_000_000
+FEW_WAITING: Final = 8  # while it is crowded,
+CALM_BATCHES: Final = 100  # which ends after so many in a row that refused nobody,
+CALM_NS: Final = 1_000_000_000  # or after that time
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -77,6 +80,8 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
         self._max_waiting = settings.max_waiting
+        self._crowded_batches = 0  # that are still to refuse nobody
+        self._refused_ns = 0  # the last refusal for want of room
         self._run_ns = [0] * (
             1 + max(settings.max_batch, settings.max_images).bit_length()
         )  # of batches, by bits of their size
@@ -93,17 +98,26 @@ class Batcher:
     def check_room(self) -> None:
         """Whether one more request may wait: asked before its body is read.
 
-        Few may wait however long they take; more only if they will have run soon. Under overload this keeps the time that an
-        accepted request takes near to what it is without; a longer queue would only add to it (benchmarks/README.md).
+        `max_waiting` may wait however long they take; more only if they will have run soon. Who has to be refused is one of a
+        crowd, for which a long queue does nothing but make everybody wait: from then on only a few may. This keeps the time
+        that an accepted request takes near to what it is without, and callers who each await their answer are not refused
+        while they are no more than `max_waiting` (benchmarks/README.md).
 
         Raises:
             RequestError: BUSY.
         """
-        if len(self._waiting) >= self._max_waiting and self._expected_ns() > SOON_NS:
+        waiting = len(self._waiting)
+        many = waiting >= self._max_waiting or (waiting >= FEW_WAITING and self._is_crowded())
+        if many and self._expected_ns() > SOON_NS:
+            self._crowded_batches = CALM_BATCHES
+            self._refused_ns = time.monotonic_ns()
             self.statistics.failure.add(0)
             raise RequestError(
                 Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
             )
+
+    def _is_crowded(self) -> bool:
+        return self._crowded_batches > 0 and time.monotonic_ns() - self._refused_ns < CALM_NS
 
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
@@ -138,6 +152,8 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._run)  # after the loop has read what came
         if not batch:
             return
+        if self._crowded_batches:
+            self._crowded_batches -= 1
         try:
             images = batch[0].images if len(batch) == 1 else self._join(batch)
             joined = time.monotonic_ns()

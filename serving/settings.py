@@ -180,7 +180,7 @@ class Settings:
         64,
         _COUNT,
         "that may wait for one model, however long it takes; more, if they run within 1 ms. "
-        "16 keeps the tail short under overload",
+        "Once one was refused only 8, until 100 batches or a second have refused none",
         unit="requests",
     )
     deadline_ms: int = _setting(

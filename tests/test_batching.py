@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import pytest
@@ -492,6 +492,75 @@ def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
             ask(batcher, number)
         assert (batcher.requests_waiting, batcher.images_waiting) == (waiting, waiting)
         assert has_room(batcher) is room
+
+    run(test)
+
+
+async def crowded_batcher(clock: Clock) -> Batcher:
+    """Of 20 that may wait: full, and somebody was refused. Then all have run, in three batches of 5 ms."""
+    batcher = await batcher_that_ran(clock, (1, 5_000), max_waiting=20)
+    for number in range(20):
+        assert has_room(batcher)
+        ask(batcher, number)
+    assert not has_room(batcher)
+    await until_idle()
+    return batcher
+
+
+def waiting_until_refused(batcher: Batcher) -> int:
+    while has_room(batcher):
+        ask(batcher, 0)
+    return batcher.requests_waiting
+
+
+def test_once_somebody_was_refused_only_a_few_may_wait(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        for _ in range(3):
+            assert waiting_until_refused(batcher) == 8
+            await until_idle()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("batches", "may_wait"), [(96, 8), (97, 20)])
+def test_after_a_hundred_batches_that_refused_nobody_as_many_may_wait_as_before(
+    batches: int, may_wait: int, clock: Clock
+) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        for number in range(batches):
+            assert has_room(batcher)
+            ask(batcher, number)
+            await until_idle()
+        assert waiting_until_refused(batcher) == may_wait
+
+    run(test)
+
+
+@pytest.mark.parametrize(("later_ns", "may_wait"), [(999_999_999, 8), (1_000_000_000, 20)])
+def test_a_second_after_the_last_refusal_as_many_may_wait_as_before(later_ns: int, may_wait: int, clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        assert waiting_until_refused(batcher) == 8
+        refused_ns = clock.now_ns
+        await until_idle()
+        clock.now_ns = refused_ns + later_ns
+        assert waiting_until_refused(batcher) == may_wait
+
+    run(test)
+
+
+def test_in_a_crowd_too_more_may_wait_if_they_will_have_run_within_a_millisecond(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        cast(Runtime, batcher._runtime).on_predict = lambda: setattr(clock, "now_ns", clock.now_ns + 1000)
+        for size in (8, 1) * 45:
+            ask(batcher, *range(size))
+            await until_idle()
+        for _ in range(20):
+            assert has_room(batcher)
+            ask(batcher, 0)
 
     run(test)
 
