@@ -22,7 +22,7 @@ def steps_of(recipe: Recipe, images: int) -> int:
     return recipe.epochs * math.ceil(images / recipe.batch_size)
 
 
-def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.floating]:
+def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.float64]:
     """Of each step, `[steps]`."""
     if recipe.schedule == "constant":
         return np.full(steps, recipe.learning_rate)
@@ -30,7 +30,7 @@ def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.floating]:
     step = np.arange(steps)
     up = _cosine(FIRST, 1, step / top)
     down = _cosine(1, LAST, (step - top) / (steps - 1 - top))
-    return recipe.learning_rate * np.where(step <= top, up, down)
+    return np.asarray(recipe.learning_rate * np.where(step <= top, up, down), np.float64)
 
 
 def _cosine(start: float, end: float, share: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
