@@ -35,4 +35,5 @@ def learning_rates(recipe: Recipe, steps: int) -> npt.NDArray[np.float64]:
 
 def _cosine(start: float, end: float, share: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """From `start` at a share of 0 to `end` at 1."""
-    return end + (start - end) / 2 * (1 + np.cos(math.pi * share))
+    rates: npt.NDArray[np.floating] = end + (start - end) / 2 * (1 + np.cos(math.pi * share))
+    return rates
