@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -34,9 +35,21 @@ PROJECT: Final = Path(__file__).resolve().parent.parent
 # One recipe of each framework, and those with dropout and L2, which an export must leave out.
 TRAINED: Final = ("numpy-sigmoid", "torch-relu", "torch-improved", "keras-sequential", "keras-enhanced")
 
+_Remembering: Final = type(lru_cache(len))
+
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
 for _name in [name for name in os.environ if name.startswith("SAMEDIGIT_") and name != mnist.DATA_DIR_VARIABLE]:
     del os.environ[_name]  # a developer's own settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> None:
+    """What the server reads once and then remembers is read anew in each test: a mistake in reading it is seen by any test."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("serving."):
+            for value in vars(module).values():
+                if isinstance(value, _Remembering):
+                    value.cache_clear()
 
 
 def require(*packages: str) -> None:

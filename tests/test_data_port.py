@@ -33,7 +33,7 @@ from loadtests.server import free_ports
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, refusal
-from serving.ports.connection import TURNED_AWAY, Connections
+from serving.ports.connection import LINGER_BYTES, TURNED_AWAY, Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -653,6 +653,15 @@ def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(own: Own
         connection.sendall(b"garbage\r\n\r\n")
         wait_until(lambda: is_cut_off(connection))
     assert 0.9 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("own", [{"linger_seconds": 60}], indirect=True)
+def test_a_refused_client_that_sends_more_than_is_dropped_is_cut_off(own: Own) -> None:
+    with own.connect() as connection:
+        connection.sendall(b"garbage\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            for _ in range(2 * LINGER_BYTES // 65536):
+                connection.sendall(bytes(65536))
 
 
 # How many
