@@ -1,6 +1,6 @@
 """How long a step of training takes: scratch against torch and scikit-learn, side by side.
 
-    python -m benchmarks.training [--rounds N] [--threads 1 2]
+    python -m benchmarks.training [--rounds N]
 
 Dense: 784-128-10 with relu and with sigmoid, Adam, batches of 32. Convolutions: 24 of 5x5, pool, 48 of 3x3, 48 of 3x3, pool,
 96 of 3x3, each followed by batch normalisation and relu, then 10; Adam, batches of 128. Each round times every trainer, in a
@@ -8,7 +8,7 @@ new random order, so that what else the machine does hits all alike: an epoch of
 convolutions of the first 12,800. scratch and torch run the very loops of their trainers. torch's Adam is the fused one, its
 convolutions are in the layout that is fastest for it (channels_last). Where a processor is slow with subnormal numbers, so is
 torch, unless it is told to flush them to 0: both are shown. scikit-learn's epoch is a `fit` of one iteration that goes on from
-the last (`warm_start`).
+the last (`warm_start`). All have one thread, the convolutions then two: torch's own, and in scratch a replica for each.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from digits import mnist
 from scratch.images import Conv, Flatten, MaxPool, ToImages
 from scratch.layers import BatchNorm, Dense, Relu
 from scratch.network import Network
+from scratch.replicas import Replicas
 from training import numpy_trainer, torch_trainer
 from training.recipes import Recipe, find_recipe
 
@@ -55,10 +56,7 @@ def scratch_epoch(recipe: Recipe) -> Epoch:
     return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, images.labels, generator)
 
 
-def scratch_conv_epoch(recipe: Recipe) -> Epoch:
-    images = mnist.train_images()
-    pixels = numpy_trainer.scaled(recipe, images.images[:CONV_IMAGES])
-    generator = np.random.default_rng(recipe.seed)
+def scratch_conv(generator: np.random.Generator) -> Network:
     model = Network(
         [
             *(ToImages(1, 28, 28), Conv(1, 24, 5, 28, 28, 2, False), MaxPool(2), BatchNorm(24, 0.9, 1e-5), Relu()),
@@ -72,6 +70,15 @@ def scratch_conv_epoch(recipe: Recipe) -> Epoch:
         if isinstance(layer, Conv | Dense):
             fan_in = layer.weight[0].size if isinstance(layer, Conv) else layer.fan_in
             layer.weight[:] = generator.uniform(-(fan_in**-0.5), fan_in**-0.5, layer.weight.shape)
+    return model
+
+
+def scratch_conv_epoch(recipe: Recipe, *, threads: int) -> Epoch:
+    images = mnist.train_images()
+    pixels = numpy_trainer.scaled(recipe, images.images[:CONV_IMAGES])
+    generator = np.random.default_rng(recipe.seed)
+    networks = [scratch_conv(generator) for _ in range(threads)]
+    model = Replicas(networks) if threads > 1 else networks[0]
     optimizer = numpy_trainer.make_optimizer(model, recipe)
     labels = images.labels[:CONV_IMAGES]
     return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
@@ -168,30 +175,30 @@ def compare(title: str, epochs: dict[str, Epoch], *, steps: int, rounds: int, co
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of each trainer (default 7)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many each may use (default 1 2)")
-    arguments = parser.parse_args()
+    rounds = parser.parse_args().rounds
     console = Console()
     console.print(processor())
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        with threadpool_limits(threads):
-            for activation in ("relu", "sigmoid"):
-                recipe = find_recipe("numpy-sigmoid" if activation == "sigmoid" else "torch-relu")
-                epochs = {
-                    "scratch": scratch_epoch(recipe),
-                    "torch": torch_epoch(recipe, flush=False),
-                    "torch, subnormals flushed": torch_epoch(recipe, flush=True),
-                    "scikit-learn": sklearn_epoch(recipe),
-                }
-                title = f"784-128 {activation}-10, batches of {recipe.batch_size}, threads: {threads}"
-                compare(title, epochs, steps=60_000 // recipe.batch_size, rounds=arguments.rounds, console=console)
-            recipe = dataclasses.replace(find_recipe("torch-relu"), learning_rate=0.01, batch_size=128)
+    with threadpool_limits(1, user_api="blas"):
+        torch.set_num_threads(1)
+        for activation in ("relu", "sigmoid"):
+            recipe = find_recipe("numpy-sigmoid" if activation == "sigmoid" else "torch-relu")
             epochs = {
-                "scratch": scratch_conv_epoch(recipe),
+                "scratch": scratch_epoch(recipe),
+                "torch": torch_epoch(recipe, flush=False),
+                "torch, subnormals flushed": torch_epoch(recipe, flush=True),
+                "scikit-learn": sklearn_epoch(recipe),
+            }
+            title = f"784-128 {activation}-10, batches of {recipe.batch_size}, one thread"
+            compare(title, epochs, steps=60_000 // recipe.batch_size, rounds=rounds, console=console)
+        recipe = dataclasses.replace(find_recipe("torch-relu"), learning_rate=0.01, batch_size=128)
+        for threads, said in [(1, "one thread"), (2, "two threads")]:
+            torch.set_num_threads(threads)
+            epochs = {
+                "scratch": scratch_conv_epoch(recipe, threads=threads),
                 "torch, subnormals flushed": torch_conv_epoch(recipe),
             }
-            title = f"conv, batches of {recipe.batch_size}, threads: {threads}"
-            compare(title, epochs, steps=CONV_IMAGES // 128, rounds=arguments.rounds, console=console)
+            title = f"conv, batches of {recipe.batch_size}, {said}"
+            compare(title, epochs, steps=CONV_IMAGES // recipe.batch_size, rounds=rounds, console=console)
 
 
 if __name__ == "__main__":

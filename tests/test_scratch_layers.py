@@ -383,3 +383,10 @@ def test_dropout_drops_its_share_and_the_others_grow_by_what_is_missing(rate: fl
     assert 1 - len(kept) / outputs.size == pytest.approx(rate, abs=0.02)  # 6 standard errors
     np.testing.assert_array_equal(layer.backward(np.full((200, 100), 3.0)), outputs)
     assert not np.array_equal(layer.forward(np.full((200, 100), 3.0)), outputs)  # drawn anew
+
+
+def test_a_dropped_share_is_drawn_in_float32_and_its_mask_is_of_the_inputs_dtype() -> None:
+    layer = Dropout(0.4, np.random.default_rng(1))
+    mask = layer.draw_mask(np.empty((3, 5), np.float32))
+    assert mask.dtype == np.float32
+    np.testing.assert_array_equal(mask > 0, np.random.default_rng(1).random((3, 5), np.float32) >= 0.4)
