@@ -20,6 +20,7 @@ from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, soft
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop
+from scratch.replicas import Replicas
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.trainers import OnEpoch, Split, Weights
@@ -49,7 +50,7 @@ def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -
             layer.bias[:] = initialisers.fan_in_uniform(generator, fan_in=layer.fan_in, fan_out=layer.fan_out)[0]
 
 
-def make_optimizer(model: Network, recipe: Recipe) -> Optimizer:
+def make_optimizer(model: Network | Replicas, recipe: Recipe) -> Optimizer:
     if recipe.optimizer == "rmsprop":
         return RMSprop(
             model.parameters, learning_rate=recipe.learning_rate, decay=recipe.beta_2, epsilon=recipe.epsilon
@@ -87,7 +88,7 @@ def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) ->
 
 
 def train_epoch(
-    model: Network,
+    model: Network | Replicas,
     optimizer: Optimizer,
     recipe: Recipe,
     pixels: npt.NDArray[np.float32],
@@ -113,7 +114,7 @@ def train_epoch(
 
 
 def train_step(
-    model: Network, optimizer: Optimizer, recipe: Recipe, pixels: npt.NDArray[np.float32], labels: Labels
+    model: Network | Replicas, optimizer: Optimizer, recipe: Recipe, pixels: npt.NDArray[np.float32], labels: Labels
 ) -> tuple[Array, float]:
     """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
     logits = model.forward(pixels)
@@ -127,7 +128,7 @@ def train_step(
     return logits, loss
 
 
-def set_training(model: Network, training: bool) -> None:
+def set_training(model: Network | Replicas, training: bool) -> None:
     for layer in model.layers:
         if isinstance(layer, Dropout | BatchNorm):
             layer.training = training
@@ -145,7 +146,7 @@ def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:
     return images.reshape(-1, PIXELS) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)  # [N, 784]
 
 
-def dense_layers(model: Network) -> list[Dense]:
+def dense_layers(model: Network | Replicas) -> list[Dense]:
     return [layer for layer in model.layers if isinstance(layer, Dense)]
 
 
