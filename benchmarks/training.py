@@ -1,13 +1,13 @@
 """How long a step of training takes: scratch against torch and scikit-learn, side by side.
 
-    python -m benchmarks.training [--rounds N] [--threads 1 2]
+    python -m benchmarks.training [--rounds N]
 
 Dense: 784-128-10 with relu and with sigmoid, Adam, batches of 32. Convolutions: the network of the conv recipes, Adam, batches
 of 128, nothing drawn. Each round times every trainer, in a new random order, so that what else the machine does hits all
 alike: an epoch of the 60,000 training images, or for the convolutions of the first 12,800. scratch and torch run the very
 loops of their trainers. torch's Adam is the fused one. Where a processor is slow with subnormal numbers, so is torch, unless it
 is told to flush them to 0: both are shown. scikit-learn's epoch is a `fit` of one iteration that goes on from the last
-(`warm_start`).
+(`warm_start`). All have one thread, the convolutions then two: torch's own, and in scratch a replica for each.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ IMAGES: Final = 60_000
 CONV_IMAGES: Final = 12_800
 
 
-def scratch_epoch(recipe: Recipe, images: int) -> Epoch:
+def scratch_epoch(recipe: Recipe, images: int, *, threads: int = 1) -> Epoch:
     data = mnist.train_images()
     pixels, labels = numpy_trainer.scaled(recipe, data.images[:images]), data.labels[:images]
     generator = np.random.default_rng(recipe.seed)
     model = numpy_trainer.build(recipe, generator)
     numpy_trainer.initialise(model, recipe, generator)
     optimizer = numpy_trainer.make_optimizer(model, recipe, steps=0)
-    return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
+    replicas = numpy_trainer.on_threads(model, recipe, threads)
+    return lambda: numpy_trainer.train_epoch(replicas, optimizer, recipe, pixels, labels, generator)
 
 
 def torch_epoch(recipe: Recipe, images: int, *, flush: bool) -> Epoch:
@@ -129,30 +130,30 @@ def compare(title: str, epochs: dict[str, Epoch], *, steps: int, rounds: int, co
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of each trainer (default 7)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many each may use (default 1 2)")
-    arguments = parser.parse_args()
+    rounds = parser.parse_args().rounds
     console = Console()
     console.print(processor())
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        with threadpool_limits(threads):
-            for name in ("numpy-relu", "numpy-sigmoid"):
-                recipe = find_recipe(name)
-                epochs = {
-                    "scratch": scratch_epoch(recipe, IMAGES),
-                    "torch": torch_epoch(recipe, IMAGES, flush=False),
-                    "torch, subnormals flushed": torch_epoch(recipe, IMAGES, flush=True),
-                    "scikit-learn": sklearn_epoch(recipe),
-                }
-                title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, threads: {threads}"
-                compare(title, epochs, steps=IMAGES // recipe.batch_size, rounds=arguments.rounds, console=console)
-            recipe = dataclasses.replace(find_recipe("numpy-conv"), schedule="constant")
+    with threadpool_limits(1, user_api="blas"):
+        torch.set_num_threads(1)
+        for name in ("numpy-relu", "numpy-sigmoid"):
+            recipe = find_recipe(name)
             epochs = {
-                "scratch": scratch_epoch(recipe, CONV_IMAGES),
+                "scratch": scratch_epoch(recipe, IMAGES),
+                "torch": torch_epoch(recipe, IMAGES, flush=False),
+                "torch, subnormals flushed": torch_epoch(recipe, IMAGES, flush=True),
+                "scikit-learn": sklearn_epoch(recipe),
+            }
+            title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, one thread"
+            compare(title, epochs, steps=IMAGES // recipe.batch_size, rounds=rounds, console=console)
+        recipe = dataclasses.replace(find_recipe("numpy-conv"), schedule="constant")
+        for threads, said in [(1, "one thread"), (2, "two threads")]:
+            torch.set_num_threads(threads)
+            epochs = {
+                "scratch": scratch_epoch(recipe, CONV_IMAGES, threads=threads),
                 "torch, subnormals flushed": torch_epoch(recipe, CONV_IMAGES, flush=True),
             }
-            title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, threads: {threads}"
-            compare(title, epochs, steps=CONV_IMAGES // recipe.batch_size, rounds=arguments.rounds, console=console)
+            title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, {said}"
+            compare(title, epochs, steps=CONV_IMAGES // recipe.batch_size, rounds=rounds, console=console)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
     losses          softmax and cross-entropy, as one
     network         layers over one flat vector of parameters
     optimizers      how that vector moves
+    products        matrix products in pieces
+    replicas        a network on several threads
 
 Everything works on batches; nothing loops over samples. Buffers are allocated once, for the largest batch.
 """

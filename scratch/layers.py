@@ -6,6 +6,7 @@ optimizer is a few operations on one array. Those that take images are in `scrat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -170,6 +171,7 @@ class BatchNorm:
         variance: running, `[F]`; starts at 1.
         scale: `[F]`; `bind` sets it to 1.
         shift: `[F]`.
+        total: what makes the batch's sums of this layer's; other where `Replicas` share a batch.
     """
 
     overwrites = True
@@ -180,6 +182,7 @@ class BatchNorm:
         self.momentum = momentum
         self.epsilon = epsilon
         self.training = False
+        self.total: Callable[[Array], Array] = lambda sums: sums
         self._outputs = Buffer()
 
     def bind(self, parameters: Array, gradients: Array) -> None:
@@ -196,11 +199,12 @@ class BatchNorm:
             inputs *= factor.reshape(self._column)
             inputs += (self.shift - self.mean * factor).reshape(self._column)
             return inputs
-        self._number = inputs.size // self.features
-        mean = _feature_sums(inputs) / self._number
+        number = np.array([inputs.size // self.features], inputs.dtype)
+        *sums, self._number = self.total(np.concatenate([_feature_sums(inputs), number]))
+        mean = np.array(sums, inputs.dtype) / self._number
         inputs -= mean.reshape(self._column)
         self._centred = inputs
-        variance = _feature_products(inputs, inputs) / self._number
+        variance = self.total(_feature_products(inputs, inputs)) / self._number
         self._move(self.mean, mean)
         self._move(self.variance, variance * (self._number / (self._number - 1)))
         self._inverse = 1 / np.sqrt(variance + self.epsilon)
@@ -214,9 +218,10 @@ class BatchNorm:
         self.scale_gradient[:] = _feature_products(gradient, self._centred) * self._inverse
         if not inputs_too:
             return gradient
-        self._centred *= (self._inverse * self.scale_gradient / self._number).reshape(self._column)
+        means = self.total(np.stack([self.shift_gradient, self.scale_gradient])) / self._number  # over the batch
+        self._centred *= (self._inverse * means[1]).reshape(self._column)
         gradient -= self._centred
-        gradient -= (self.shift_gradient / self._number).reshape(self._column)
+        gradient -= means[0].reshape(self._column)
         gradient *= (self._inverse * self.scale).reshape(self._column)
         return gradient
 

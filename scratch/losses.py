@@ -23,9 +23,8 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     """
     rows = np.arange(len(labels))
     # The ufuncs' own reductions: np.max, np.sum and np.mean of so small an array are mostly their wrappers.
-    shifted = logits - np.maximum.reduce(
-        logits, axis=1, keepdims=True
-    )  # [N, C], at most 0, so that exp cannot overflow
+    # The row's largest is subtracted first, so that exp cannot overflow.
+    shifted = logits - np.maximum.reduce(logits, axis=1, keepdims=True)  # [N, C]
     of_labels = shifted[rows, labels]
     exponentials = np.exp(shifted, out=shifted)
     sums = np.add.reduce(exponentials, axis=1, keepdims=True)  # at least 1, so that log cannot overflow

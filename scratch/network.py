@@ -24,8 +24,18 @@ class Network:
         self.layers = list(layers)
         self.parameters: Array = aligned(sum(layer.size for layer in layers), dtype)
         self.gradients: Array = aligned(len(self.parameters), dtype)
+        self._bind()
+
+    def share(self, parameters: Array) -> None:
+        """Makes `parameters`, of another network of the same layers, those of this one."""
+        values = parameters.copy()
+        self.parameters = parameters
+        self._bind()
+        parameters[:] = values  # a layer that is bound may set what it starts with
+
+    def _bind(self) -> None:
         start = 0
-        for layer in layers:
+        for layer in self.layers:
             end = start + layer.size
             layer.bind(self.parameters[start:end], self.gradients[start:end])
             start = end

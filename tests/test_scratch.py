@@ -129,7 +129,7 @@ def test_loss_and_gradients_are_those_of_torch_autograd(activation: str, dtype: 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-10)])
 @pytest.mark.parametrize("size", [7, BLOCK, 2 * BLOCK + 3])
-@pytest.mark.parametrize("name", ["adam", "adam with other constants", "sgd", "sgd with momentum"])
+@pytest.mark.parametrize("name", ["adam", "adam with other constants", "rmsprop", "sgd", "sgd with momentum"])
 def test_fifty_steps_move_the_parameters_as_torch_does(name: str, size: int, dtype: Any, rtol: float) -> None:
     require("torch")
     import torch
@@ -146,6 +146,9 @@ def test_fifty_steps_move_the_parameters_as_torch_does(name: str, size: int, dty
     elif name == "adam with other constants":
         optimizer = Adam(ours, learning_rate=0.02, beta_1=0.8, beta_2=0.95, epsilon=1e-3)
         expected = torch.optim.Adam([theirs], lr=0.02, betas=(0.8, 0.95), eps=1e-3)
+    elif name == "rmsprop":
+        optimizer = RMSprop(ours, learning_rate=0.02, decay=0.9, epsilon=1e-3)
+        expected = torch.optim.RMSprop([theirs], lr=0.02, alpha=0.9, eps=1e-3)
     elif name == "sgd":
         optimizer = SGD(ours, learning_rate=0.05)
         expected = torch.optim.SGD([theirs], lr=0.05)
@@ -205,6 +208,24 @@ def test_averages_of_gradients_that_stay_0_do_not_stay_subnormal(name: str) -> N
     for step in range(2000):
         optimizer.step(np.zeros(500, np.float32))
         assert subnormals(optimizer) == 0 or step < FLUSH_EVERY
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_averages_are_looked_through_at_every_sixty_fourth_step_alone(name: str) -> None:
+    optimizer = OPTIMIZERS[name](np.ones(2, np.float32))
+
+    def smallest() -> float:
+        averages = {name: value for name, value in vars(optimizer).items() if isinstance(value, np.ndarray)}
+        del averages["_parameters"]
+        return float(min(np.abs(average).min() for average in averages.values()))
+
+    small = 1e-32 if name == "sgd with momentum" else 1e-16  # the others keep its square
+    optimizer.step(np.array([1.0, small], np.float32))
+    for _ in range(FLUSH_EVERY - 2):
+        optimizer.step(np.array([0.0, small], np.float32))
+        assert smallest() > 0
+    optimizer.step(np.zeros(2, np.float32))
+    assert smallest() == 0
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -290,6 +311,15 @@ def test_sigmoid_survives_ten_thousand_without_a_warning(dtype: Any) -> None:
     assert outputs.dtype == dtype
 
 
+@pytest.mark.parametrize("function", [sigmoid, relu])
+def test_an_activation_writes_where_it_is_told_to(function: Any) -> None:
+    inputs = np.array([-1.0, 2.0], np.float32)
+    expected = function(inputs)
+    assert not np.shares_memory(expected, inputs)
+    assert function(inputs, out=inputs) is inputs
+    np.testing.assert_array_equal(inputs, expected)
+
+
 def test_relu_keeps_the_positive_and_its_gradient_at_zero_is_zero() -> None:
     np.testing.assert_array_equal(relu(np.array([-2.0, 0.0, 3.0])), [0, 0, 3])
     layer = Relu()
@@ -302,7 +332,11 @@ def test_relu_keeps_the_positive_and_its_gradient_at_zero_is_zero() -> None:
 
 @pytest.mark.parametrize(
     ("draw", "limit"),
-    [(initialisers.glorot_uniform, (6 / (784 + 128)) ** 0.5), (initialisers.fan_in_uniform, 784**-0.5)],
+    [
+        (initialisers.glorot_uniform, (6 / (784 + 128)) ** 0.5),
+        (initialisers.he_uniform, (6 / 784) ** 0.5),
+        (initialisers.fan_in_uniform, 784**-0.5),
+    ],
 )
 def test_an_initialiser_fills_its_bounds_evenly(draw: Any, limit: float) -> None:
     weights = draw(np.random.default_rng(6), fan_in=784, fan_out=128)
@@ -314,11 +348,12 @@ def test_an_initialiser_fills_its_bounds_evenly(draw: Any, limit: float) -> None
     assert weights.var() == pytest.approx(limit**2 / 3, rel=0.01)
 
 
-@pytest.mark.parametrize("draw", [initialisers.glorot_uniform, initialisers.fan_in_uniform])
+@pytest.mark.parametrize("draw", [initialisers.glorot_uniform, initialisers.he_uniform, initialisers.fan_in_uniform])
 def test_an_initialiser_draws_by_its_generator_alone(draw: Any) -> None:
     def drawn(seed: int) -> bytes:
-        weights: bytes = draw(np.random.default_rng(seed), fan_in=5, fan_out=3, dtype=np.float64).tobytes()
-        return weights
+        weights = draw(np.random.default_rng(seed), fan_in=5, fan_out=3, dtype=np.float64)
+        assert (weights.dtype, weights.shape) == (np.float64, (5, 3))
+        return bytes(weights.tobytes())
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)

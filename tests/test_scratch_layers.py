@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from scratch.buffers import ALIGNMENT, Array
 from scratch.images import Conv, Flatten, MaxPool, ToImages
 from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid
 from scratch.network import Network
+from scratch.replicas import Replicas
 
 LAYERS = [
     "dense",
@@ -281,6 +283,59 @@ def test_a_network_of_convolutions_has_torchs_logits_and_gradients(dtype: Any, r
         np.testing.assert_allclose(ours.gradients, expected, rtol=rtol, atol=10 * atol)
 
 
+# On several threads
+
+
+def small_network() -> Network:
+    network = Network(
+        [
+            *(ToImages(1, 8, 8), Conv(1, 3, 3, 8, 8, 1, True), MaxPool(2), BatchNorm(3, 0.9, 1e-5), Relu()),
+            *(Conv(3, 4, 3, 4, 4, 0, False), BatchNorm(4, 0.9, 1e-5), Relu()),
+            *(Flatten(), Dense(16, 6), BatchNorm(6, 0.9, 1e-5), Sigmoid(), Dense(6, 4)),
+        ],
+        dtype=np.float64,
+    )
+    network.parameters += np.random.default_rng(5).normal(0, 0.5, len(network.parameters))
+    return network
+
+
+def set_training(network: Network | Replicas, training: bool) -> None:
+    for layer in network.layers:
+        if isinstance(layer, BatchNorm):
+            layer.training = training
+
+
+@pytest.mark.parametrize(("threads", "number"), [(2, 16), (2, 7), (3, 16)])
+def test_replicas_compute_what_one_network_does_of_the_whole_batch(threads: int, number: int) -> None:
+    alone, replicas = small_network(), Replicas([small_network() for _ in range(threads)])
+    generator = np.random.default_rng(6)
+    for _ in range(3):
+        inputs, gradient = generator.normal(size=(number, 64)), generator.normal(size=(number, 4))
+        set_training(alone, True)
+        set_training(replicas, True)
+        np.testing.assert_allclose(replicas.forward(inputs), alone.forward(inputs), rtol=1e-9, atol=1e-12)
+        alone.backward(gradient.copy())
+        replicas.backward(gradient.copy())
+        np.testing.assert_allclose(replicas.gradients, alone.gradients, rtol=1e-9, atol=1e-12)
+        for network in (alone, replicas):
+            network.parameters -= 0.1 * network.gradients
+            set_training(network, False)
+        np.testing.assert_allclose(replicas.forward(inputs), alone.forward(inputs), rtol=1e-9, atol=1e-12)
+
+
+def test_a_thread_that_fails_does_not_leave_the_others_waiting() -> None:
+    networks = [small_network(), small_network()]
+
+    def fails(inputs: Array) -> Array:
+        raise ArithmeticError("no")
+
+    networks[1].layers[5].forward = fails  # type: ignore[method-assign]  # after the first meeting
+    replicas = Replicas(networks)
+    set_training(replicas, True)
+    with pytest.raises((ArithmeticError, threading.BrokenBarrierError)):
+        replicas.forward(np.zeros((4, 64)))
+
+
 # What a layer says of itself
 
 
@@ -328,3 +383,10 @@ def test_dropout_drops_its_share_and_the_others_grow_by_what_is_missing(rate: fl
     assert 1 - len(kept) / outputs.size == pytest.approx(rate, abs=0.02)  # 6 standard errors
     np.testing.assert_array_equal(layer.backward(np.full((200, 100), 3.0)), outputs)
     assert not np.array_equal(layer.forward(np.full((200, 100), 3.0)), outputs)  # drawn anew
+
+
+def test_a_dropped_share_is_drawn_in_float32_and_its_mask_is_of_the_inputs_dtype() -> None:
+    layer = Dropout(0.4, np.random.default_rng(1))
+    mask = layer.draw_mask(np.empty((3, 5), np.float32))
+    assert mask.dtype == np.float32
+    np.testing.assert_array_equal(mask > 0, np.random.default_rng(1).random((3, 5), np.float32) >= 0.4)

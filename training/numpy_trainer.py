@@ -6,7 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,14 @@ from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, soft
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop, Scheduled
+from scratch.replicas import Replicas
 from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import learning_rates, steps_of
 from training.trainers import OnEpoch, Split, Weights
 
+BLOCK: Final = 500  # images answered at once: what a convolution makes of 10,000 takes a gigabyte
 DRAWS = {
     "glorot_uniform": initialisers.glorot_uniform,
     "he_uniform": initialisers.he_uniform,
@@ -74,7 +76,7 @@ def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -
             )
 
 
-def make_optimizer(model: Network, recipe: Recipe, *, steps: int) -> Optimizer:
+def make_optimizer(model: Network | Replicas, recipe: Recipe, *, steps: int) -> Optimizer:
     optimizer: Optimizer
     if recipe.optimizer == "rmsprop":
         optimizer = RMSprop(
@@ -96,14 +98,15 @@ def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_
     model = build(recipe, generator)
     initialise(model, recipe, generator)
     optimizer = make_optimizer(model, recipe, steps=steps_of(recipe, len(split.train.labels)))
+    replicas = on_threads(model, recipe, threads)
     pixels, labels = scaled(recipe, split.train.images), split.train.labels  # [60000, 784], [60000]
 
-    with threadpool_limits(threads):
+    with threadpool_limits(1):
         for epoch in range(recipe.epochs):
             started = time.perf_counter()
             if recipe.augmentation:
                 pixels = scaled(recipe, augment(recipe.augmentation, split.train.images, seed=recipe.seed, epoch=epoch))
-            loss, correct = train_epoch(model, optimizer, recipe, pixels, labels, generator)
+            loss, correct = train_epoch(replicas, optimizer, recipe, pixels, labels, generator)
             seconds = time.perf_counter() - started
             on_epoch(
                 Epoch(
@@ -116,8 +119,16 @@ def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_
     return model
 
 
+def on_threads(model: Network, recipe: Recipe, threads: int) -> Network | Replicas:
+    """What trains `model` on this number of threads."""
+    if threads == 1:
+        return model
+    others = [build(recipe, np.random.default_rng([recipe.seed, thread])) for thread in range(1, threads)]
+    return Replicas([model, *others])
+
+
 def train_epoch(
-    model: Network,
+    model: Network | Replicas,
     optimizer: Optimizer,
     recipe: Recipe,
     pixels: npt.NDArray[np.float32],
@@ -143,7 +154,7 @@ def train_epoch(
 
 
 def train_step(
-    model: Network, optimizer: Optimizer, recipe: Recipe, pixels: npt.NDArray[np.float32], labels: Labels
+    model: Network | Replicas, optimizer: Optimizer, recipe: Recipe, pixels: npt.NDArray[np.float32], labels: Labels
 ) -> tuple[Array, float]:
     """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
     logits = model.forward(pixels)
@@ -157,7 +168,7 @@ def train_step(
     return logits, loss
 
 
-def set_training(model: Network, training: bool) -> None:
+def set_training(model: Network | Replicas, training: bool) -> None:
     for layer in model.layers:
         if isinstance(layer, Dropout | BatchNorm):
             layer.training = training
@@ -168,14 +179,15 @@ def accuracy(model: Network, recipe: Recipe, images: Images, labels: Labels) -> 
 
 
 def predict(model: Network, recipe: Recipe, images: Images) -> Probabilities:
-    return softmax(model.forward(scaled(recipe, images)))
+    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    return np.concatenate([softmax(model.forward(scaled(recipe, block))) for block in blocks])
 
 
 def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:
     return images.reshape(-1, PIXELS) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)  # [N, 784]
 
 
-def weighted(model: Network) -> list[Dense | Conv]:
+def weighted(model: Network | Replicas) -> list[Dense | Conv]:
     return [layer for layer in model.layers if isinstance(layer, Dense | Conv)]
 
 
