@@ -358,12 +358,12 @@ def _points(moves: list[Any], count: int, random: np.random.Generator) -> tuple[
     shifts = np.zeros((count, 2), np.float32)
     fields: Floats | None = None
     for move in reversed(moves):
-        chosen = (random.random(count, np.float32) < move.probability).astype(np.float32)
+        chosen = random.random(count, np.float32) < move.probability
         if isinstance(move, Elastic):
-            drawn = draw_fields(move, 2 * count, random).reshape(count, 2, PIXELS) * chosen[:, None, None]
-            fields = drawn if fields is None else fields + drawn
+            fields = np.zeros((count, 2, PIXELS), np.float32) if fields is None else fields
+            fields[chosen] += draw_fields(move, 2 * np.count_nonzero(chosen), random).reshape(-1, 2, PIXELS)
             continue
-        undo, start = draw_affine(move, chosen, random)
+        undo, start = draw_affine(move, chosen.astype(np.float32), random)
         matrices, shifts = undo @ matrices, (undo @ shifts[:, :, None])[:, :, 0] + start
         fields = undo @ fields if fields is not None else None
     rows, columns = affine_points(matrices, shifts)
