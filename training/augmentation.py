@@ -361,7 +361,7 @@ def _points(moves: list[Any], count: int, random: np.random.Generator) -> tuple[
         chosen = random.random(count, np.float32) < move.probability
         if isinstance(move, Elastic):
             fields = np.zeros((count, 2, PIXELS), np.float32) if fields is None else fields
-            fields[chosen] += draw_fields(move, 2 * np.count_nonzero(chosen), random).reshape(-1, 2, PIXELS)
+            fields[chosen] += draw_fields(move, 2 * int(chosen.sum()), random).reshape(-1, 2, PIXELS)
             continue
         undo, start = draw_affine(move, chosen.astype(np.float32), random)
         matrices, shifts = undo @ matrices, (undo @ shifts[:, :, None])[:, :, 0] + start
