@@ -15,6 +15,7 @@ import pytest
 from conftest import PROJECT, python, require
 from fontTools import subset
 from fontTools.ttLib import TTFont
+from PIL import Image
 from scipy.ndimage import gaussian_filter, label, map_coordinates, sobel
 
 from digits.contract import Images, Labels
@@ -429,8 +430,6 @@ def test_what_is_heavy_on_one_side_is_centred_by_its_mass_and_stays_inside() -> 
 
 
 def test_a_picture_is_scaled_as_pillow_scales_it_by_cubic_convolution() -> None:
-    from PIL import Image
-
     for shape in ((8, 5), (61, 93), (20, 20)):
         picture = random().random(shape) * 200 + 1
         height, width = (round(side * 20 / max(shape)) for side in shape)
@@ -696,8 +695,13 @@ def test_a_truncated_gzip_file_and_a_folder_that_is_none_are_refused(tmp_path: P
         [*pairs(tmp_path / "nowhere")]
 
 
-def test_the_changes_are_read_in_the_documents() -> None:
-    assert (PROJECT / "docs" / "kinds.png").is_file()
+def test_the_documents_have_the_table_and_its_picture() -> None:
+    page = (PROJECT / "docs" / "kinds.md").read_text()
+    for kind in KINDS:
+        alike = ", ".join(kind.resembles) or "-"
+        assert f"| {kind.name} | {kind.about} | {kind.source} | {alike} |" in page
+    with Image.open(PROJECT / "docs" / "kinds.png") as picture:
+        assert picture.width > 800
 
 
 _: Change = corruptions.fog  # every row's change has this type
