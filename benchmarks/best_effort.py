@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import statistics
@@ -34,7 +33,8 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from benchmarks.training import scratch_epoch, torch_epoch
+from benchmarks.results import write_results
+from benchmarks.training import IMAGES, scratch_epoch, torch_epoch
 from training import torch_trainer
 from training.recipes import RECIPES, Recipe
 from training.train import split_for
@@ -42,7 +42,8 @@ from training.train import split_for
 with contextlib.suppress(ImportError):  # torch has it on Linux alone
     import triton  # noqa: F401  # before TensorFlow, whose LLVM otherwise makes triton's abort
 
-from training import keras_trainer
+from training import keras_trainer  # isort: skip  # first: it sets Keras's backend
+import tensorflow as tf
 
 STEPS_PER_EXECUTION: Final = 75  # of the 1,875 of an epoch
 
@@ -54,7 +55,7 @@ def torch_compiled_epoch(recipe: Recipe) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(recipe.seed)
     model = torch_trainer.build(recipe)
     torch_trainer.initialise(model, recipe, generator)
-    optimizer = torch_trainer.make_optimizer(model, recipe)
+    optimizer = torch_trainer.make_optimizer(model, recipe, steps=0)
 
     @torch.compile
     def loss_of(batch: torch.Tensor, batch_labels: torch.Tensor) -> torch.Tensor:
@@ -72,10 +73,11 @@ def torch_compiled_epoch(recipe: Recipe) -> Callable[[], object]:
 def keras_epoch(recipe: Recipe, **fast: Any) -> Callable[[], object]:
     split = split_for(recipe)
     model = keras_trainer.build(recipe)
-    keras_trainer.compile_model(model, recipe)
+    keras_trainer.compile_model(model, recipe, steps=0)
     if fast:
         model.compile(optimizer=model.optimizer, loss=model.loss, **fast)
-    batches = keras_trainer.shuffled_batches(recipe, split)
+    pixels = tf.Variable(keras_trainer.scaled(recipe, split.train.images), trainable=False)
+    batches = keras_trainer.shuffled_batches(recipe, pixels, split.train.labels)
     return lambda: model.fit(batches, shuffle=False, verbose=0)
 
 
@@ -90,8 +92,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
         epochs = {
-            ("numpy", "readable"): scratch_epoch(recipe),
-            ("torch", "readable"): torch_epoch(recipe),
+            ("numpy", "readable"): scratch_epoch(recipe, IMAGES),
+            ("torch", "readable"): torch_epoch(recipe, IMAGES, flush=False),
             ("torch", "best effort"): torch_compiled_epoch(recipe),
             ("keras", "readable"): keras_epoch(keras_recipe),
             ("keras", "best effort"): keras_epoch(keras_recipe, **fast_keras),
@@ -119,9 +121,7 @@ def main() -> None:
     _show(rows, arguments.rounds)
     if arguments.json:
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        beside = arguments.json.with_suffix(".part")
-        beside.write_text(json.dumps({"made_at": made_at, "rounds": arguments.rounds, "rows": rows}, indent=1))
-        beside.replace(arguments.json)
+        write_results({"made_at": made_at, "rounds": arguments.rounds, "rows": rows}, arguments.json)
 
 
 def _seconds(epoch: Callable[[], object]) -> float:

@@ -62,14 +62,14 @@ WINDOW_SECONDS: Final = 0.001
 class InThread(Batcher):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._thread = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1)
         self._busy = False
 
     def _run(self) -> None:
         if self._busy or not self._waiting:
             return
         self._busy = True
-        batch = self._next_batch(time.monotonic_ns())
+        batch, _ = self._next_batch(time.monotonic_ns())
         images = batch[0].images if len(batch) == 1 else np.concatenate([waiting.images for waiting in batch])
         loop = asyncio.get_running_loop()
 
@@ -81,7 +81,7 @@ class InThread(Batcher):
                 waiting.done(predicted.result()[start : start + len(waiting.images)])
                 start += len(waiting.images)
 
-        predicting = self._thread.submit(self._runtime.predict, images)
+        predicting = self._pool.submit(self._runtime.predict, images)
         predicting.add_done_callback(lambda predicted: loop.call_soon_threadsafe(finish, predicted))
 
 

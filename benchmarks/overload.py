@@ -32,6 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.overload_client import Arrivals, Outcome, offer
+from benchmarks.results import write_results
 from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Backend, Images
@@ -47,7 +48,6 @@ CLOSED_CONNECTIONS: Final = 16  # of the closed loop that finds what the server 
 CONNECTIONS: Final = 256  # of the open loop
 PROBE_SECONDS: Final = 0.1
 WARM_UP_SECONDS: Final = 2
-MAX_WAITING: Final = "16"  # what keeps the tail short; the default, 64, refuses nobody who asks over 64 connections
 SHED_MS: Final = 5.0  # the goal for the median of what is shed
 P99_RATIO: Final = 2.0  # the goal for accepted requests at twice the rate, against those at 80 %
 
@@ -111,8 +111,7 @@ def main() -> None:
     try:
         cases = CASES if arguments.case is None else CASES[arguments.case : arguments.case + 1]
         document = run(cases, seconds=arguments.seconds)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document, indent=1))
+        write_results(document, arguments.json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (SamedigitError, OSError) as error:
@@ -137,7 +136,7 @@ def run(cases: tuple[Case, ...], *, seconds: int) -> dict[str, Any]:
         for case in cases:
             requests, endings = write_requests(f"{RECIPE}.{case.backend}", images, digits, batch=case.images)
             port, data_port = free_ports(2)
-            start = ours(model, case.backend, (port, data_port), SAMEDIGIT_MAX_WAITING=MAX_WAITING, **case.settings)
+            start = ours(model, case.backend, (port, data_port), **case.settings)
             with started({case.name: start}, cores=server_cores, progress=progress) as servers:
                 servers[case.name].wake()
                 load = Arrivals(

@@ -16,7 +16,6 @@ empty bentoml service and bentoml's adaptive batching run in this project's envi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -35,10 +34,11 @@ from rich.table import Table
 
 from benchmarks import serving_cases as cases
 from benchmarks import serving_client
+from benchmarks.results import write_results
 from benchmarks.serving_cases import Measurement
 from benchmarks.serving_costs import costs
 from benchmarks.serving_servers import PEERS, locked_version
-from digits.errors import LoadTestError, SamedigitError
+from digits.errors import SamedigitError
 from loadtests.load_test import processor
 from loadtests.server import on_cores
 
@@ -59,7 +59,7 @@ def main() -> None:
         parser.error("--seconds must be at least 1")
     try:
         document = run(seconds=arguments.seconds, peers=arguments.peers)
-        _write(document, arguments.json)
+        write_results(document, arguments.json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except SamedigitError as error:
@@ -109,17 +109,6 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
         "measurements": [asdict(measurement) for measurement in measurements],
         "goals": [asdict(goal) for goal in cases.goals(measurements, cores)],
     }
-
-
-def _write(document: dict[str, Any], file: Path) -> None:
-    """Writes beside, then renames."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(document, indent=1))
-        beside.replace(file)
-    except OSError as error:
-        raise LoadTestError(f"{file} cannot be written: {error.strerror}. Give another file: --json") from error
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -28,13 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.clients import Crowd, Tally, Target, totals
+from benchmarks.results import write_results
 from digits import mnist
 from digits.errors import LoadTestError, SamedigitError
 from digits.store import find_model
@@ -91,8 +90,7 @@ def main() -> None:
         parser.error("--minutes must be more than 0")
     try:
         document = run(seconds=60 * arguments.minutes)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document, indent=1))
+        write_results(document, arguments.json)
         plot(document["samples"], arguments.json.with_suffix(".svg"))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -173,16 +171,11 @@ def soak(
 
 
 def sample(server: Server, second: float) -> Sample:
-    unique = resident = connections = 0
-    try:
-        for process in server.family():
-            memory = process.memory_full_info()
-            unique += memory.uss
-            resident += memory.rss
-            connections += sum(1 for one in process.net_connections("tcp") if one.status != psutil.CONN_LISTEN)
-    except psutil.NoSuchProcess as error:
-        raise LoadTestError("The server, or one of its processes, has ended.") from error
-    return Sample(second, unique, resident, connections)
+    memory = server.memory()
+    connections = server.connections()
+    if server.process.poll() is not None:
+        raise LoadTestError("The server has ended.")
+    return Sample(second, memory.unique_bytes, memory.resident_bytes, connections)
 
 
 def verdict(samples: list[Sample]) -> Verdict:

@@ -1,22 +1,27 @@
-"""How long an epoch of training takes: scratch against torch and scikit-learn, side by side.
+"""How long a step of training takes: scratch against torch and scikit-learn, side by side.
 
-    python -m benchmarks.training [--rounds N]
+    python -m benchmarks.training [--rounds N] [--threads 1 2]
 
-The same recipe (784-128-10, Adam, batches of 32) on the 60,000 training images, one thread each, in rounds: each round
-times one epoch of every trainer, in a new random order, so that what else the machine does hits all alike. scratch and
-torch run the very loops of their trainers; torch's Adam is the fused one. scikit-learn's epoch is a `fit` of one iteration
-that goes on from the last (`warm_start`).
+Dense: 784-128-10 with relu and with sigmoid, Adam, batches of 32. Convolutions: the network of the conv recipes, Adam, batches
+of 128, nothing drawn. Each round times every trainer, in a new random order, so that what else the machine does hits all
+alike: an epoch of the 60,000 training images, or for the convolutions of the first 12,800. scratch and torch run the very
+loops of their trainers. torch's Adam is the fused one. Where a processor is slow with subnormal numbers, so is torch, unless it
+is told to flush them to 0: both are shown. scikit-learn's epoch is a `fit` of one iteration that goes on from the last
+(`warm_start`).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import platform
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -27,38 +32,49 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from digits import mnist
+from digits.network import Dense, Relu, in_words
 from training import numpy_trainer, torch_trainer
 from training.recipes import Recipe, find_recipe
 
+Epoch = Callable[[], object]
 
-def scratch_epoch(recipe: Recipe) -> Callable[[], object]:
-    images = mnist.train_images()
-    pixels = numpy_trainer.scaled(recipe, images.images)
+IMAGES: Final = 60_000
+CONV_IMAGES: Final = 12_800
+
+
+def scratch_epoch(recipe: Recipe, images: int) -> Epoch:
+    data = mnist.train_images()
+    pixels, labels = numpy_trainer.scaled(recipe, data.images[:images]), data.labels[:images]
     generator = np.random.default_rng(recipe.seed)
     model = numpy_trainer.build(recipe, generator)
     numpy_trainer.initialise(model, recipe, generator)
-    optimizer = numpy_trainer.make_optimizer(model, recipe)
-    return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, images.labels, generator)
+    optimizer = numpy_trainer.make_optimizer(model, recipe, steps=0)
+    return lambda: numpy_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
 
 
-def torch_epoch(recipe: Recipe) -> Callable[[], object]:
-    images = mnist.train_images()
-    pixels = torch_trainer.scaled(recipe, images.images)
-    labels = torch.tensor(images.labels, dtype=torch.long)
+def torch_epoch(recipe: Recipe, images: int, *, flush: bool) -> Epoch:
+    data = mnist.train_images()
+    pixels = torch_trainer.scaled(recipe, data.images[:images])
+    labels = torch.tensor(data.labels[:images], dtype=torch.long)
     generator = torch.Generator().manual_seed(recipe.seed)
     model = torch_trainer.build(recipe)
     torch_trainer.initialise(model, recipe, generator)
-    optimizer = torch_trainer.make_optimizer(model, recipe)
-    torch.set_num_threads(1)
-    return lambda: torch_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
+    optimizer = torch_trainer.make_optimizer(model, recipe, steps=0)
+
+    def epoch() -> None:
+        torch.set_flush_denormal(flush)
+        torch_trainer.train_epoch(model, optimizer, recipe, pixels, labels, generator)
+        torch.set_flush_denormal(False)  # it holds for NumPy too
+
+    return epoch
 
 
-def sklearn_epoch(recipe: Recipe) -> Callable[[], object]:
+def sklearn_epoch(recipe: Recipe) -> Epoch:
     images = mnist.train_images()
     pixels = numpy_trainer.scaled(recipe, images.images)
     model = MLPClassifier(
-        hidden_layer_sizes=recipe.hidden,
-        activation={"sigmoid": "logistic", "relu": "relu"}[recipe.activation],
+        hidden_layer_sizes=[layer.units for layer in recipe.network if isinstance(layer, Dense)][:-1],
+        activation="relu" if Relu() in recipe.network else "logistic",
         solver="adam",
         alpha=0,
         batch_size=recipe.batch_size,
@@ -80,38 +96,63 @@ def sklearn_epoch(recipe: Recipe) -> Callable[[], object]:
     return epoch
 
 
+def processor() -> str:
+    """Its name, and whether it has AVX-512, on which much depends."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = said.get("model name") or platform.processor() or platform.machine()
+    avx512 = "avx512f" in said["flags"].split() if "flags" in said else None
+    return name + {True: ", with AVX-512", False: ", without AVX-512", None: ""}[avx512]
+
+
+def compare(title: str, epochs: dict[str, Epoch], *, steps: int, rounds: int, console: Console) -> None:
+    for epoch in epochs.values():
+        epoch()  # warm-up
+    milliseconds: dict[str, list[float]] = {name: [] for name in epochs}  # per step
+    for _ in track(range(rounds), title, transient=True):
+        for name in random.sample(list(epochs), len(epochs)):
+            started = time.perf_counter()
+            epochs[name]()
+            milliseconds[name].append((time.perf_counter() - started) / steps * 1e3)
+    table = Table(title=f"{title}, {rounds} rounds")
+    table.add_column("trainer")  # medians, and the ratio round by round
+    for column in ("ms per step", "fastest", "slowest", "of scratch's", "least", "most"):
+        table.add_column(column, justify="right")
+    for name, times in milliseconds.items():
+        ratios = [t / s for t, s in zip(times, milliseconds["scratch"], strict=True)]
+        numbers = [statistics.median(times), min(times), max(times)]
+        shown = [statistics.median(ratios), min(ratios), max(ratios)]
+        table.add_row(name, *(f"{number:.3g}" for number in numbers), *(f"{ratio:.2f}x" for ratio in shown))
+    console.print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="epochs of each trainer (default 7)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=7, help="of each trainer (default 7)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many each may use (default 1 2)")
+    arguments = parser.parse_args()
     console = Console()
-    for activation in ("sigmoid", "relu"):
-        recipe = find_recipe("numpy-sigmoid" if activation == "sigmoid" else "torch-relu")
-        recipe = dataclasses.replace(recipe, activation=activation)
-        with threadpool_limits(1):
+    console.print(processor())
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            for name in ("numpy-relu", "numpy-sigmoid"):
+                recipe = find_recipe(name)
+                epochs = {
+                    "scratch": scratch_epoch(recipe, IMAGES),
+                    "torch": torch_epoch(recipe, IMAGES, flush=False),
+                    "torch, subnormals flushed": torch_epoch(recipe, IMAGES, flush=True),
+                    "scikit-learn": sklearn_epoch(recipe),
+                }
+                title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, threads: {threads}"
+                compare(title, epochs, steps=IMAGES // recipe.batch_size, rounds=arguments.rounds, console=console)
+            recipe = dataclasses.replace(find_recipe("numpy-conv"), schedule="constant")
             epochs = {
-                "scratch": scratch_epoch(recipe),
-                "torch, fused Adam": torch_epoch(recipe),
-                "scikit-learn": sklearn_epoch(recipe),
+                "scratch": scratch_epoch(recipe, CONV_IMAGES),
+                "torch, subnormals flushed": torch_epoch(recipe, CONV_IMAGES, flush=True),
             }
-            for epoch in epochs.values():
-                epoch()  # warm-up
-            seconds: dict[str, list[float]] = {name: [] for name in epochs}
-            for _ in track(range(rounds), f"784-128 {activation}-10", transient=True):
-                for name in random.sample(list(epochs), len(epochs)):
-                    started = time.perf_counter()
-                    epochs[name]()
-                    seconds[name].append(time.perf_counter() - started)
-        table = Table(title=f"784-128 {activation}-10, Adam, batch 32, one thread, {rounds} rounds")
-        table.add_column("trainer")
-        for column in ("s per epoch, median", "fastest", "slowest", "against scratch, median of rounds"):
-            table.add_column(column, justify="right")
-        for name, times in seconds.items():
-            ratio = statistics.median(t / s for t, s in zip(times, seconds["scratch"], strict=True))
-            table.add_row(
-                name, f"{statistics.median(times):.2f}", f"{min(times):.2f}", f"{max(times):.2f}", f"{ratio:.2f}x"
-            )
-        console.print(table)
+            title = f"{in_words(recipe.network)}, batches of {recipe.batch_size}, threads: {threads}"
+            compare(title, epochs, steps=CONV_IMAGES // recipe.batch_size, rounds=arguments.rounds, console=console)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from comparison.usability import usabilities
 from digits import mnist
 from digits.contract import CLASSES, FRAMEWORKS, Labels
 from digits.errors import StudyError
-from training.recipes import Recipe
+from digits.network import Dropout, in_words, network_of
+from training.recipes import NOT_MATHEMATICS, Recipe
 from training.study import Run, read_runs
 from training.train import split_for
 
@@ -42,7 +43,6 @@ TEMPLATE: Final = "study_report.html.j2"
 TABLES: Final = "study.json"
 BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
-NOT_MATHEMATICS: Final = ("name", "framework", "seed", "keras_api", "reported", "source")  # fields of a recipe
 
 Table = list[dict[str, Any]]
 
@@ -166,7 +166,8 @@ def asked_pairs(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _network(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (tuple(recipe["hidden"]), recipe["activation"], recipe["dropout"] > 0)
+    """With a dropout of any rate for one."""
+    return tuple("dropout" if isinstance(layer, Dropout) else layer for layer in network_of(recipe))
 
 
 def differs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -322,11 +323,20 @@ def _render(tables: Mapping[str, Any]) -> str:
             for row in tables["always_wrong"][:MOST_IMAGES]
         ],
         recipe_rows=[
-            (field.replace("_", " "), [page.value(recipe.get(field)) for recipe in tables["how"]["recipes"].values()])
+            (field.replace("_", " "), [_in_words(recipe, field) for recipe in tables["how"]["recipes"].values()])
             for field in recipe_fields
         ],
         seeds={name: _ranges(recipe["seeds"]) for name, recipe in tables["how"]["recipes"].items()},
     )
+
+
+def _in_words(recipe: Mapping[str, Any], field: str) -> str:
+    value = recipe.get(field)
+    if field == "network":
+        return in_words(network_of(recipe))
+    if field == "augmentation":
+        return ", ".join(one["augmentation"] for one in value or ()) or "none"
+    return page.value(value)
 
 
 def _heat(counts: Sequence[Sequence[int]], runs: int) -> list[list[tuple[str, int]]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -45,6 +45,11 @@ class DidNotStart(LoadTestError):
         self.printed = printed
 
 
+class Memory(NamedTuple):
+    unique_bytes: int  # that would come back if the processes ended (USS)
+    resident_bytes: int  # RSS, which counts what they share in each
+
+
 class Server:
     """A started server, with all of its processes."""
 
@@ -74,21 +79,31 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
 
-    def memory_bytes(self) -> int:
-        """Resident memory of all processes."""
-        return sum(self._resident_bytes())
+    def memory(self) -> Memory:
+        """Of all processes."""
+        unique = resident = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory = process.memory_full_info()
+                unique += memory.uss
+                resident += memory.rss
+        return Memory(unique, resident)
 
     def worker_bytes(self) -> int:
         """Resident memory of the worker: the largest of the processes that the first one has started, if it has."""
-        resident = self._resident_bytes()
-        return max(resident[1:] or resident)
-
-    def _resident_bytes(self) -> list[int]:
         resident = []
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 resident.append(int(process.memory_info().rss))
-        return resident
+        return max(resident[1:] or resident)
+
+    def connections(self) -> int:
+        """TCP connections of all processes, in any state; sockets that listen are none."""
+        number = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                number += sum(one.status != psutil.CONN_LISTEN for one in process.net_connections("tcp"))
+        return number
 
     def cpu_seconds(self) -> float:
         """Of every process since it started."""

@@ -21,7 +21,8 @@ class TorchRuntime:
         # The graph itself, with its weights as arguments: 37 us for one image. `program.module()` checks its guards and
         # flattens containers at every call: 113 us.
         self._graph = program.graph_module
-        self._weights = [program.state_dict[name] for name in program.graph_signature.parameters]
+        signature = program.graph_signature
+        self._weights = [program.state_dict[name] for name in (*signature.parameters, *signature.buffers)]
         self._device = str(device)
 
     def predict(self, images: Images) -> Probabilities:

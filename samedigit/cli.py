@@ -50,6 +50,7 @@ def train(
         typer.Option(min=1, help="In place of the recipe's own: such a run is served only by name, or once promoted."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU that the mathematics may use.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train recipes on MNIST, export each model to every format, check each file, and store them.
@@ -61,7 +62,7 @@ def train(
     if bool(recipes) == every:
         raise typer.BadParameter("name one or more recipes, or give --all", param_hint="RECIPE")
     with saying_when_interrupted("the model under way is not stored"):
-        models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device)
+        models = commands.train(recipes or [], seed=seed, epochs=epochs, device=device, threads=threads)
     if as_json:
         from digits import store
 

@@ -30,7 +30,9 @@ console = Console()
 progress_console = Console(stderr=True)  # so that --json has standard output to itself
 
 
-def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device: str) -> list[StoredModel]:
+def train(
+    names: Sequence[str], *, seed: int | None, epochs: int | None, device: str, threads: int
+) -> list[StoredModel]:
     """Trains and stores the named recipes, or all of them, one after the other; says which are not served by themselves."""
     from training.recipes import RECIPES, find_recipe
     from training.train import train_and_store
@@ -54,7 +56,7 @@ def train(names: Sequence[str], *, seed: int | None, epochs: int | None, device:
             def on_stage(stage: str, task: Any = task) -> None:
                 progress.update(task, note=stage)
 
-            model = train_and_store(recipe, device=device, on_epoch=on_epoch, on_stage=on_stage)
+            model = train_and_store(recipe, device=device, threads=threads, on_epoch=on_epoch, on_stage=on_stage)
             progress.update(task, advance=1, note="stored")
             accuracy, seconds = 100 * model.card.accuracy, model.card.train_seconds
             progress_console.print(f"{model.tag}: {accuracy:.2f} %, trained in {seconds:.0f} s", highlight=False)

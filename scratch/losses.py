@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scratch.layers import Array
+from scratch.buffers import Array
 
 
 def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tuple[float, Array]:
@@ -22,11 +22,14 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
         The loss in nats, and the gradient `[N, C]`.
     """
     rows = np.arange(len(labels))
-    shifted = logits - logits.max(axis=1, keepdims=True)  # [N, C], at most 0, so that exp cannot overflow
+    # The ufuncs' own reductions: np.max, np.sum and np.mean of so small an array are mostly their wrappers.
+    shifted = logits - np.maximum.reduce(
+        logits, axis=1, keepdims=True
+    )  # [N, C], at most 0, so that exp cannot overflow
     of_labels = shifted[rows, labels]
     exponentials = np.exp(shifted, out=shifted)
-    sums = exponentials.sum(axis=1, keepdims=True)  # at least 1, so that log cannot overflow
-    loss = float((np.log(sums[:, 0]) - of_labels).mean())
+    sums = np.add.reduce(exponentials, axis=1, keepdims=True)  # at least 1, so that log cannot overflow
+    loss = float(np.add.reduce(np.log(sums[:, 0]) - of_labels)) / len(labels)
     gradient = np.divide(exponentials, sums, out=exponentials)
     gradient[rows, labels] -= 1
     gradient /= len(labels)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from scratch.layers import Array, Layer
+from scratch.buffers import Array, aligned
+from scratch.layers import Layer
 
 
 class Network:
@@ -21,8 +22,8 @@ class Network:
 
     def __init__(self, layers: Sequence[Layer], *, dtype: npt.DTypeLike = np.float32) -> None:
         self.layers = list(layers)
-        self.parameters: Array = np.zeros(sum(layer.size for layer in layers), dtype)
-        self.gradients: Array = np.zeros_like(self.parameters)
+        self.parameters: Array = aligned(sum(layer.size for layer in layers), dtype)
+        self.gradients: Array = aligned(len(self.parameters), dtype)
         start = 0
         for layer in layers:
             end = start + layer.size
@@ -31,7 +32,7 @@ class Network:
 
     def forward(self, inputs: Array) -> Array:
         """Logits `[N, C]` of inputs `[N, F]`; overwritten by the next call."""
-        outputs = inputs
+        outputs = inputs.copy() if self.layers[0].overwrites else inputs
         for layer in self.layers:
             outputs = layer.forward(outputs)
         return outputs

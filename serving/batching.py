@@ -1,17 +1,23 @@
 """Batching: what waits for one model runs together, the moment that model is free.
 
-A model runs on the event loop's own thread. Requests that come meanwhile stay in their sockets; the loop then reads all of
-them before it calls the next `_run`, so a batch is whatever came while the last one ran. There is no timer: a request that
-comes alone runs at once. Threads and waiting windows were tried and cost more than they gave (benchmarks/README.md).
+A short batch runs on the event loop's own thread. Requests that come meanwhile stay in their sockets; the loop then reads all
+of them before it calls the next `_run`, so a batch is whatever came while the last one ran. There is no timer: a request that
+comes alone runs at once. For such batches threads and waiting windows were tried and cost more than they gave
+(benchmarks/README.md).
+
+A long batch (pace.py) would keep everybody else from the loop, so it runs in a thread: one for each model that has such
+batches, and one batch of a model at a time. What comes meanwhile waits, as it would on the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -21,9 +27,13 @@ from digits.contract import SIDE, Images, Probabilities
 from runtimes.backends import Runtime
 from serving.errors import Kind, RequestError
 from serving.messages import Exchange
+from serving.pace import Pace
 from serving.settings import Settings
 
 SOON_NS: Final = 1_000_000
+FEW_WAITING: Final = 8  # while it is crowded,
+CALM_BATCHES: Final = 100  # which ends after so many in a row that refused nobody,
+CALM_NS: Final = 1_000_000_000  # or after that time
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -65,22 +75,45 @@ class _Waiting(NamedTuple):
     done: Done
 
 
-class Batcher:
-    """Runs one model on whatever waits for it. Belongs to one event loop; `submit` is called on its thread."""
+class _Ran(NamedTuple):
+    """A batch that has run; times of the monotonic clock."""
 
-    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+    batch: list[_Waiting]
+    began: int
+    joined: int
+    predicted: int
+    probabilities: Probabilities  # [N, 10]
+
+
+class Batcher:
+    """Runs one model on whatever waits for it. Belongs to one event loop; `submit` is called on its thread.
+
+    Args:
+        pace: the runtime's; None: whatever waits runs together, up to `max_batch`, and every batch is short.
+    """
+
+    def __init__(self, runtime: Runtime, settings: Settings, pace: Pace | None = None) -> None:
         self.statistics = Statistics()
         self._runtime = runtime
-        self._max_batch = settings.max_batch
+        most = max(settings.max_batch, settings.max_images)
+        self._max_batch = settings.max_batch if pace is None else pace.batch
+        self._piece = most if pace is None else pace.piece
+        self._short = most if pace is None else pace.short
         self._max_queue = settings.max_queue
         self._deadline_ns = settings.deadline_ms * 1_000_000
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
         self._max_waiting = settings.max_waiting
-        self._run_ns = [0] * (
-            1 + max(settings.max_batch, settings.max_images).bit_length()
-        )  # of batches, by bits of their size
+        self._crowded_batches = 0  # that are still to refuse nobody
+        self._refused_ns = 0  # the last refusal for want of room
+        self._run_ns = [0] * (1 + most.bit_length())  # of batches, by bits of their size
+        if pace is not None:
+            for size, ns in pace.times_ns.items():
+                self._run_ns[size.bit_length()] = ns
         self._joined: Images | None = None  # [max_batch, 28, 28]
+        self._thread: ThreadPoolExecutor | None = None  # for long batches; it ends once the batcher is gone
+        self._in_thread = False  # whether a batch is there now
+        self._free_ns = 0  # when that is expected to be done
 
     @property
     def requests_waiting(self) -> int:
@@ -93,25 +126,34 @@ class Batcher:
     def check_room(self) -> None:
         """Whether one more request may wait: asked before its body is read.
 
-        Few may wait however long they take; more only if they will have run soon. Under overload this keeps the time that an
-        accepted request takes near to what it is without; a longer queue would only add to it (benchmarks/README.md).
+        `max_waiting` may wait however long they take; more only if they will have run soon. Who has to be refused is one of a
+        crowd, for which a long queue does nothing but make everybody wait: from then on only a few may. This keeps the time
+        that an accepted request takes near to what it is without, and callers who each await their answer are not refused
+        while they are no more than `max_waiting` (benchmarks/README.md).
 
         Raises:
             RequestError: BUSY.
         """
-        if len(self._waiting) >= self._max_waiting and self._expected_ns() > SOON_NS:
+        waiting = len(self._waiting)
+        many = waiting >= self._max_waiting or (waiting >= FEW_WAITING and self._is_crowded())
+        if many and self._expected_ns() > SOON_NS:
+            self._crowded_batches = CALM_BATCHES
+            self._refused_ns = time.monotonic_ns()
             self.statistics.failure.add(0)
             raise RequestError(
                 Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
             )
 
+    def _is_crowded(self) -> bool:
+        return self._crowded_batches > 0 and time.monotonic_ns() - self._refused_ns < CALM_NS
+
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
 
         Args:
-            images: at most `max_batch` run together, but a request is never divided.
+            images: a request is answered whole, however many it has.
             done: must not raise.
-            exchange: what they came with; once its client is gone they are not run, and `done` is not called.
+            exchange: what they came with; once its client is gone `done` is not called, and what has not begun is not run.
             timeout_us: how long they may wait; 0, or longer than the server's own deadline: that.
 
         Raises:
@@ -124,7 +166,7 @@ class Batcher:
                 f"The queue is full: {self._images_waiting} images wait for this model. Try again.",
                 retry_after_seconds=1,
             )
-        if not self._waiting:
+        if not self._waiting and not self._in_thread:
             asyncio.get_running_loop().call_soon(self._run)
         now = time.monotonic_ns()
         limit_ns = min(timeout_us * 1000, self._deadline_ns) if timeout_us else self._deadline_ns
@@ -132,26 +174,74 @@ class Batcher:
         self._images_waiting += len(images)
 
     def _run(self) -> None:
+        if self._in_thread:
+            return
         began = time.monotonic_ns()
-        batch = self._next_batch(began)
+        batch, images = self._next_batch(began)
+        loop = asyncio.get_running_loop()
+        if batch and self._crowded_batches:
+            self._crowded_batches -= 1
+        if images > self._short:
+            self._in_thread = True
+            self._free_ns = began + self._batch_ns(images)
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "model")
+            self._thread.submit(self._run_in_thread, batch, began, loop)
+            return
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._run)  # after the loop has read what came
+            loop.call_soon(self._run)  # after the loop has read what came
         if not batch:
             return
         try:
-            images = batch[0].images if len(batch) == 1 else self._join(batch)
-            joined = time.monotonic_ns()
+            ran = self._predict(batch, began)
+        except Exception as error:
+            self._fail(batch, error)
+        else:
+            self._answer(ran)
+
+    def _run_in_thread(self, batch: list[_Waiting], began: int, loop: asyncio.AbstractEventLoop) -> None:
+        outcome: _Ran | BaseException
+        try:
+            outcome = self._predict(batch, began)
+        except BaseException as error:  # nothing may end the thread: the loop waits for it
+            outcome = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(self._leave_thread, batch, outcome)
+
+    def _leave_thread(self, batch: list[_Waiting], outcome: _Ran | BaseException) -> None:
+        self._in_thread = False
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)
+        if isinstance(outcome, _Ran):
+            self._answer(outcome)
+        else:
+            self._fail(batch, outcome)
+
+    def _predict(self, batch: list[_Waiting], began: int) -> _Ran:
+        """Runs the model on a batch; on the loop or in a thread, one batch at a time."""
+        images = batch[0].images if len(batch) == 1 else self._join(batch)
+        joined = time.monotonic_ns()
+        if len(images) <= self._piece:
             probabilities = self._runtime.predict(images)
-            predicted = time.monotonic_ns()
-        except Exception:
-            log.exception("A batch of %d requests failed", len(batch))
-            error = RequestError(Kind.FAILED, "The model failed; the server's log says why.")
-            for waiting in batch:
-                self.statistics.failure.add(time.monotonic_ns() - waiting.arrived_ns)
+        else:  # beyond that the runtime's own arrays outgrow the processor's caches
+            starts = range(0, len(images), self._piece)
+            probabilities = np.concatenate(
+                [self._runtime.predict(images[start : start + self._piece]) for start in starts]
+            )
+        return _Ran(batch, began, joined, time.monotonic_ns(), probabilities)
+
+    def _fail(self, batch: list[_Waiting], cause: BaseException) -> None:
+        log.error("A batch of %d requests failed", len(batch), exc_info=cause)
+        error = RequestError(Kind.FAILED, "The model failed; the server's log says why.")
+        for waiting in batch:
+            self.statistics.failure.add(time.monotonic_ns() - waiting.arrived_ns)
+            if not waiting.exchange.gone:
                 waiting.done(error)
-            return
+
+    def _answer(self, ran: _Ran) -> None:
+        batch, began, joined, predicted, probabilities = ran
         run_ns = predicted - joined
-        bits = len(images).bit_length()
+        bits = len(probabilities).bit_length()
         before = self._run_ns[bits]
         self._run_ns[bits] = (4 * before + run_ns) // 5 if before else run_ns
         start = 0
@@ -159,14 +249,16 @@ class Batcher:
             stop = start + len(waiting.images)
             waiting.exchange.queue_ns = began - waiting.arrived_ns
             waiting.exchange.run_ns = run_ns
-            waiting.done(probabilities[start:stop])
+            if not waiting.exchange.gone:
+                waiting.done(probabilities[start:stop])
             start = stop
-        self._count(batch, len(images), began, joined, predicted)
+        self._count(batch, len(probabilities), began, joined, predicted)
 
     def _expected_ns(self) -> int:
-        """How long what waits will take, by the batches that it makes."""
+        """How long what waits will take, by the batches that it makes, after what runs now."""
         full, rest = divmod(self._images_waiting, self._max_batch)
-        return full * self._batch_ns(self._max_batch) + (self._batch_ns(rest) if rest else 0)
+        running = max(0, self._free_ns - time.monotonic_ns()) if self._in_thread else 0
+        return running + full * self._batch_ns(self._max_batch) + (self._batch_ns(rest) if rest else 0)
 
     def _batch_ns(self, images: int) -> int:
         """How long a batch takes, by recent ones of about that size; what is not known yet is taken to be as fast as a smaller.
@@ -186,8 +278,12 @@ class Batcher:
         number = sum(len(waiting.images) for waiting in batch)
         return np.concatenate([waiting.images for waiting in batch], out=self._joined[:number])
 
-    def _next_batch(self, now: int) -> list[_Waiting]:
-        """Takes what has waited longest, up to `max_batch` images, and refuses what has waited too long."""
+    def _next_batch(self, now: int) -> tuple[list[_Waiting], int]:
+        """Takes what has waited longest, up to `max_batch` images, and refuses what has waited too long.
+
+        Returns:
+            the batch, and how many images it has.
+        """
         batch: list[_Waiting] = []
         size = 0
         while self._waiting:
@@ -213,7 +309,7 @@ class Batcher:
             else:
                 batch.append(waiting)
                 size += len(waiting.images)
-        return batch
+        return batch, size
 
     def _count(self, batch: list[_Waiting], images: int, began: int, joined: int, predicted: int) -> None:
         ended = time.monotonic_ns()

@@ -114,7 +114,7 @@ class Door:
             self._check_room(self._models.named(name, version))
 
     def _check_predict(self, exchange: Exchange) -> None:
-        """The same of /predict, whose body may name a model: the room of the one that answers without a name is asked for."""
+        """The same of /predict, for the model that answers without a name. For one that the body names, `_predict` asks."""
         content_type = exchange.head.headers.get(b"content-type", b"none").partition(b";")[0].strip().lower()
         if content_type != b"application/json":
             came = content_type.decode("latin-1")
@@ -188,6 +188,8 @@ class Door:
     def _predict(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
         opened = self._models.find(exchange.parameters["backend"], asked.model)
+        if asked.model is not None:  # which the head did not say
+            self._check_room(opened)
 
         def write(probabilities: Probabilities) -> Answer:
             tag = opened.model.tag

@@ -115,7 +115,8 @@ class Keys:
             return
         self._complaint = ""
         if changed:
-            log.info("%s was read again: %d keys are known.", self._file, len(self._known))
+            number = len(self._known)
+            log.info("%s was read again: %s known.", self._file, "1 key is" if number == 1 else f"{number} keys are")
 
     def _read(self) -> bool:
         """Takes the keys from the file; whether it had changed.

@@ -1,4 +1,4 @@
-"""Opens one model with one runtime, and warms it."""
+"""Opens one model with one runtime, warms it, and measures its pace."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from runtimes.backends import Runtime, open_runtime
 from runtimes.device import CPU, Device
 from serving.batching import Batcher
 from serving.choice import Chosen
+from serving.pace import measure
 from serving.settings import Settings
 
 WARM_UP_BATCHES: Final = (1, 2)  # the sizes at which some runtime builds or allocates something
@@ -50,8 +51,17 @@ def open_model(chosen: Chosen, settings: Settings) -> Opened:
     started = time.perf_counter()
     model, backend, _ = chosen
     runtime, device = _warm_runtime(chosen, settings)
-    log.info("%s opened with %s on %s in %.1f s", model.tag, backend, device, time.perf_counter() - started)
-    return Opened(model, backend, Batcher(runtime, settings), device, model.card.scores[backend])
+    pace = measure(runtime, settings)
+    log.info(
+        "%s opened with %s on %s in %.1f s; batches of up to %d, %s",
+        model.tag,
+        backend,
+        device,
+        time.perf_counter() - started,
+        pace.batch,
+        f"in a thread those of more than {pace.short}" if pace.short < pace.batch else "none in a thread",
+    )
+    return Opened(model, backend, Batcher(runtime, settings, pace), device, model.card.scores[backend])
 
 
 def import_frameworks(chosen: Sequence[Chosen], settings: Settings) -> None:
@@ -87,7 +97,7 @@ def _warm_runtime(chosen: Chosen, settings: Settings) -> tuple[Runtime, Device]:
         log.warning("%s Serving it from the CPU.", error)
         device = CPU
         runtime = open_runtime(backend, path, device=device)
-    for size in (*WARM_UP_BATCHES, settings.max_batch):
+    for size in WARM_UP_BATCHES:
         for _ in range(WARM_UP_CALLS):
             runtime.predict(np.zeros((size, SIDE, SIDE), np.uint8))
     return runtime, device

@@ -175,12 +175,15 @@ class Settings:
     data_port: int = _setting(8000, _whole(1, 65535), "the data plane's port")
     workers: int = _setting(1, _whole(1, 1024), "processes, each with every model; they share both ports")
     max_batch: int = _setting(256, _COUNT, "that run together; 1: no batching", unit="images")
+    batch_budget_ms: int = _setting(
+        10, _whole(1, 60_000), "that one batch may take: batches grow only as far as they pay, and within it", unit="ms"
+    )
     max_queue: int = _setting(4096, _COUNT, "that may wait for one model", unit="images")
     max_waiting: int = _setting(
         64,
         _COUNT,
         "that may wait for one model, however long it takes; more, if they run within 1 ms. "
-        "16 keeps the tail short under overload",
+        "Once one was refused only 8, until 100 batches or a second have refused none",
         unit="requests",
     )
     deadline_ms: int = _setting(

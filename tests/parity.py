@@ -3,19 +3,23 @@
     python tests/parity.py FRAMEWORK CASES.json INPUTS.npz ANSWERS.npz
 
 The steps are those of the trainer itself (`train_step`, or Keras's `train_on_batch`); only dropout's draw is replaced, by a
-given mask.
+given mask. A network with BatchNorm is compared in float64: torch sums a batch in float32 one number after the other, which
+puts its answers 1e-4 from its own in float64.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from digits import network
 from digits.contract import Labels
+from digits.network import arrays, shapes
 from training.recipes import Recipe
 from training.trainers import Weights
 
@@ -25,27 +29,43 @@ MOMENTUM = 0.9  # of SGD, which no recipe has
 
 def weights_of(inputs: Arrays, recipe: Recipe) -> Weights:
     """The given weights of a network of the recipe's shape."""
-    sizes = recipe.layer_sizes
-    return [(inputs[f"weight {shape}"], inputs[f"bias {shape}"]) for shape in sizes]
+    held = [arrays(layer, shape) for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False)]
+    return [{name: inputs[f"{name} {shape}"] for name, shape in layer.items()} for layer in held if layer]
+
+
+def dtype_of(recipe: Recipe) -> type[np.float32] | type[np.float64]:
+    """In which a network is compared."""
+    return np.float64 if any(isinstance(layer, network.BatchNorm) for layer in recipe.network) else np.float32
+
+
+def rate_of(recipe: Recipe) -> float:
+    """The dropout's; 0 without one."""
+    return next((layer.rate for layer in recipe.network if isinstance(layer, network.Dropout)), 0.0)
 
 
 def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
     from scratch.layers import Dropout
+    from scratch.network import Network
     from scratch.optimizers import SGD
     from training import numpy_trainer as trainer
 
     class Shown:
         """An optimizer that moves nothing and keeps the gradients it is shown."""
 
+        learning_rate = 0.0
+
         def step(self, gradients: Any) -> None:
             self.gradients = gradients.copy()
 
-    model = trainer.with_weights(recipe, weights_of(inputs, recipe))
-    given = inputs["mask"] / np.float32(1 - recipe.dropout)
+    model = Network(trainer.build(recipe, np.random.default_rng(1)).layers, dtype=dtype_of(recipe))
+    for own, given in zip(trainer.arrays(model), weights_of(inputs, recipe), strict=True):
+        for name, array in own.items():
+            array[:] = given[name]
+    mask = inputs["mask"] / np.float32(1 - rate_of(recipe))
     for layer in model.layers:
         if isinstance(layer, Dropout):
             masked: Any = layer
-            masked.draw_mask = lambda outputs: given[: len(outputs)]
+            masked.draw_mask = lambda outputs: mask[: len(outputs)]
     trainer.set_training(model, True)
     shown = Shown()
     logits, loss = trainer.train_step(model, shown, recipe, *batches[0])
@@ -54,9 +74,9 @@ def numpy_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     if optimizer == "sgd":
         moving: Any = SGD(model.parameters, learning_rate=recipe.learning_rate, momentum=MOMENTUM)
     else:
-        moving = trainer.make_optimizer(model, recipe)
+        moving = trainer.make_optimizer(model, recipe, steps=len(batches))
     losses = [trainer.train_step(model, moving, recipe, *batch)[1] for batch in batches]
-    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+    return answers | {"losses": np.array(losses), "weights": all_of(trainer.get_weights(model))}
 
 
 def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
@@ -67,10 +87,12 @@ def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
 
     class Masked(nn.Module):
         def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-            return outputs * torch.tensor(inputs["mask"][: len(outputs)]) / (1 - recipe.dropout)
+            return outputs * torch.tensor(inputs["mask"][: len(outputs)]) / (1 - rate_of(recipe))
 
     torch.set_num_threads(1)
     model = trainer.with_weights(recipe, weights_of(inputs, recipe))
+    if dtype_of(recipe) == np.float64:
+        model.double()
     for i, layer in enumerate(model):
         if isinstance(layer, nn.Dropout):
             model[i] = Masked()
@@ -78,9 +100,13 @@ def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     tensors = [(torch.tensor(pixels), torch.tensor(labels, dtype=torch.long)) for pixels, labels in batches]
     still = torch.optim.SGD(model.parameters(), lr=0.0)
     logits, loss = trainer.train_step(model, still, recipe, *tensors[0])
-    gradients = [
-        (layer.weight.grad.numpy().T.copy(), layer.bias.grad.numpy().copy())  # type: ignore[union-attr]
-        for layer in trainer.dense_layers(model)
+    moved: list[Any] = [module for module in model if list(module.parameters())]
+    gradients = [  # torch keeps a Dense layer's weight [out, in]
+        (module.weight.grad.numpy().T if isinstance(module, nn.Linear) else module.weight.grad.numpy())
+        if parameter is module.weight
+        else parameter.grad.numpy()
+        for module in moved
+        for parameter in module.parameters()
     ]
     answers = {
         "logits": logits.numpy(),
@@ -91,9 +117,9 @@ def torch_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     if optimizer == "sgd":
         moving: Any = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=MOMENTUM)
     else:
-        moving = trainer.make_optimizer(model, recipe)
+        moving = trainer.make_optimizer(model, recipe, steps=len(batches))
     losses = [trainer.train_step(model, moving, recipe, *batch)[1].item() for batch in tensors]
-    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+    return answers | {"losses": np.array(losses), "weights": all_of(trainer.get_weights(model))}
 
 
 def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[tuple[Any, Labels]]) -> Arrays:
@@ -109,6 +135,8 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
         def call(self, outputs: Any, training: bool = False) -> Any:
             return outputs * inputs["mask"][:32] / (1 - self.rate) if training else outputs
 
+    keras.config.set_floatx(dtype_of(recipe).__name__)
+    keras.config.set_dtype_policy(dtype_of(recipe).__name__)
     dropout = keras.layers.Dropout
     keras.layers.Dropout = Masked
     try:
@@ -116,8 +144,13 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     finally:
         keras.layers.Dropout = dropout
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    dense = trainer.dense_layers(model)
-    variables = [variable.value for layer in dense for variable in (layer.kernel, layer.bias)]
+    held = [
+        (variable, axes)
+        for layer in trainer.arrays(model)
+        for name, (variable, axes) in layer.items()
+        if name not in ("mean", "variance")
+    ]
+    variables = [variable.value for variable, _ in held]
     with tf.GradientTape() as tape:
         logits = model(batches[0][0], training=True)
         loss = cross_entropy(batches[0][1], logits) + sum(model.losses)
@@ -125,22 +158,27 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     answers = {
         "logits": logits.numpy(),
         "loss": loss.numpy(),
-        "parameters": np.array(model.count_params()),
-        "gradients": np.concatenate([gradient.numpy().ravel() for gradient in gradients]),
+        "parameters": np.array(sum(variable.value.numpy().size for variable in model.trainable_variables)),
+        "gradients": flat(one.numpy().transpose(axes) for one, (_, axes) in zip(gradients, held, strict=True)),
     }
-    trainer.compile_model(model, recipe)
+    trainer.compile_model(model, recipe, steps=len(batches))
     if optimizer == "sgd":
         model.optimizer = keras.optimizers.SGD(recipe.learning_rate, momentum=MOMENTUM)
     losses = []
     for pixels, labels in batches:
         model.reset_metrics()  # the loss that train_on_batch gives is a mean since the last reset
         losses.append(model.train_on_batch(pixels, labels, return_dict=True)["loss"])
-    return answers | {"losses": np.array(losses), "weights": flat(trainer.get_weights(model))}
+    return answers | {"losses": np.array(losses), "weights": all_of(trainer.get_weights(model))}
 
 
-def flat(weights: Any) -> npt.NDArray[np.float32]:
-    """Weight, bias, weight, bias, ... in one row."""
-    return np.concatenate([array.ravel() for pair in weights for array in pair])
+def flat(held: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One after the other in one row."""
+    return np.concatenate([array.ravel() for array in held])
+
+
+def all_of(weights: Weights) -> npt.NDArray[Any]:
+    """Weight, bias, weight, bias, ... in one row, running means and variances too."""
+    return flat(array for layer in weights for array in layer.values())
 
 
 def main() -> None:
@@ -153,7 +191,8 @@ def main() -> None:
     answers: Arrays = {}
     for name, case in cases.items():
         recipe = Recipe.from_data(case["recipe"])
-        pixels = inputs["images"].reshape(-1, 784) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)
+        dtype = dtype_of(recipe)
+        pixels = inputs["images"].reshape(-1, 784) * dtype(recipe.pixel_step) + dtype(recipe.pixel_low)
         batches = [(pixels[i : i + 32], inputs["labels"][i : i + 32]) for i in range(0, len(pixels), 32)]
         for key, value in answer(recipe, case["optimizer"], inputs, batches).items():
             answers[f"{name}/{key}"] = value

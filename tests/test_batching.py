@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from digits.contract import Images, Probabilities
 from serving.batching import Batcher, Counted
 from serving.errors import Kind, RequestError
 from serving.messages import Exchange, Head
+from serving.pace import Pace
 from serving.settings import Settings, read_settings
 
 Outcome = Probabilities | RequestError
@@ -496,6 +500,75 @@ def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
     run(test)
 
 
+async def crowded_batcher(clock: Clock) -> Batcher:
+    """Of 20 that may wait: full, and somebody was refused. Then all have run, in three batches of 5 ms."""
+    batcher = await batcher_that_ran(clock, (1, 5_000), max_waiting=20)
+    for number in range(20):
+        assert has_room(batcher)
+        ask(batcher, number)
+    assert not has_room(batcher)
+    await until_idle()
+    return batcher
+
+
+def waiting_until_refused(batcher: Batcher) -> int:
+    while has_room(batcher):
+        ask(batcher, 0)
+    return batcher.requests_waiting
+
+
+def test_once_somebody_was_refused_only_a_few_may_wait(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        for _ in range(3):
+            assert waiting_until_refused(batcher) == 8
+            await until_idle()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("batches", "may_wait"), [(96, 8), (97, 20)])
+def test_after_a_hundred_batches_that_refused_nobody_as_many_may_wait_as_before(
+    batches: int, may_wait: int, clock: Clock
+) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        for number in range(batches):
+            assert has_room(batcher)
+            ask(batcher, number)
+            await until_idle()
+        assert waiting_until_refused(batcher) == may_wait
+
+    run(test)
+
+
+@pytest.mark.parametrize(("later_ns", "may_wait"), [(999_999_999, 8), (1_000_000_000, 20)])
+def test_a_second_after_the_last_refusal_as_many_may_wait_as_before(later_ns: int, may_wait: int, clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        assert waiting_until_refused(batcher) == 8
+        refused_ns = clock.now_ns
+        await until_idle()
+        clock.now_ns = refused_ns + later_ns
+        assert waiting_until_refused(batcher) == may_wait
+
+    run(test)
+
+
+def test_in_a_crowd_too_more_may_wait_if_they_will_have_run_within_a_millisecond(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await crowded_batcher(clock)
+        cast(Runtime, batcher._runtime).on_predict = lambda: setattr(clock, "now_ns", clock.now_ns + 1000)
+        for size in (8, 1) * 45:
+            ask(batcher, *range(size))
+            await until_idle()
+        for _ in range(20):
+            assert has_room(batcher)
+            ask(batcher, 0)
+
+    run(test)
+
+
 def test_what_has_expired_takes_no_room_in_the_queue_any_more(clock: Clock) -> None:
     async def test() -> None:
         batcher = Batcher(Runtime(), settings(max_queue=4))
@@ -579,5 +652,281 @@ def test_batches_are_joined_as_bytes_in_one_array_that_is_used_again() -> None:
             assert given[-1].dtype == np.uint8
             assert numbers_of(given[-1]) == numbers
         assert np.shares_memory(given[0], given[1])
+
+    run(test)
+
+
+# A model whose batches are long: they run in a thread, and the loop goes on
+
+
+SLOW: Final = Pace(batch=4, piece=8, short=2, times_ns={1: 100_000, 2: 200_000, 4: 400_000, 8: 800_000})
+
+
+class Held(Runtime):
+    """Runs when the test lets it, but for batches of one or two images, which run at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self.begun = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def predict(self, images: Images) -> Probabilities:
+        self.threads.append(threading.get_ident())
+        if len(images) > SLOW.short:
+            self.begun.release()
+            assert self.let.acquire(timeout=20)
+        return super().predict(images)
+
+    def thread(self) -> threading.Thread:
+        """The one in which the last batch runs."""
+        (found,) = [thread for thread in threading.enumerate() if thread.ident == self.threads[-1]]
+        return found
+
+    async def has_begun(self) -> None:
+        while not self.begun.acquire(blocking=False):
+            await asyncio.sleep(0.001)
+
+
+async def until_answered(*asked: Asked) -> None:
+    async with asyncio.timeout(20):
+        while not all(one.outcomes for one in asked):
+            await asyncio.sleep(0.001)
+
+
+def test_what_is_short_runs_on_the_loop_and_what_is_long_in_one_other_thread() -> None:
+    async def test() -> None:
+        runtime = Held()
+        batcher = Batcher(runtime, settings(), SLOW)
+        for size in (2, 3, 1, 4, 2, 3):
+            asked = ask(batcher, *range(size))
+            runtime.let.release()
+            await until_answered(asked)
+            assert asked.is_right()
+            runtime.let.acquire(blocking=False)  # by whoever has not needed it
+        here = threading.get_ident()
+        assert [thread == here for thread in runtime.threads] == [True, False, True, False, True, False]
+        assert len(set(runtime.threads)) == 2
+
+    run(test)
+
+
+def test_while_a_long_batch_runs_other_models_answer_and_what_comes_for_it_waits() -> None:
+    async def test() -> None:
+        runtime, fast = Held(), Runtime()
+        batcher, beside = Batcher(runtime, settings(), SLOW), Batcher(fast, settings())
+        first = ask(batcher, 1, 2, 3)
+        await runtime.has_begun()
+        later = [ask(batcher, number) for number in (4, 5, 6, 7, 8, 9)]
+        for number in range(20):
+            other = ask(beside, number)
+            await asyncio.sleep(0)
+            assert other.is_right()
+        assert (batcher.requests_waiting, batcher.images_waiting) == (6, 6)
+        assert first.outcomes == []
+        runtime.let.release()
+        await until_answered(first)
+        await runtime.has_begun()  # the next batch
+        assert [one.outcomes for one in later] == [[]] * 6
+        assert runtime.begun.acquire(blocking=False) is False  # and no other beside it
+        assert batcher.requests_waiting == 2
+        runtime.let.release()
+        await until_answered(*later)
+        assert all(one.is_right() for one in [first, *later])
+        assert runtime.batches == [
+            [1, 2, 3],
+            [4, 5, 6, 7],
+            [8, 9],
+        ]  # the last one, short, on the loop: nobody overtakes
+
+    run(test)
+
+
+def test_a_request_larger_than_a_piece_runs_in_pieces_and_is_answered_and_counted_whole() -> None:
+    async def test() -> None:
+        runtime = Held()
+        batcher = Batcher(runtime, settings(), SLOW)
+        asked = [ask(batcher, *range(19)), ask(batcher, 100)]
+        runtime.let.release(3)
+        await until_answered(*asked)
+        assert all(one.is_right() for one in asked)
+        assert runtime.batches == [list(range(8)), list(range(8, 16)), [16, 17, 18], [100]]
+        assert {size: one.count for size, one in batcher.statistics.batches.items()} == {19: 1, 1: 1}
+        assert batcher.statistics.images == 20
+        assert batcher.statistics.success.count == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1)])
+def test_a_failure_in_the_thread_is_everybodys_500_and_the_next_batch_works(
+    failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        def fail() -> None:
+            if len(runtime.batches) == 1:
+                raise failure
+
+        runtime = Held()
+        runtime.on_predict = fail
+        runtime.let.release(2)
+        batcher = Batcher(runtime, settings(), SLOW)
+        asked = [ask(batcher, 1, 2), ask(batcher, 3), ask(batcher, 4, 5, 6)]
+        await until_answered(*asked)
+        assert [one.error().kind for one in asked[:2]] == [Kind.FAILED] * 2
+        assert asked[2].is_right()
+        assert (batcher.statistics.failure.count, batcher.statistics.success.count) == (2, 1)
+
+    with caplog.at_level(logging.ERROR, "samedigit"):
+        run(test)
+    (record,) = caplog.records
+    assert record.getMessage() == "A batch of 2 requests failed"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is failure
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_whose_client_goes_while_its_batch_runs_is_not_called_and_the_others_are(fails: bool) -> None:
+    async def test() -> None:
+        runtime = Held()
+        runtime.fails = fails
+        batcher = Batcher(runtime, settings(), SLOW)
+        asked = [ask(batcher, 1, 2), ask(batcher, 3), ask(batcher, 4)]
+        await runtime.has_begun()
+        asked[1].exchange.gone = True
+        waits = ask(batcher, 5)
+        waits.exchange.gone = True
+        runtime.let.release()
+        await until_answered(asked[0], asked[2])
+        await until_idle()
+        assert [len(one.outcomes) for one in [*asked, waits]] == [1, 0, 1, 0]
+        assert runtime.batches == [[1, 2, 3, 4]]
+        assert fails or all(one.is_right() for one in (asked[0], asked[2]))
+
+    run(test)
+
+
+def test_what_expires_while_a_long_batch_runs_is_refused_and_not_run() -> None:
+    async def test() -> None:
+        runtime = Held()
+        batcher = Batcher(runtime, settings(), SLOW)
+        first = ask(batcher, 1, 2, 3)
+        await runtime.has_begun()
+        late, patient = ask(batcher, 4, timeout_us=1000), ask(batcher, 5)
+        await asyncio.sleep(0.002)
+        runtime.let.release()
+        await until_answered(first, late, patient)
+        assert first.is_right()
+        assert patient.is_right()
+        assert late.error().kind is Kind.EXPIRED
+        assert runtime.batches == [[1, 2, 3], [5]]
+
+    run(test)
+
+
+def test_an_exchange_and_the_statistics_have_the_times_of_a_batch_that_ran_in_the_thread(clock: Clock) -> None:
+    async def test() -> None:
+        runtime = Held()
+        runtime.on_predict = lambda: setattr(clock, "now_ns", clock.now_ns + 70)
+        batcher = Batcher(runtime, settings(), SLOW)
+        first = ask(batcher, 1, 2)
+        clock.now_ns += 500
+        second = ask(batcher, 3)
+        clock.now_ns += 30
+        runtime.let.release()
+        async with asyncio.timeout(20):
+            while not second.outcomes:
+                await asyncio.sleep(0)
+        assert [(one.exchange.queue_ns, one.exchange.run_ns) for one in (first, second)] == [(530, 70), (30, 70)]
+        found = batcher.statistics
+        assert (found.queue, found.compute_infer, found.success) == (Counted(2, 560), Counted(2, 140), Counted(2, 700))
+        assert found.batches == {3: Counted(1, 70)}
+        assert found.last_ns == clock.now_ns
+
+    run(test)
+
+
+def test_who_asks_for_room_is_told_of_what_runs_and_what_it_leaves(clock: Clock) -> None:
+    """Four images take 0.4 ms as they were measured: two such batches are soon, three are not."""
+
+    async def test() -> None:
+        runtime = Held()
+        values = {"SAMEDIGIT_MAX_BATCH": "8", "SAMEDIGIT_MAX_WAITING": "1"}
+        batcher = Batcher(runtime, read_settings(values), SLOW)
+        first = ask(batcher, 1, 2, 3, 4)
+        await runtime.has_begun()
+        asked = [first, ask(batcher, 5, 6, 7, 8)]
+        assert has_room(batcher)  # 0.8 ms
+        asked.append(ask(batcher, 9, 10, 11, 12))
+        assert not has_room(batcher)
+        clock.now_ns += 199_999
+        assert not has_room(batcher)
+        clock.now_ns += 1  # of 0.4 ms half is over
+        assert has_room(batcher)
+        clock.now_ns += 10_000_000  # it takes longer than it should: no less than nothing is left of it
+        asked.append(ask(batcher, 13, 14, 15, 16))
+        assert not has_room(batcher)
+        runtime.let.release(10)
+        await until_answered(*asked)
+
+    run(test)
+
+
+def test_a_batcher_that_is_dropped_while_its_batch_runs_answers_it_and_then_is_gone_with_its_thread() -> None:
+    async def test() -> None:
+        runtime = Held()
+        batcher = Batcher(runtime, settings(), SLOW)
+        gone = weakref.ref(batcher)
+        asked = [ask(batcher, 1, 2, 3)]
+        await runtime.has_begun()
+        thread = runtime.thread()
+        asked.append(ask(batcher, 4, 5, 6))
+        del batcher
+        gc.collect()
+        assert gone() is not None
+        runtime.let.release(2)
+        await until_answered(*asked)
+        assert all(one.is_right() for one in asked)
+        async with asyncio.timeout(20):
+            while gone() is not None:  # nothing waits for the collector
+                await asyncio.sleep(0.001)
+            while thread.is_alive():
+                await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
+
+
+def test_a_loop_that_ends_while_a_batch_runs_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        ask(Batcher(runtime, settings(), SLOW), 1, 2, 3)
+        await runtime.has_begun()
+
+    runtime = Held()
+    run(test)
+    thread = runtime.thread()
+    runtime.let.release()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert runtime.batches == [[1, 2, 3]]
+
+
+def test_every_answer_belongs_to_its_images_whether_its_batch_was_short_or_long() -> None:
+    async def test() -> None:
+        random, runtime = Random(5), Runtime()
+        batcher = Batcher(runtime, settings(max_queue=100_000), SLOW)
+        asked: list[Asked] = []
+        numbers = iter(range(50_000))
+        for _ in range(400):
+            for _ in range(random.randint(0, 3)):
+                asked.append(ask(batcher, *(next(numbers) for _ in range(random.choice([1, 1, 2, 3, 5, 20])))))
+            await asyncio.sleep(0)
+        await until_answered(*asked)
+        assert all(one.is_right() for one in asked)
+        ran = [number for batch in runtime.batches for number in batch]
+        assert ran == sorted(ran)
 
     run(test)

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -32,7 +33,7 @@ from loadtests.server import free_ports
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, refusal
-from serving.ports.connection import Connections
+from serving.ports.connection import TURNED_AWAY, Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -158,8 +159,9 @@ class Own:
         self.thread.join(timeout=10)
         self.loop.close()
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.number), timeout=20)
+    def connect(self, address: str = "127.0.0.1") -> socket.socket:
+        """From any address of the loopback network."""
+        return socket.create_connection(("127.0.0.1", self.number), timeout=20, source_address=(address, 0))
 
     def is_well(self) -> None:
         with self.connect() as connection:
@@ -651,6 +653,54 @@ def test_a_refused_client_that_goes_on_sending_is_cut_off_after_a_while(own: Own
         connection.sendall(b"garbage\r\n\r\n")
         wait_until(lambda: is_cut_off(connection))
     assert 0.9 < time.monotonic() - started < 5
+
+
+# How many
+
+
+def answers(connection: socket.socket) -> bool:
+    connection.sendall(get("/x"))
+    return connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of the loopback network this system has one address")
+@pytest.mark.parametrize(
+    ("own", "address", "whose"),
+    [
+        ({"SAMEDIGIT_MAX_CONNECTIONS": "3"}, "127.0.0.2", ""),
+        ({"SAMEDIGIT_MAX_CONNECTIONS_PER_ADDRESS": "3"}, "127.0.0.1", " from 127.0.0.1"),
+    ],
+    indirect=["own"],
+    ids=["in all", "from one address"],
+)
+def test_connections_are_limited_and_one_that_ends_makes_room(own: Own, address: str, whose: str) -> None:
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(own.connect()) for _ in range(3)]
+        assert all(map(answers, kept))
+        if whose:
+            assert answers(stack.enter_context(own.connect("127.0.0.2")))
+        for _ in range(2):  # who was turned away takes nobody's place, though it stays
+            turned_away = stack.enter_context(own.connect(address))
+            assert one_refusal(turned_away) == (
+                503,
+                f"3 connections{whose} are open, and no more may be. Try again later.",
+            )
+        open_before = len(own.connections)
+        kept.pop().close()
+        wait_until(lambda: len(own.connections) < open_before)
+        assert answers(stack.enter_context(own.connect(address)))
+
+
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_MAX_CONNECTIONS": "1", "linger_seconds": 60}], indirect=True)
+def test_of_connections_beyond_the_limit_so_many_are_told_so_and_the_others_cut_off(own: Own) -> None:
+    for _ in range(2):  # those who have left may be told again
+        with contextlib.ExitStack() as stack:
+            assert answers(stack.enter_context(own.connect()))
+            for _ in range(TURNED_AWAY):
+                assert stack.enter_context(own.connect()).recv(1000).startswith(b"HTTP/1.1 503 ")
+            with contextlib.suppress(ConnectionResetError):
+                assert stack.enter_context(own.connect()).recv(1000) == b""
+        wait_until(lambda: not own.connections)
 
 
 # The end

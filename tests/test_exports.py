@@ -16,7 +16,7 @@ import pytest
 from conftest import PROJECT, TRAINED, python, require, require_recipe
 
 from digits.card import Card
-from digits.contract import BACKENDS, EXPORTED, Backend
+from digits.contract import BACKENDS, EXPORTED, FRAMEWORKS, Backend
 from digits.mnist import LabelledImages
 
 OURS = "samedigit", "comparison", "loadtests", "training", "serving", "runtimes", "scratch", "digits"
@@ -242,11 +242,11 @@ def test_the_numpy_weights_open_without_pickle(
     assert found["bias_0"].shape == (128,)
     assert found["weight_1"].shape == (128, 10)
     assert found["bias_1"].shape == (10,)
-    assert {array.dtype for name, array in found.items() if name != "activation"} == {np.dtype(np.float32)}
+    assert {array.dtype for name, array in found.items() if name != "network"} == {np.dtype(np.float32)}
     # The whole model in six lines of NumPy, written by the description of its file alone.
     pixels = test_set.images[:100].reshape(-1, 784) * found["pixel_step"] + found["pixel_low"]
     outputs = (pixels @ found["weight_0"] + found["bias_0"]).astype(np.float64)
-    hidden = 1 / (1 + np.exp(-outputs)) if found["activation"] == "sigmoid" else np.maximum(outputs, 0)
+    hidden = 1 / (1 + np.exp(-outputs)) if "sigmoid" in str(found["network"]) else np.maximum(outputs, 0)
     logits = hidden @ found["weight_1"] + found["bias_1"]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers("numpy", recipe)[:100], probabilities, atol=1e-5)
@@ -343,7 +343,7 @@ for name in sys.argv[2:]:
     trainer = load_trainer(recipe.framework)
     split = Split(train=some, held_out=some, held_out_is="the same images")
     model = trainer.train(recipe, split, device=CPU, on_epoch=lambda epoch: None)
-    arrays = [array for layer in trainer.get_weights(model) for array in layer]
+    arrays = [array for layer in trainer.get_weights(model) for array in layer.values()]
     file = folder / f"{name}.npz"
     np.savez(file if not file.exists() else folder / f"{name} again.npz", *arrays)
 """
@@ -391,3 +391,66 @@ def test_the_same_seed_gives_the_same_weights_after_another_framework_has_traine
     python(TRAIN, tmp_path, "torch-relu=2", "numpy-sigmoid=1", "torch-relu=1", "keras-sequential=1")
     for recipe in ("numpy-sigmoid", "torch-relu", "keras-sequential"):
         assert weights(tmp_path / f"{recipe}=1.npz") == weights(trained_alone(recipe) / f"{recipe}=1.npz")
+
+
+EVERY_LAYER = """
+import dataclasses, json, sys, tempfile
+from pathlib import Path
+import numpy as np
+from digits import mnist, network
+from digits.network import BatchNorm, Conv, Dense, Dropout, MaxPool, Relu, Sigmoid
+from training.export import export_all
+from training.recipes import RECIPES
+from training.trainers import load_trainer
+layers = (
+    Conv(filters=4, kernel=5, padding=2, bias=False), MaxPool(2), BatchNorm(momentum=0.9, epsilon=1e-3), Relu(),
+    Conv(filters=6, kernel=3, padding=0, bias=True), Sigmoid(), Conv(filters=5, kernel=3, padding=2, bias=False),
+    BatchNorm(momentum=0.8, epsilon=1e-2), Relu(), MaxPool(3), Dropout(0.5), Dense(16), Relu(),
+    BatchNorm(momentum=0.7, epsilon=1e-3), Dense(10),
+)
+recipe = dataclasses.replace(
+    RECIPES["torch-relu"], network=layers, framework=sys.argv[1], name="every", keras_api="functional", scaling=(-0.5, 1.0)
+)
+generator = np.random.default_rng(1)
+weights = []
+for layer, shape in zip(layers, network.shapes(layers)):
+    held = network.arrays(layer, shape)
+    if held:
+        drawn = {name: generator.normal(0, 0.6, shape).astype(np.float32) for name, shape in held.items()}
+        weights.append(drawn | ({"variance": np.square(drawn["variance"]) + 0.5} if "variance" in drawn else {}))
+trainer = load_trainer(recipe.framework)
+model = trainer.with_weights(recipe, weights)
+for given, held in zip(weights, trainer.get_weights(model), strict=True):
+    assert given.keys() == held.keys()
+    assert all((given[name] == held[name]).all() for name in given)
+with tempfile.TemporaryDirectory() as folder:
+    scores, differences = export_all(model, trainer, recipe, Path(folder), mnist.test_images())
+answers = trainer.predict(model, recipe, mnist.test_images().images[:100])
+print(json.dumps({"differences": differences, "answers": answers.tolist()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def every_layer() -> Callable[[str], dict[str, Any]]:
+    """What each framework makes of one network that has every kind of layer, with the same arrays in it."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def of(framework: str) -> dict[str, Any]:
+        require("torch", "keras", "tensorflow", "onnxruntime")
+        if framework not in made:
+            made[framework] = json.loads(python(EVERY_LAYER, framework, timeout=250))
+        return made[framework]
+
+    return of
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_network_of_every_kind_of_layer_is_exported_to_every_format_within_rounding(
+    framework: str, every_layer: Callable[[str], dict[str, Any]]
+) -> None:
+    made = every_layer(framework)
+    assert set(made["differences"]) == set(BACKENDS)
+    assert max(made["differences"].values()) <= 1e-5
+    answers, expected = np.array(made["answers"]), np.array(every_layer("numpy")["answers"])
+    assert answers.std(axis=0).max() > 0.05  # it tells images apart
+    np.testing.assert_allclose(answers, expected, atol=1e-5)

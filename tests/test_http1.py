@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from machine_limits import DEFAULT
 
 from serving.errors import Kind, RequestError, malformed
 from serving.messages import Answer, Head
@@ -29,17 +30,14 @@ from serving.ports.http1 import (
 )
 from serving.settings import read_settings
 
-LIMITS: Final = Http1Limits(
+LIMITS: Final = replace(
+    DEFAULT,
     head_bytes=4096,
     target_bytes=1000,
     headers=20,
     body_bytes=1_000_000,
     discard_bytes=10_000,
-    head_seconds=10,
-    body_seconds=60,
     body_bytes_per_second=1000,
-    idle_seconds=75,
-    linger_seconds=5,
 )
 DATE: Final = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 OK: Final = Answer(200, b"yes", ())

@@ -16,33 +16,12 @@ import pytest
 from conformance import CASES, Case, get
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from machine_limits import DEFAULT, NARROW
 
 from serving.errors import RequestError
 from serving.messages import Answer
 from serving.ports.http1 import Body, Http1Limits, Machine, State
 
-LIMITS: Final = Http1Limits(
-    head_bytes=600,
-    target_bytes=80,
-    headers=10,
-    body_bytes=300,
-    chunks=20,
-    discard_bytes=100,
-    head_seconds=10,
-    body_seconds=60,
-    body_bytes_per_second=0,
-    idle_seconds=75,
-)
-WIDE: Final = Http1Limits(
-    head_bytes=65536,
-    target_bytes=8192,
-    headers=100,
-    body_bytes=1_000_000,
-    head_seconds=10,
-    body_seconds=60,
-    body_bytes_per_second=0,
-    idle_seconds=75,
-)
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -175,22 +154,22 @@ CUTS: Final = st.lists(st.integers(0, 5000), max_size=12)
 def test_any_cut_of_the_bytes_gives_the_same_events_and_answers(
     sent: bytes, cuts: list[int], early: frozenset[str], narrow: bool
 ) -> None:
-    limits = LIMITS if narrow else WIDE
+    limits = NARROW if narrow else DEFAULT
     assert run(cut(sent, cuts), limits, early=early) == run([sent], limits, early=early)
 
 
 @quick
 @given(nearly(), st.frozensets(st.sampled_from(["GET", "POST", "PUT", "HEAD"])))
 def test_byte_by_byte_gives_the_same_events_and_answers(sent: bytes, early: frozenset[str]) -> None:
-    whole = run([sent], LIMITS, early=early)
-    assert run([sent[at : at + 1] for at in range(len(sent))], LIMITS, early=early) == whole
+    whole = run([sent], NARROW, early=early)
+    assert run([sent[at : at + 1] for at in range(len(sent))], NARROW, early=early) == whole
 
 
 @quick
 @given(st.lists(requests(), min_size=1, max_size=4), CUTS)
 def test_every_request_that_is_right_is_read_as_it_was_meant(sent: list[Sent], cuts: list[int]) -> None:
     assume(all(len(request.bytes_) < 5000 for request in sent))
-    found = run(cut(b"".join(request.bytes_ for request in sent), cuts), WIDE, end=True)
+    found = run(cut(b"".join(request.bytes_ for request in sent), cuts), DEFAULT, end=True)
     heads, bodies = found.events[::2], found.events[1::2]
     assert [body.data for body in bodies] == [request.body for request in sent]
     for head, request in zip(heads, sent, strict=True):
@@ -202,9 +181,9 @@ def test_every_request_that_is_right_is_read_as_it_was_meant(sent: list[Sent], c
 @quick
 @given(st.binary(max_size=300), CUTS)
 def test_any_bytes_at_all_end_in_a_request_or_a_refusal(sent: bytes, cuts: list[int]) -> None:
-    found = run(cut(sent, cuts), LIMITS, end=True)
+    found = run(cut(sent, cuts), NARROW, end=True)
     assert found.state is State.LINGERING
-    assert found == run([sent], LIMITS, end=True)
+    assert found == run([sent], NARROW, end=True)
 
 
 # Other parsers as judges: what the machine accepts, they accept too, with the same meaning and the same end. But for this:
@@ -231,7 +210,7 @@ class Read(NamedTuple):
 
 def accepted(sent: bytes) -> list[tuple[Read, bytes]]:
     """Every request that the machine reads, with its own bytes."""
-    machine = Machine(WIDE, 0)
+    machine = Machine(DEFAULT, 0)
     found: list[tuple[Read, bytes]] = []
     came = b""
     for byte in sent:

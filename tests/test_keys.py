@@ -235,7 +235,7 @@ def test_a_file_that_did_not_change_is_not_told_of(tmp_path: Path, caplog: pytes
         file.write_text(text)
         clock.now += 1
         assert knows(keys, text)
-    assert caplog.messages == [f"{file} was read again: 1 keys are known."]
+    assert caplog.messages == [f"{file} was read again: 1 key is known."]
 
 
 def test_a_file_written_twice_within_a_tick_of_the_file_system_is_seen(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy.typing as npt
 import pytest
 from conftest import require
 
-from scratch import initialisers
-from scratch.layers import Array, Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
+from scratch import initialisers, optimizers
+from scratch.buffers import Array
+from scratch.layers import Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
-from scratch.optimizers import BLOCK, SGD, Adam, Optimizer
+from scratch.optimizers import BLOCK, FLUSH_EVERY, SGD, Adam, Optimizer, RMSprop
 
 ACTIVATIONS: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
 
@@ -180,6 +182,56 @@ def test_an_optimizer_moves_the_networks_own_parameters() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
+OPTIMIZERS: dict[str, Callable[[Array], Optimizer]] = {
+    "adam": lambda parameters: Adam(parameters, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8),
+    "rmsprop": lambda parameters: RMSprop(parameters, learning_rate=1e-3, decay=0.9, epsilon=1e-7),
+    "sgd with momentum": lambda parameters: SGD(parameters, learning_rate=1e-2, momentum=0.9),
+}
+
+
+def subnormals(optimizer: Optimizer) -> int:
+    """How many of the optimizer's own numbers are subnormal, which processors compute with slowly."""
+    arrays = [value for value in vars(optimizer).values() if isinstance(value, np.ndarray)]
+    assert arrays
+    return sum(int(((array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny)).sum()) for array in arrays)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_averages_of_gradients_that_stay_0_do_not_stay_subnormal(name: str) -> None:
+    parameters: Array = np.ones(500, np.float32)
+    optimizer = OPTIMIZERS[name](parameters)
+    size = 10.0 ** np.random.default_rng(9).uniform(-18.7, 0, 500)  # their squares are normal numbers
+    optimizer.step(size.astype(np.float32))
+    for step in range(2000):
+        optimizer.step(np.zeros(500, np.float32))
+        assert subnormals(optimizer) == 0 or step < FLUSH_EVERY
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_to_set_them_to_0_leaves_every_parameter_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> tuple[Array, int]:
+        network = make_network("relu", sizes=(20, 16, 4), dtype=np.float32)
+        optimizer = OPTIMIZERS[name](network.parameters)
+        first = network.layers[0]
+        assert isinstance(first, Dense)
+        generator = np.random.default_rng(8)
+        subnormal = 0
+        for step in range(900):
+            if step == 50:
+                first.bias[:3] = -100  # these units are dead from here on
+            inputs: Array = generator.uniform(-1, 1, (8, 20)).astype(np.float32)
+            loss_and_gradients(network, inputs, generator.integers(0, 4, 8).astype(np.uint8))
+            optimizer.step(network.gradients)
+            subnormal = max(subnormal, subnormals(optimizer))
+        return network.parameters, subnormal
+
+    mended, none = trained()
+    monkeypatch.setattr(optimizers, "NEGLIGIBLE", 0.0)
+    unmended, some = trained()
+    assert none == 0 < some
+    np.testing.assert_array_equal(mended, unmended)
+
+
 # Losses and activations
 
 
@@ -208,6 +260,14 @@ def test_the_loss_is_a_mean_over_the_batch_and_leaves_the_logits_alone() -> None
     single = [softmax_cross_entropy(logits[i : i + 1], labels[i : i + 1]) for i in range(4)]
     assert whole == pytest.approx(np.mean([loss for loss, _ in single]), rel=1e-14)
     np.testing.assert_allclose(gradient, np.concatenate([one for _, one in single]) / 4, rtol=1e-13)
+
+
+def test_a_row_of_the_loss_does_not_see_the_others_however_far_they_lie() -> None:
+    logits = np.array([[1e4, 1e4 - 1], [-1e4, -1e4 - 1], [0, -1]], np.float32)
+    loss, gradient = softmax_cross_entropy(logits, np.array([0, 0, 0]))
+    small = 1 / (1 + float(np.e))
+    assert loss == pytest.approx(-np.log(1 - small), rel=1e-5)
+    np.testing.assert_allclose(gradient, [[-small / 3, small / 3]] * 3, rtol=1e-5)
 
 
 def test_softmax_sums_to_one_and_survives_ten_thousand() -> None:

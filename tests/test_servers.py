@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,9 +91,24 @@ def test_memory_and_computing_time_are_of_every_process() -> None:
     with one_server() as (server, _):
         first, worker = server.family()
         together = first.memory_info().rss + worker.memory_info().rss
-        assert server.memory_bytes() == pytest.approx(together, rel=0.05)
+        memory = server.memory()
+        assert memory.resident_bytes == pytest.approx(together, rel=0.05)
+        unique = first.memory_full_info().uss + worker.memory_full_info().uss
+        assert memory.unique_bytes == pytest.approx(unique, rel=0.05)
         assert server.worker_bytes() == pytest.approx(worker.memory_info().rss, rel=0.05)
         assert server.cpu_seconds() > first.cpu_times().user > 0
+
+
+def test_connections_are_counted_and_sockets_that_listen_are_none() -> None:
+    with (
+        one_server() as (server, url),
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection,
+    ):
+        connection.sendall(b"GET /ready HTTP/1.1\r\n")  # which is not the end of it
+        deadline = time.monotonic() + 10
+        while server.connections() != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_server_runs_on_the_cores_it_is_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,9 @@ from conftest import Expected, require, require_recipe
 from servers import serving
 
 from benchmarks.clients import BAD, GOOD, Target
+from benchmarks.results import write_results
 from benchmarks.soak import NUMBERS, Sample, soak, verdict
+from digits.errors import LoadTestError
 from digits.mnist import LabelledImages
 
 SECONDS: Final = 60
@@ -66,3 +69,16 @@ def test_the_verdict_compares_the_second_window_with_the_last(seconds: int, wind
 def test_a_moment_with_more_under_way_does_not_decide() -> None:
     samples = [Sample(second, 900 if second in (130, 1790) else 100, 0, 0) for second in range(1801)]
     assert verdict(samples).growth == 0
+
+
+def test_results_replace_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "soak.json"
+    write_results({"met": True}, file)
+    file.with_suffix(".part").mkdir()  # where it would be written
+    with pytest.raises(LoadTestError, match="Give another file: --json"):
+        write_results({"met": False}, file)
+    assert json.loads(file.read_text()) == {"met": True}
+    file.with_suffix(".part").rmdir()
+    write_results({"met": False}, file)
+    assert json.loads(file.read_text()) == {"met": False}
+    assert list(file.parent.iterdir()) == [file]

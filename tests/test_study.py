@@ -26,6 +26,7 @@ from conftest import PROJECT, python, require_recipe
 from digits.card import Score
 from digits.errors import StudyError
 from digits.mnist import LabelledImages
+from digits.network import dense_network
 from training.recipes import RECIPES, Recipe
 from training.study import Progress, Run, _check_space, estimate_seconds_left, read_runs, run_study
 
@@ -53,7 +54,9 @@ run_study(recipes, seeds=int(sys.argv[3]), folder=Path(sys.argv[1]), jobs=int(sy
 
 
 def small(name: str, **changes: Any) -> Recipe:
-    return dataclasses.replace(RECIPES[name], **{"epochs": 1, "batch_size": 500, "hidden": (16,), **changes})
+    return dataclasses.replace(
+        RECIPES[name], **{"epochs": 1, "batch_size": 500, "network": dense_network((16,), "relu"), **changes}
+    )
 
 
 SIGMOID: Final = small("numpy-sigmoid")
@@ -265,7 +268,7 @@ class Started:
 
 @contextmanager
 def started_study(folder: Path, gate: Path) -> Iterator[Started]:
-    recipes = json.dumps([dataclasses.asdict(recipe) for recipe in RECIPES_HERE])
+    recipes = json.dumps([recipe.to_data() for recipe in RECIPES_HERE])
     gate.mkdir(exist_ok=True)
     (gate / "sitecustomize.py").write_text(GATED)
     pipe = gate / "pipe"
@@ -401,7 +404,7 @@ try:
 except NotInstalled as error:
     print(error)
 """
-    recipes = json.dumps([dataclasses.asdict(recipe) for recipe in (SIGMOID, RECIPES["torch-relu"])])
+    recipes = json.dumps([recipe.to_data() for recipe in (SIGMOID, RECIPES["torch-relu"])])
     said = python(code, tmp_path / "study", recipes, 1, 1, environment=without("torch"))
     assert said.startswith("Training with torch needs torch")
     assert not (tmp_path / "study").exists()

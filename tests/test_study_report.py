@@ -51,7 +51,7 @@ def write_made_up_run(study: Path, name: str, seed: int, *, epochs: int = 3) -> 
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, allow_pickle=False, **arrays)
     run = {
-        "recipe": dataclasses.asdict(recipe) | {"source": "Made up for <tests> & nothing else."},
+        "recipe": recipe.to_data() | {"source": "Made up for <tests> & nothing else."},
         "recipe_sha256": name,
         "framework": recipe.framework,
         "seed": seed,
@@ -216,7 +216,7 @@ def test_the_tables_are_the_same_beside_the_page(study: Path, written: tuple[str
 
 
 def test_the_pairs_asked_about() -> None:
-    pairs = asked_pairs([dataclasses.asdict(recipe) for recipe in RECIPES.values()])
+    pairs = asked_pairs([recipe.to_data() for recipe in RECIPES.values()])
     assert ("keras-sequential", "keras-functional") in pairs
     assert [pair for pair in pairs if "keras-functional" in pair] == [("keras-sequential", "keras-functional")]
     assert {("numpy-relu", "torch-relu"), ("torch-improved", "keras-enhanced"), ("torch-deep", "keras-deep")} <= {

@@ -10,7 +10,6 @@ process that trained.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from digits.mnist import LabelledImages
 from runtimes.backends import is_installed as backend_is_installed
 from runtimes.backends import open_runtime, predict_all
 from runtimes.device import CPU
+from runtimes.numpy_runtime import read
 from training import trainers
 from training.recipes import Recipe
 from training.trainers import NATIVE, Trainer
@@ -81,7 +81,7 @@ def _answers(backend: Backend, folder: Path, images: Images) -> Probabilities:
 def _elsewhere(framework: Framework, recipe: Recipe, folder: Path) -> Probabilities:
     process = subprocess.run(
         [sys.executable, "-m", "training.export", framework, str(folder)],
-        input=json.dumps(dataclasses.asdict(recipe)),
+        input=json.dumps(recipe.to_data()),
         capture_output=True,
         text=True,
     )
@@ -99,8 +99,7 @@ def _elsewhere(framework: Framework, recipe: Recipe, folder: Path) -> Probabilit
 def _export_here(framework: Framework, folder: Path, fields: dict[str, Any]) -> None:
     recipe = Recipe.from_data(fields)
     trainer = trainers.load_trainer(framework)
-    with np.load(folder / EXPORTED["numpy"], allow_pickle=False) as arrays:
-        weights = [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(len(recipe.layer_sizes))]
+    _, weights = read(folder / EXPORTED["numpy"])
     backend = NATIVE[framework]
     trainer.export_native(trainer.with_weights(recipe, weights), recipe, folder / EXPORTED[backend])
     np.save(folder / ANSWERS, _answers(backend, folder, mnist.test_images().images))

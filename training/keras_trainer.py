@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -18,24 +19,44 @@ import numpy.typing as npt
 import onnx
 import tensorflow as tf
 
+from digits import network
 from digits.card import Epoch
-from digits.contract import PIXELS, SIDE, Images, Probabilities
+from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
+from digits.network import INPUT, fans, shapes
 from runtimes.device import Device
+from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
+from training.schedule import learning_rates, steps_of
 from training.trainers import OnEpoch, Split, Weights
 
 
 def build(recipe: Recipe) -> keras.Model:
-    *hidden, (last_fan_in, classes) = recipe.layer_sizes
     layers: list[keras.Layer] = []
-    for i, (fan_in, units) in enumerate(hidden):
-        regularizer = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
-        draws = initialise(recipe, i, fan_in)
-        layers.append(keras.layers.Dense(units, activation=recipe.activation, kernel_regularizer=regularizer, **draws))
-        if recipe.dropout:
-            layers.append(keras.layers.Dropout(recipe.dropout, seed=1000 * recipe.seed + 500 + i))
-    layers.append(keras.layers.Dense(classes, **initialise(recipe, len(hidden), last_fan_in)))  # logits
+    if not isinstance(recipe.network[0], network.Dense):
+        layers.append(keras.layers.Reshape((*INPUT[1:], *INPUT[:1])))  # [N, 784] -> [N, 28, 28, 1]
+    drawn = itertools.count()
+    for i, (layer, shape) in enumerate(zip(recipe.network, shapes(recipe.network), strict=False)):
+        match layer:
+            case network.Dense(units=units):
+                if layers and len(shape) == 3:
+                    layers += [keras.layers.Permute((3, 1, 2)), keras.layers.Flatten()]  # channel, row, column
+                layers.append(keras.layers.Dense(units, **initialise(recipe, next(drawn), fans(layer, shape)[0])))
+            case network.Conv(filters=filters, kernel=kernel, padding=padding, bias=bias):
+                if padding:
+                    layers.append(keras.layers.ZeroPadding2D(padding))
+                draws = initialise(recipe, next(drawn), fans(layer, shape)[0])
+                layers.append(keras.layers.Conv2D(filters, kernel, use_bias=bias, **draws))
+            case network.MaxPool(size=size):
+                layers.append(keras.layers.MaxPooling2D(size))
+            case network.BatchNorm(momentum=momentum, epsilon=epsilon):
+                layers.append(BatchNorm(momentum=momentum, epsilon=epsilon))
+            case network.Dropout(rate=rate):
+                layers.append(keras.layers.Dropout(rate, seed=1000 * recipe.seed + 500 + i))
+            case network.Relu():
+                layers.append(keras.layers.ReLU())
+            case network.Sigmoid():
+                layers.append(keras.layers.Activation("sigmoid"))
     pixels = keras.Input((PIXELS,))
     if recipe.keras_api == "functional":
         outputs = pixels
@@ -45,7 +66,9 @@ def build(recipe: Recipe) -> keras.Model:
     return keras.Sequential([pixels, *layers])
 
 
-def initialise(recipe: Recipe, layer: int, fan_in: int) -> dict[str, keras.Initializer]:
+def initialise(recipe: Recipe, layer: int, fan_in: int) -> dict[str, Any]:
+    """Of the layer-th that has a weight, counted from 0."""
+
     def draw(kind: str, offset: int) -> keras.Initializer:
         seed = 1000 * recipe.seed + 2 * layer + offset  # an initializer with one seed draws the same for every layer
         if kind == "zeros":
@@ -56,64 +79,99 @@ def initialise(recipe: Recipe, layer: int, fan_in: int) -> dict[str, keras.Initi
             return keras.initializers.HeUniform(seed=seed)
         return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5, seed=seed)
 
-    return {"kernel_initializer": draw(recipe.weight_draw, 0), "bias_initializer": draw(recipe.bias_draw, 1)}
+    last = layer == sum(isinstance(one, network.Dense | network.Conv) for one in recipe.network) - 1
+    regularizer = keras.regularizers.L2(recipe.l2) if recipe.l2 and not last else None
+    return {
+        "kernel_initializer": draw(recipe.weight_draw, 0),
+        "bias_initializer": draw(recipe.bias_draw, 1),
+        "kernel_regularizer": regularizer,
+    }
 
 
-def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+class BatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
+    """Keras's running variance takes the batch's biased variance; the paper's, and the recipes', the unbiased one."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        kept = self.momentum * self.moving_variance
+        outputs = super().call(inputs, training=training)
+        if training:
+            number = keras.ops.cast(keras.ops.size(inputs) / inputs.shape[-1], self.moving_variance.dtype)
+            self.moving_variance.assign(kept + (self.moving_variance - kept) * number / (number - 1))
+        return outputs
+
+
+def make_optimizer(recipe: Recipe, *, steps: int) -> keras.optimizers.Optimizer:
+    rate = recipe.learning_rate if recipe.schedule == "constant" else LearningRates(learning_rates(recipe, steps))
     if recipe.optimizer == "rmsprop":
-        return keras.optimizers.RMSprop(learning_rate=recipe.learning_rate, rho=recipe.beta_2, epsilon=recipe.epsilon)
-    return keras.optimizers.Adam(
-        learning_rate=recipe.learning_rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon
-    )
+        return keras.optimizers.RMSprop(learning_rate=rate, rho=recipe.beta_2, epsilon=recipe.epsilon)
+    return keras.optimizers.Adam(learning_rate=rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon)
 
 
-def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> keras.Model:
+class LearningRates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # keras has no types
+    """One for each step: Keras has no one-cycle schedule of its own."""
+
+    def __init__(self, rates: npt.NDArray[np.float64]) -> None:
+        self._rates = tf.constant(rates, tf.float32)  # [steps]
+
+    def __call__(self, step: Any) -> Any:
+        return tf.gather(self._rates, step)
+
+
+def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_epoch: OnEpoch) -> keras.Model:
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     with keras.device(f"{'gpu' if device.kind == 'cuda' else 'cpu'}:{device.index}"):
         model = build(recipe)
-        compile_model(model, recipe)
+        compile_model(model, recipe, steps=steps_of(recipe, len(split.train.labels)))
+        pixels = tf.Variable(scaled(recipe, split.train.images), trainable=False)  # [60000, 784]
         model.fit(
-            shuffled_batches(recipe, split),
+            shuffled_batches(recipe, pixels, split.train.labels),
             shuffle=False,  # the batches are
             epochs=recipe.epochs,
             validation_data=(scaled(recipe, split.held_out.images), split.held_out.labels),
             validation_batch_size=1000,
-            callbacks=[EpochReport(on_epoch)],
+            callbacks=[EachEpoch(recipe, split.train.images, pixels, on_epoch)],
             verbose=0,
         )
     return model
 
 
-def compile_model(model: keras.Model, recipe: Recipe) -> None:
+def compile_model(model: keras.Model, recipe: Recipe, *, steps: int) -> None:
     model.compile(
-        optimizer=make_optimizer(recipe),
+        optimizer=make_optimizer(recipe, steps=steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
 
 
-def shuffled_batches(recipe: Recipe, split: Split) -> Any:
+def shuffled_batches(recipe: Recipe, pixels: tf.Variable, labels: Labels) -> Any:
     """A tf.data.Dataset of (pixels [B, 784], labels [B]), in a new random order at each epoch.
 
     `fit(pixels, labels, shuffle=True)` would be shorter, but once a seed is set it repeats one and the same order at every
     epoch (keras 3.15 with TensorFlow), which costs this recipe about half a point of accuracy.
     """
-    pixels, labels = tf.constant(scaled(recipe, split.train.images)), tf.constant(split.train.labels)
     order = tf.data.Dataset.range(len(labels)).shuffle(len(labels), seed=recipe.seed, reshuffle_each_iteration=True)
     batches = order.batch(recipe.batch_size)
-    return batches.map(lambda batch: (tf.gather(pixels, batch), tf.gather(labels, batch))).prefetch(1)
+    answers = tf.constant(labels)
+    return batches.map(lambda batch: (tf.gather(pixels, batch), tf.gather(answers, batch))).prefetch(1)
 
 
-class EpochReport(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
-    """Times the training part of each epoch, and passes on its numbers."""
+class EachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
+    """Draws the epoch's images anew, times its training part, and passes on its numbers."""
 
-    def __init__(self, on_epoch: OnEpoch) -> None:
+    def __init__(self, recipe: Recipe, images: Images, pixels: tf.Variable, on_epoch: OnEpoch) -> None:
         super().__init__()
+        self._recipe = recipe
+        self._images = images
+        self._pixels = pixels
         self._on_epoch = on_epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._started = time.perf_counter()
+        if self._recipe.augmentation:
+            images = augment(self._recipe.augmentation, self._images, seed=self._recipe.seed, epoch=epoch)
+            self._pixels.assign(scaled(self._recipe, images))
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         self._seconds = time.perf_counter() - self._started
@@ -143,18 +201,36 @@ def sees_gpu(index: int) -> bool:
     return index < len(tf.config.list_physical_devices("GPU"))
 
 
-def dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+def arrays(model: keras.Model) -> list[dict[str, tuple[keras.Variable, tuple[int, ...]]]]:
+    """What each layer holds, by the names of `digits.network.arrays`, and which axes in turn make it as there."""
+    found: list[dict[str, Any]] = []
+    for layer in model.layers:
+        match layer:
+            case keras.layers.Dense():
+                found.append({"weight": (layer.kernel, (0, 1)), "bias": (layer.bias, (0,))})
+            case keras.layers.Conv2D():  # Keras keeps [kernel, kernel, in, out]
+                bias = {"bias": (layer.bias, (0,))} if layer.use_bias else {}
+                found.append({"weight": (layer.kernel, (3, 2, 0, 1)), **bias})
+            case BatchNorm():
+                held = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+                found.append(
+                    {name: (one, (0,)) for name, one in zip(("scale", "shift", "mean", "variance"), held, strict=True)}
+                )
+    return found
 
 
 def get_weights(model: keras.Model) -> Weights:
-    return [(layer.kernel.numpy(), layer.bias.numpy()) for layer in dense_layers(model)]
+    return [
+        {name: np.ascontiguousarray(held.numpy().transpose(axes)) for name, (held, axes) in layer.items()}
+        for layer in arrays(model)
+    ]
 
 
 def with_weights(recipe: Recipe, weights: Weights) -> keras.Model:
     model = build(recipe)
-    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
-        layer.set_weights([weight, bias])
+    for layer, given in zip(arrays(model), weights, strict=True):
+        for name, (held, axes) in layer.items():
+            held.assign(given[name].transpose(np.argsort(axes)))
     return model
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,24 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 from threadpoolctl import threadpool_limits
 
+from digits import network
 from digits.card import Epoch
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
+from digits.network import INPUT, shapes
 from runtimes.device import Device
 from scratch import initialisers
-from scratch.layers import Array, Dense, Dropout, Layer, Relu, Sigmoid, softmax
+from scratch.buffers import Array
+from scratch.images import Conv, Flatten, MaxPool, ToImages
+from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, softmax
 from scratch.losses import softmax_cross_entropy
 from scratch.network import Network
-from scratch.optimizers import Adam, Optimizer, RMSprop
+from scratch.optimizers import Adam, Optimizer, RMSprop, Scheduled
+from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
+from training.schedule import learning_rates, steps_of
 from training.trainers import OnEpoch, Split, Weights
 
-ACTIVATIONS: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
 DRAWS = {
     "glorot_uniform": initialisers.glorot_uniform,
     "he_uniform": initialisers.he_uniform,
@@ -32,46 +39,70 @@ DRAWS = {
 
 
 def build(recipe: Recipe, generator: np.random.Generator) -> Network:
-    *hidden, logits = recipe.layer_sizes
     layers: list[Layer] = []
-    for fan_in, fan_out in hidden:
-        layers += [Dense(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
-        if recipe.dropout:
-            layers.append(Dropout(recipe.dropout, generator))
-    return Network([*layers, Dense(*logits)])
+    if not isinstance(recipe.network[0], network.Dense):
+        layers.append(ToImages(*INPUT))  # [N, 784] -> [1, 28, 28, N]
+    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+        match layer:
+            case network.Dense(units=units):
+                if layers and len(shape) == 3:
+                    layers.append(Flatten())
+                layers.append(Dense(math.prod(shape), units))
+            case network.Conv(filters=filters, kernel=kernel, padding=padding, bias=bias):
+                channels, height, width = shape
+                layers.append(Conv(channels, filters, kernel, height=height, width=width, padding=padding, bias=bias))
+            case network.MaxPool(size=size):
+                layers.append(MaxPool(size))
+            case network.BatchNorm(momentum=momentum, epsilon=epsilon):
+                layers.append(BatchNorm(shape[0], momentum=momentum, epsilon=epsilon))
+            case network.Dropout(rate=rate):
+                layers.append(Dropout(rate, generator))
+            case network.Relu():
+                layers.append(Relu())
+            case network.Sigmoid():
+                layers.append(Sigmoid())
+    return Network(layers)
 
 
 def initialise(model: Network, recipe: Recipe, generator: np.random.Generator) -> None:
-    for layer in dense_layers(model):
-        layer.weight[:] = DRAWS[recipe.weight_draw](generator, fan_in=layer.fan_in, fan_out=layer.fan_out)
+    for layer in weighted(model):
+        draw = DRAWS[recipe.weight_draw]
+        layer.weight[:] = draw(generator, layer.weight.shape, fan_in=layer.fan_in, fan_out=layer.fan_out)
         if recipe.bias_draw == "fan_in_uniform":
-            layer.bias[:] = initialisers.fan_in_uniform(generator, fan_in=layer.fan_in, fan_out=layer.fan_out)[0]
+            layer.bias[:] = initialisers.fan_in_uniform(
+                generator, layer.bias.shape, fan_in=layer.fan_in, fan_out=layer.fan_out
+            )
 
 
-def make_optimizer(model: Network, recipe: Recipe) -> Optimizer:
+def make_optimizer(model: Network, recipe: Recipe, *, steps: int) -> Optimizer:
+    optimizer: Optimizer
     if recipe.optimizer == "rmsprop":
-        return RMSprop(
+        optimizer = RMSprop(
             model.parameters, learning_rate=recipe.learning_rate, decay=recipe.beta_2, epsilon=recipe.epsilon
         )
-    return Adam(
-        model.parameters,
-        learning_rate=recipe.learning_rate,
-        beta_1=recipe.beta_1,
-        beta_2=recipe.beta_2,
-        epsilon=recipe.epsilon,
-    )
+    else:
+        optimizer = Adam(
+            model.parameters,
+            learning_rate=recipe.learning_rate,
+            beta_1=recipe.beta_1,
+            beta_2=recipe.beta_2,
+            epsilon=recipe.epsilon,
+        )
+    return optimizer if recipe.schedule == "constant" else Scheduled(optimizer, learning_rates(recipe, steps))
 
 
-def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> Network:
+def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_epoch: OnEpoch) -> Network:
     generator = np.random.default_rng(recipe.seed)
     model = build(recipe, generator)
     initialise(model, recipe, generator)
-    optimizer = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, recipe, steps=steps_of(recipe, len(split.train.labels)))
     pixels, labels = scaled(recipe, split.train.images), split.train.labels  # [60000, 784], [60000]
 
-    with threadpool_limits(1):
-        for _ in range(recipe.epochs):
+    with threadpool_limits(threads):
+        for epoch in range(recipe.epochs):
             started = time.perf_counter()
+            if recipe.augmentation:
+                pixels = scaled(recipe, augment(recipe.augmentation, split.train.images, seed=recipe.seed, epoch=epoch))
             loss, correct = train_epoch(model, optimizer, recipe, pixels, labels, generator)
             seconds = time.perf_counter() - started
             on_epoch(
@@ -94,17 +125,21 @@ def train_epoch(
     generator: np.random.Generator,
 ) -> tuple[float, int]:
     """One pass in a new random order: the mean loss, and how many answers were right on the way."""
-    total_loss, correct = 0.0, 0
+    total_loss = 0.0
     order = generator.permutation(len(pixels))
+    shown = labels[order]
+    logits = np.empty((len(pixels), CLASSES), np.float32)  # kept, so that right answers are counted once an epoch
+    rows = np.empty((recipe.batch_size, pixels.shape[1]), np.float32)
     set_training(model, True)
     for start in range(0, len(order), recipe.batch_size):
-        batch = order[start : start + recipe.batch_size]
-        batch_labels = labels[batch]
-        logits, loss = train_step(model, optimizer, recipe, pixels[batch], batch_labels)
-        total_loss += loss * len(batch)
-        correct += int((logits.argmax(axis=1) == batch_labels).sum())
+        batch = slice(start, start + recipe.batch_size)
+        indices = order[batch]
+        # "clip", as with the default `take` fills a copy first
+        batch_pixels = pixels.take(indices, axis=0, out=rows[: len(indices)], mode="clip")
+        logits[batch], loss = train_step(model, optimizer, recipe, batch_pixels, shown[batch])
+        total_loss += loss * len(indices)
     set_training(model, False)
-    return total_loss / len(pixels), correct
+    return total_loss / len(pixels), int((logits.argmax(axis=1) == shown).sum())
 
 
 def train_step(
@@ -115,7 +150,7 @@ def train_step(
     loss, gradient = softmax_cross_entropy(logits, labels)
     model.backward(gradient)
     if recipe.l2:
-        for layer in dense_layers(model)[:-1]:
+        for layer in weighted(model)[:-1]:
             loss += recipe.l2 * float(np.square(layer.weight).sum())
             layer.weight_gradient += 2 * recipe.l2 * layer.weight
     optimizer.step(model.gradients)
@@ -124,7 +159,7 @@ def train_step(
 
 def set_training(model: Network, training: bool) -> None:
     for layer in model.layers:
-        if isinstance(layer, Dropout):
+        if isinstance(layer, Dropout | BatchNorm):
             layer.training = training
 
 
@@ -140,34 +175,45 @@ def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:
     return images.reshape(-1, PIXELS) * np.float32(recipe.pixel_step) + np.float32(recipe.pixel_low)  # [N, 784]
 
 
-def dense_layers(model: Network) -> list[Dense]:
-    return [layer for layer in model.layers if isinstance(layer, Dense)]
+def weighted(model: Network) -> list[Dense | Conv]:
+    return [layer for layer in model.layers if isinstance(layer, Dense | Conv)]
 
 
 def sees_gpu(index: int) -> bool:
     return False
 
 
+def arrays(model: Network) -> list[dict[str, Array]]:
+    """What each layer holds, as `digits.network.arrays` has it; views of the model's own."""
+    found: list[dict[str, Array]] = []
+    for layer in model.layers:
+        match layer:
+            case Dense() | Conv():
+                found.append({"weight": layer.weight, "bias": layer.bias})
+            case BatchNorm():
+                running = {"mean": layer.mean, "variance": layer.variance}
+                found.append({"scale": layer.scale, "shift": layer.shift, **running})
+    return [{name: array for name, array in one.items() if array.size} for one in found]  # no bias has size 0
+
+
 def get_weights(model: Network) -> Weights:
-    return [(layer.weight.copy(), layer.bias.copy()) for layer in dense_layers(model)]
+    return [{name: array.copy() for name, array in layer.items()} for layer in arrays(model)]
 
 
 def with_weights(recipe: Recipe, weights: Weights) -> Network:
     model = build(recipe, np.random.default_rng(recipe.seed))
-    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
-        layer.weight[:], layer.bias[:] = weight, bias
+    for layer, given in zip(arrays(model), weights, strict=True):
+        for name, array in layer.items():
+            array[:] = given[name]
     return model
 
 
 def export_native(model: Network, recipe: Recipe, path: Path) -> None:
-    arrays: dict[str, Any] = {
-        "pixel_step": np.float32(recipe.pixel_step),
-        "pixel_low": np.float32(recipe.pixel_low),
-        "activation": np.array(recipe.activation),
-    }
-    for i, (weight, bias) in enumerate(get_weights(model)):
-        arrays |= {f"weight_{i}": weight, f"bias_{i}": bias}
-    np.savez(path, allow_pickle=False, **arrays)
+    """As runtimes/numpy_runtime.py opens it."""
+    layers = json.dumps(network.to_data(recipe.network))
+    numbers = {"pixel_step": np.float32(recipe.pixel_step), "pixel_low": np.float32(recipe.pixel_low)}
+    held = {f"{name}_{i}": array for i, layer in enumerate(get_weights(model)) for name, array in layer.items()}
+    np.savez(path, allow_pickle=False, network=np.array(layers), **numbers, **held)
 
 
 def export_onnx(model: Network, recipe: Recipe, path: Path) -> None:
@@ -176,18 +222,45 @@ def export_onnx(model: Network, recipe: Recipe, path: Path) -> None:
         numpy_helper.from_array(np.array([recipe.pixel_low], np.float32), "pixel_low"),
     ]
     nodes = [
-        helper.make_node("Flatten", ["images"], ["flat"], axis=1),  # [N, 784]
-        helper.make_node("Cast", ["flat"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["pixels", "pixel_step"], ["stretched"]),
-        helper.make_node("Add", ["stretched", "pixel_low"], ["activation_0"]),
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),  # [N, 28, 28]
+        helper.make_node("Mul", ["values", "pixel_step"], ["stretched"]),
+        helper.make_node("Add", ["stretched", "pixel_low"], ["pixels"]),
     ]
-    weights = get_weights(model)
-    for i, (weight, bias) in enumerate(weights):
-        constants += [numpy_helper.from_array(weight, f"weight_{i}"), numpy_helper.from_array(bias, f"bias_{i}")]
-        nodes.append(helper.make_node("Gemm", [f"activation_{i}", f"weight_{i}", f"bias_{i}"], [f"outputs_{i}"]))
-        if i < len(weights) - 1:
-            nodes.append(helper.make_node(recipe.activation.title(), [f"outputs_{i}"], [f"activation_{i + 1}"]))
-    nodes.append(helper.make_node("Softmax", [f"outputs_{len(weights) - 1}"], ["probabilities"], axis=1))
+    last = "pixels"
+
+    def add(operator: str, *held: str, **attributes: Any) -> None:
+        nonlocal last
+        outputs = f"{operator.lower()}_{len(nodes)}"
+        nodes.append(helper.make_node(operator, [last, *held], [outputs], **attributes))
+        last = outputs
+
+    if not isinstance(recipe.network[0], network.Dense):
+        constants.append(numpy_helper.from_array(np.array([1]), "channel_axis"))
+        add("Unsqueeze", "channel_axis")  # [N, 1, 28, 28]
+    weights = iter(enumerate(get_weights(model)))
+    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+        held = []
+        if network.arrays(layer, shape):
+            i, given = next(weights)
+            held = [f"{name}_{i}" for name in given]
+            constants += [numpy_helper.from_array(array, f"{name}_{i}") for name, array in given.items()]
+        match layer:
+            case network.Dense():
+                if len(shape) == 3:
+                    add("Flatten", axis=1)
+                add("Gemm", *held)
+            case network.Conv(padding=padding):
+                add("Conv", *held, pads=[padding] * 4)
+            case network.MaxPool(size=size):
+                add("MaxPool", kernel_shape=[size, size], strides=[size, size])
+            case network.BatchNorm(epsilon=epsilon):
+                add("BatchNormalization", *held, epsilon=epsilon)
+            case network.Relu():
+                add("Relu")
+            case network.Sigmoid():
+                add("Sigmoid")
+    add("Softmax", axis=1)
+    nodes[-1].output[0] = "probabilities"
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE])
     probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", CLASSES])
     graph = helper.make_graph(nodes, recipe.name, [images], [probabilities], constants)

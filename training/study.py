@@ -38,6 +38,7 @@ from digits import mnist
 from digits.card import Epoch, Score
 from digits.contract import CLASSES, Framework, Probabilities
 from digits.errors import SamedigitError, StudyError
+from digits.network import arrays, shapes
 from runtimes.device import CPU
 from training import trainers
 from training.recipes import RECIPES, Recipe
@@ -222,12 +223,12 @@ def _delete(file: Path) -> str:
     return f"Delete it, and the run is done again: rm {file.with_suffix('.json')}"
 
 
-_NO_MATHEMATICS: Final = ("seed", "source", "reported")
+_ABOUT: Final = ("seed", "source", "reported")  # what a recipe's runs need not have in common
 
 
 def _sha256(recipe: Recipe) -> str:
     """Of what the runs of a recipe have in common, without the words about it."""
-    fields = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in _NO_MATHEMATICS}
+    fields = {key: value for key, value in recipe.to_data().items() if key not in _ABOUT}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -279,9 +280,9 @@ def _check_unchanged(recipes: Mapping[str, Recipe], runs: Sequence[Run]) -> None
         stale = [run for run in runs if run.name == name and run.recipe_sha256 != _sha256(recipe)]
         if not stale:
             continue
-        now = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        now = json.loads(json.dumps(recipe.to_data()))
         before = stale[0].recipe
-        changed = [key for key in {**before, **now} if key not in _NO_MATHEMATICS and before.get(key) != now.get(key)]
+        changed = [key for key in {**before, **now} if key not in _ABOUT and before.get(key) != now.get(key)]
         raise StudyError(
             f"{name} has changed ({', '.join(changed)}) since {len(stale)} of its runs in {stale[0].file.parent} were "
             f"made, for instance seed {stale[0].seed}. Delete that folder, or give another one for the study: --study"
@@ -315,7 +316,7 @@ class _Process:
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has failed already, and will be asked why
-            process.stdin.write(json.dumps(dataclasses.asdict(recipe)).encode() + b"\n")
+            process.stdin.write(json.dumps(recipe.to_data()).encode() + b"\n")
             process.stdin.flush()  # and stays open: see _end_with_parent
         return cls(recipe, process, output, time.perf_counter())
 
@@ -450,7 +451,7 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
     score = Score.of(arrays["probabilities"], test_images.labels)
     file = _file(study, recipe.name, recipe.seed)
     run = Run(
-        recipe=dataclasses.asdict(recipe),
+        recipe=recipe.to_data(),
         recipe_sha256=_sha256(recipe),
         framework=recipe.framework,
         seed=recipe.seed,
@@ -479,10 +480,8 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
 
 def _time_first_prediction(trainer: Trainer, recipe: Recipe) -> float:
     """Before the training, which would warm everything up."""
-    zeros = [
-        (np.zeros((fan_in, fan_out), np.float32), np.zeros(fan_out, np.float32))
-        for fan_in, fan_out in recipe.layer_sizes
-    ]
+    held = [arrays(layer, shape) for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False)]
+    zeros = [{name: np.zeros(shape, np.float32) for name, shape in layer.items()} for layer in held if layer]
     image = mnist.test_images().images[:1]
     started = time.perf_counter()
     trainer.predict(trainer.with_weights(recipe, zeros), recipe, image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,66 +15,99 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA h
 import torch
 from torch import nn
 
+from digits import network
 from digits.card import Epoch
 from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
+from digits.network import INPUT, shapes
 from runtimes.device import Device
+from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
+from training.schedule import steps_of
 from training.trainers import OnEpoch, Split, Weights
-
-ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
 def build(recipe: Recipe) -> nn.Sequential:
-    *hidden, logits = recipe.layer_sizes
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in hidden:
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
-        if recipe.dropout:
-            layers.append(nn.Dropout(recipe.dropout))
-    return nn.Sequential(*layers, nn.Linear(*logits))
+    modules: list[nn.Module] = []
+    if not isinstance(recipe.network[0], network.Dense):
+        modules.append(nn.Unflatten(1, INPUT))  # [N, 784] -> [N, 1, 28, 28]
+    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+        match layer:
+            case network.Dense(units=units):
+                if modules and len(shape) == 3:
+                    modules.append(nn.Flatten())
+                modules.append(nn.Linear(math.prod(shape), units))
+            case network.Conv(filters=filters, kernel=kernel, padding=padding, bias=bias):
+                modules.append(nn.Conv2d(shape[0], filters, kernel, padding=padding, bias=bias))
+            case network.MaxPool(size=size):
+                modules.append(nn.MaxPool2d(size))
+            case network.BatchNorm(momentum=momentum, epsilon=epsilon):  # torch's momentum is the share of the batch
+                kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+                modules.append(kind(shape[0], eps=epsilon, momentum=1 - momentum))
+            case network.Dropout(rate=rate):
+                modules.append(nn.Dropout(rate))
+            case network.Relu():
+                modules.append(nn.ReLU())
+            case network.Sigmoid():
+                modules.append(nn.Sigmoid())
+    return nn.Sequential(*modules).to(memory_format=torch.channels_last)  # which convolves faster on a CPU
 
 
 def initialise(model: nn.Sequential, recipe: Recipe, generator: torch.Generator) -> None:
-    for layer in dense_layers(model):
-        fan_in_limit = layer.in_features**-0.5
+    for module in weighted(model):
+        fan_in = module.weight[0].numel()
         if recipe.weight_draw == "glorot_uniform":
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.xavier_uniform_(module.weight, generator=generator)
         elif recipe.weight_draw == "he_uniform":
-            nn.init.kaiming_uniform_(layer.weight, generator=generator)
+            nn.init.kaiming_uniform_(module.weight, generator=generator)
         else:
-            nn.init.uniform_(layer.weight, -fan_in_limit, fan_in_limit, generator=generator)
+            nn.init.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+        if module.bias is None:
+            continue
         if recipe.bias_draw == "zeros":
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(module.bias)
         else:
-            nn.init.uniform_(layer.bias, -fan_in_limit, fan_in_limit, generator=generator)
+            nn.init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
 
 
-def make_optimizer(model: nn.Sequential, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Sequential, recipe: Recipe, *, steps: int) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(model.parameters(), lr=recipe.learning_rate, alpha=recipe.beta_2, eps=recipe.epsilon)
-    return torch.optim.Adam(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        betas=(recipe.beta_1, recipe.beta_2),
-        eps=recipe.epsilon,
-        fused=True,  # one kernel for the whole update, on the CPU too
-    )
+        optimizer = torch.optim.RMSprop(
+            model.parameters(), lr=recipe.learning_rate, alpha=recipe.beta_2, eps=recipe.epsilon
+        )
+    else:
+        optimizer = torch.optim.Adam(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            betas=(recipe.beta_1, recipe.beta_2),
+            eps=recipe.epsilon,
+            fused=True,  # one kernel for the whole update, on the CPU too
+        )
+    if recipe.schedule == "one_cycle":
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=recipe.learning_rate, total_steps=steps, cycle_momentum=False
+        )
+        optimizer.register_step_post_hook(lambda *_: cycle.step())
+    return optimizer
 
 
-def train(recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> nn.Sequential:
+def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_epoch: OnEpoch) -> nn.Sequential:
     torch.manual_seed(recipe.seed)  # dropout takes no generator
     generator = torch.Generator().manual_seed(recipe.seed)
     model = build(recipe)
     initialise(model, recipe, generator)
     model.to(str(device))
-    optimizer = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, recipe, steps=steps_of(recipe, len(split.train.labels)))
     pixels = scaled(recipe, split.train.images).to(str(device))  # [60000, 784]
     labels = torch.tensor(split.train.labels, dtype=torch.long, device=str(device))  # [60000]
 
-    with reproducibly():
-        for _ in range(recipe.epochs):
+    with reproducibly(threads):
+        for epoch in range(recipe.epochs):
             started = time.perf_counter()
+            if recipe.augmentation:
+                images = augment(recipe.augmentation, split.train.images, seed=recipe.seed, epoch=epoch)
+                pixels = scaled(recipe, images).to(str(device))
             loss, correct = train_epoch(model, optimizer, recipe, pixels, labels, generator)
             seconds = time.perf_counter() - started
             on_epoch(
@@ -116,8 +150,8 @@ def train_step(
     logits = model(pixels)
     loss = nn.functional.cross_entropy(logits, labels)
     if recipe.l2:  # not weight_decay, which would add l2 * weight to the gradients, and to those of the biases too
-        for layer in dense_layers(model)[:-1]:
-            loss = loss + recipe.l2 * layer.weight.square().sum()
+        for module in weighted(model)[:-1]:
+            loss = loss + recipe.l2 * module.weight.square().sum()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
     optimizer.step()
@@ -139,27 +173,39 @@ def scaled(recipe: Recipe, images: Images) -> torch.Tensor:
     return torch.tensor(images).reshape(-1, PIXELS).float() * recipe.pixel_step + recipe.pixel_low  # [N, 784]
 
 
-def dense_layers(model: nn.Sequential) -> list[nn.Linear]:
-    return [layer for layer in model if isinstance(layer, nn.Linear)]
+def weighted(model: nn.Sequential) -> list[nn.Linear | nn.Conv2d]:
+    return [module for module in model if isinstance(module, nn.Linear | nn.Conv2d)]
 
 
 def sees_gpu(index: int) -> bool:
     return index < torch.cuda.device_count()
 
 
+def arrays(model: nn.Sequential) -> list[dict[str, torch.Tensor]]:
+    """What each layer holds, as `digits.network.arrays` has it; views of the model's own."""
+    found: list[dict[str, torch.Tensor | None]] = []
+    for module in model:
+        match module:
+            case nn.Linear(weight=weight, bias=bias):
+                found.append({"weight": weight.T, "bias": bias})  # torch keeps [out, in]
+            case nn.Conv2d(weight=weight, bias=bias):
+                found.append({"weight": weight, "bias": bias})
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                running = {"mean": module.running_mean, "variance": module.running_var}
+                found.append({"scale": module.weight, "shift": module.bias, **running})
+    return [{name: array.detach() for name, array in one.items() if array is not None} for one in found]
+
+
 def get_weights(model: nn.Sequential) -> Weights:
-    return [  # torch keeps [out, in]
-        (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy()) for layer in dense_layers(model)
-    ]
+    return [{name: array.numpy().copy() for name, array in layer.items()} for layer in arrays(model)]
 
 
-@torch.no_grad()
 def with_weights(recipe: Recipe, weights: Weights) -> nn.Sequential:
     model = build(recipe)
-    for layer, (weight, bias) in zip(dense_layers(model), weights, strict=True):
-        layer.weight.copy_(torch.tensor(weight.T))
-        layer.bias.copy_(torch.tensor(bias))
-    return model
+    for layer, given in zip(arrays(model), weights, strict=True):
+        for name, array in layer.items():
+            array.copy_(torch.tensor(given[name]))
+    return model.eval()
 
 
 class Served(nn.Module):
@@ -205,13 +251,13 @@ def export_onnx(model: nn.Sequential, recipe: Recipe, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def reproducibly() -> Iterator[None]:
-    """One thread, and only algorithms that add in a fixed order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def reproducibly(threads: int) -> Iterator[None]:
+    """This number of threads, and only algorithms that add in a fixed order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

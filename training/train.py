@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import time
@@ -18,6 +17,7 @@ from digits.card import Card, Epoch, Score
 from digits.contract import EXPORTED, Backend
 from digits.errors import DeviceError
 from digits.mnist import LabelledImages
+from digits.network import parameters
 from digits.store import StoredModel
 from runtimes.backends import open_runtime, predict_all
 from runtimes.device import CPU, Device, choose_device
@@ -33,7 +33,7 @@ OnStage = Callable[[str], None]
 
 
 def train_and_store(
-    recipe: Recipe, *, device: str, on_epoch: OnEpoch, on_stage: OnStage = lambda stage: None
+    recipe: Recipe, *, device: str, threads: int = 1, on_epoch: OnEpoch, on_stage: OnStage = lambda stage: None
 ) -> StoredModel:
     """Trains `recipe` and stores the model with its card, or stores nothing.
 
@@ -43,6 +43,7 @@ def train_and_store(
     Args:
         recipe: what to train.
         device: auto, cpu, cuda or cuda:INDEX.
+        threads: of the CPU, that training may use.
         on_epoch: called after each epoch.
         on_stage: called with what begins: importing, training, exporting.
 
@@ -61,7 +62,7 @@ def train_and_store(
         on_epoch(epoch)
 
     on_stage("training")
-    model = trainer.train(recipe, split, device=place, on_epoch=record)
+    model = trainer.train(recipe, split, device=place, threads=threads, on_epoch=record)
 
     def fill(folder: Path) -> Card:
         on_stage("exporting")
@@ -72,12 +73,12 @@ def train_and_store(
         if not departed:
             on_stage("reading other digits")
         return Card(
-            recipe=dataclasses.asdict(recipe),
+            recipe=recipe.to_data(),
             departures=departed,
             framework=recipe.framework,
             seed=recipe.seed,
             device=str(place),
-            parameters=sum(weight.size + bias.size for weight, bias in trainer.get_weights(model)),
+            parameters=parameters(recipe.network),
             history=tuple(history),
             held_out=split.held_out_is,
             scores=scores,
@@ -87,7 +88,7 @@ def train_and_store(
             data=dict(mnist.SHA256),
             versions=versions(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            threads=1,
+            threads=threads,
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             train_seconds=sum(epoch.seconds for epoch in history),
             export_seconds=export_seconds,

@@ -19,8 +19,8 @@ from digits.mnist import LabelledImages
 from runtimes.device import Device
 from training.recipes import Recipe
 
-# (weight [fan_in, fan_out], bias [fan_out]) of each dense layer, float32.
-Weights = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+# Of each layer that holds any, in order: its arrays, float32, by the names and with the shapes of `digits.network.arrays`.
+Weights = list[dict[str, npt.NDArray[np.float32]]]
 OnEpoch = Callable[[Epoch], None]
 
 # What each framework's exports open with, besides ONNX: its native format.
@@ -44,10 +44,10 @@ class Split:
 
 
 class Trainer(Protocol):
-    """A trainer module. `model` is the framework's own; it takes scaled pixels and gives logits."""
+    """A trainer module. `model` is the framework's own; it takes scaled pixels `[N, 784]` and gives logits `[N, 10]`."""
 
-    def train(self, recipe: Recipe, split: Split, *, device: Device, on_epoch: OnEpoch) -> Any:
-        """A model trained as the recipe says, the same bit for bit for the same recipe on the same machine."""
+    def train(self, recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_epoch: OnEpoch) -> Any:
+        """A model trained as the recipe says, the same bit for bit for the same recipe and threads on the same machine."""
 
     def export_native(self, model: Any, recipe: Recipe, path: Path) -> None:
         """Writes the whole contract, images to probabilities, in the framework's own format."""

@@ -7,27 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
+from machine_limits import NARROW
 
 from digits.contract import Images
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Head
-from serving.ports.http1 import Body, Http1Limits, Machine, State
+from serving.ports.http1 import Body, Machine, State
 from serving.protocols import v2
 from serving.protocols.predict import read_request
 
 MAX_IMAGES: Final = 3
-LIMITS: Final = Http1Limits(
-    head_bytes=400,
-    target_bytes=100,
-    headers=6,
-    body_bytes=300,
-    discard_bytes=200,
-    head_seconds=10,
-    body_seconds=60,
-    body_bytes_per_second=1000,
-    idle_seconds=75,
-    linger_seconds=5,
-)
 DATE: Final = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 ANSWER: Final = Answer(200, b"yes", ())
 
@@ -110,7 +99,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 def _events(pieces: list[bytes]) -> list[Any]:
     """What the machine makes of what a client sends in these pieces and then closes its side; each request is answered."""
-    machine = Machine(LIMITS, 0)
+    machine = Machine(NARROW, 0)
     events: list[Any] = []
     for piece in pieces:
         machine.receive(piece, 0)
@@ -138,7 +127,7 @@ def _answer_all(machine: Machine, events: list[Any]) -> None:
             return
         events.append(event)
         if isinstance(event, Body):
-            assert len(event.data) <= LIMITS.body_bytes
+            assert len(event.data) <= NARROW.body_bytes
             assert machine.answer(ANSWER, 0, date=DATE).startswith(b"HTTP/1.1 200 ")
         else:
             assert machine.state is State.HEAD_READ
