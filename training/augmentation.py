@@ -26,6 +26,7 @@ from digits.sampling import Floats, affine_points, sample
 BLOCK: Final = (
     64  # images drawn and changed at once: an array of their pixels takes 200 kB, so that a few stay in the cache
 )
+SMEARED: Final = 8  # places whose mean is taken for motion
 DROPPED: Final = 1e-4  # share of a smooth field's variance that may be left out: 1 % of its deviation
 
 
@@ -113,6 +114,17 @@ class Blur:
 
     def __post_init__(self) -> None:
         _refuse_impossible(self, deviation=(0 <= self.deviation < math.inf, "a number of at least 0 pixels"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """Smeared along a line in any direction: the mean over its points, its length uniform from 0 to what is given."""
+
+    length: float  # pixels
+    probability: float
+
+    def __post_init__(self) -> None:
+        _refuse_impossible(self, length=(0 <= self.length <= SIDE, f"from 0 to {SIDE} pixels"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +253,7 @@ Augmentation = (
     | Thickness
     | Outline
     | Blur
+    | Motion
     | Contrast
     | Fog
     | Blots
@@ -345,12 +358,12 @@ def _points(moves: list[Any], count: int, random: np.random.Generator) -> tuple[
     shifts = np.zeros((count, 2), np.float32)
     fields: Floats | None = None
     for move in reversed(moves):
-        chosen = (random.random(count, np.float32) < move.probability).astype(np.float32)
+        chosen = random.random(count, np.float32) < move.probability
         if isinstance(move, Elastic):
-            drawn = draw_fields(move, 2 * count, random).reshape(count, 2, PIXELS) * chosen[:, None, None]
-            fields = drawn if fields is None else fields + drawn
+            fields = np.zeros((count, 2, PIXELS), np.float32) if fields is None else fields
+            fields[chosen] += draw_fields(move, 2 * int(chosen.sum()), random).reshape(-1, 2, PIXELS)
             continue
-        undo, start = draw_affine(move, chosen, random)
+        undo, start = draw_affine(move, chosen.astype(np.float32), random)
         matrices, shifts = undo @ matrices, (undo @ shifts[:, :, None])[:, :, 0] + start
         fields = undo @ fields if fields is not None else None
     rows, columns = affine_points(matrices, shifts)
@@ -438,6 +451,8 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
             return edges
         case Blur(deviation=deviation):
             return _blurred(pixels, uniform(0, deviation))
+        case Motion(length=length):
+            return _smeared(pixels, uniform(0, length), uniform(0, math.pi))
         case Contrast(background=background, least=least):
             low = uniform(0, background)
             return low + (1 - low) * uniform(least, 1) * pixels
@@ -499,6 +514,16 @@ def _blurred(pixels: Floats, deviation: Floats) -> Floats:
     weights = np.exp(-precision * (_LINE[:, None] - _LINE) ** 2)  # [n, 28, 28]
     weights /= weights[:, SIDE // 2].sum(axis=-1)[:, None, None]
     return np.asarray(weights @ pixels @ weights, np.float32)
+
+
+def _smeared(pixels: Floats, length: Floats, angle: Floats) -> Floats:
+    """The mean over SMEARED places along a line; length in pixels and angle, [n, 1, 1]."""
+    down, right = length * np.sin(angle), length * np.cos(angle)
+    total: Floats = np.zeros_like(pixels)
+    for step in np.linspace(-0.5, 0.5, SMEARED, dtype=np.float32):
+        rows = np.broadcast_to(_LINE[:, None] + step * down, pixels.shape)
+        total += sample(pixels, rows, np.broadcast_to(_LINE + step * right, pixels.shape))
+    return total / np.float32(SMEARED)
 
 
 def _fog(count: int, random: np.random.Generator) -> Floats:
