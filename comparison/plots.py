@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy.special import expit, logit
 
+from comparison.kinds import Spread
 from comparison.results import ECHO, Comparison, Door, Latencies, Share
 from comparison.serving_results import Measurement
 from comparison.statistics import card_interval
@@ -250,6 +251,33 @@ def accuracy_against_latency(comparison: Comparison, *, name: str) -> str:
         return to_svg(
             figure, name, "Accuracy of each model, with its interval, against its latency through each backend"
         )
+
+
+def kinds_against_latency(points: Sequence[tuple[StoredModel, float, Spread]], *, name: str) -> str:
+    """Accuracy on digits that are not MNIST's against the latency of each model, the old and the new ones together.
+
+    Args:
+        points: model, its median latency in ms through its quickest backend, and what it reads of the other kinds.
+        name: unlike that of any other picture in the page.
+    """
+    with rc_context(STYLE):
+        points = sorted(points, key=lambda point: point[2].mean)  # so that the lines to the names do not cross
+        figure, axes = new_figure(480, max(320, 80 + 24 * len(points)))
+        for model, ms, spread in points:
+            marker = MARKERS[model.card.framework]
+            heights = [100 * share for share in (spread.worst, spread.mean, model.card.accuracy)]
+            axes.plot([ms] * 3, heights, color=SOFT, linewidth=0.8)
+            axes.plot(ms, heights[0], color=SOFT, marker="_", markersize=8)
+            axes.plot(ms, heights[2], color=SOFT, marker="_", markersize=8)
+            axes.plot(ms, heights[1], color=INK, marker=marker, markersize=8, markeredgecolor=PAGE)
+        axes.set_xscale("log")
+        low, high = min(ms for _, ms, _ in points), max(ms for _, ms, _ in points)
+        _milliseconds(axes, (low / 1.3, high * 1.3))
+        axes.set_xlabel("median latency, ms (logarithmic)")
+        axes.set_ylabel("accuracy, %")
+        _label_right(figure, axes, {model.recipe: (ms, 100 * spread.mean) for model, ms, spread in points})
+        label = "Accuracy of each model on digits that are not MNIST's against its latency"
+        return to_svg(figure, name, label)
 
 
 def _label_right(figure: Figure, axes: Axes, points: dict[str, tuple[float, float]]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from markupsafe import Markup
 
-from comparison import page, plots
+from comparison import kinds, page, plots
 from comparison.results import ECHO, Comparison, Share, compare, read_results
 from comparison.serving_results import Benchmark, read_benchmark
 from comparison.statistics import card_interval
@@ -17,6 +17,7 @@ from comparison.summary import CLIENT_LIMITS, join, summarise
 from digits.contract import BACKENDS
 from digits.store import StoredModel
 from loadtests.protocols import ProtocolName
+from training.evaluate import Reading, kept_readings
 
 TEMPLATE: Final = "report.html.j2"
 ABOUT: Final[dict[ProtocolName, str]] = {
@@ -37,12 +38,14 @@ def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> 
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    page.write(_render(comparison, read_benchmark(results)), target)
+    page.write(_render(comparison, read_benchmark(results), kept_readings(results)), target)
     return target
 
 
-def _render(comparison: Comparison, benchmark: Benchmark | None) -> str:
+def _render(comparison: Comparison, benchmark: Benchmark | None, kept: Mapping[str, Sequence[Reading]]) -> str:
     models, results = comparison.models, comparison.results
+    kind_rows = kinds.rows(models, kept)
+    quickest_ms = {model.tag: _quickest_ms(comparison, model) for model in models}
     return page.render(
         TEMPLATE,
         comparison=comparison,
@@ -63,6 +66,9 @@ def _render(comparison: Comparison, benchmark: Benchmark | None) -> str:
         limited=any(run.client_busy > CLIENT_LIMITS for run in results.runs if run.users > 1),
         doors={protocol: comparison.door(protocol) for protocol in comparison.protocols},
         bare_ms=results.bare_socket_ms,
+        kind_groups=_kind_groups(kind_rows),
+        kinds_picture=_kinds_picture(models, kind_rows, quickest_ms),
+        quickest_ms=quickest_ms,
         share_pictures=_share_pictures(comparison),
         benchmark=benchmark,
         rate_pictures=_rate_pictures(benchmark) if benchmark else [],
@@ -78,6 +84,38 @@ def _render(comparison: Comparison, benchmark: Benchmark | None) -> str:
 
 def _median_epoch_seconds(model: StoredModel) -> float:
     return statistics.median(epoch.seconds for epoch in model.card.history)
+
+
+def _quickest_ms(comparison: Comparison, model: StoredModel) -> float | None:
+    """The median latency of one caller through the backend that is quickest for this model; None where none was asked."""
+    ones = [served.over(comparison.finest).one for served in comparison.of_model(model)]
+    return min((one.p50_ms for one in ones if one is not None), default=None)
+
+
+def _kind_groups(rows: Sequence[kinds.Row]) -> list[tuple[str, list[kinds.Row], list[float]]]:
+    """The rows by group, and each model's mean over a group of several kinds, where all models were asked all of it."""
+    groups: dict[str, list[kinds.Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    found = []
+    for group, members in groups.items():
+        is_whole = len(members) > 1 and all(row.is_whole for row in members)
+        found.append((group, members, [spread.mean for spread in kinds.spreads(members) or ()] if is_whole else []))
+    return found
+
+
+def _kinds_picture(
+    models: Sequence[StoredModel], rows: Sequence[kinds.Row], quickest_ms: Mapping[str, float | None]
+) -> Markup | None:
+    found = kinds.spreads(rows)
+    if found is None:
+        return None
+    points = [
+        (model, ms, spread)
+        for model, spread in zip(models, found, strict=True)
+        if (ms := quickest_ms[model.tag]) is not None
+    ]
+    return Markup(plots.kinds_against_latency(points, name="kinds")) if points else None
 
 
 def _share_pictures(comparison: Comparison) -> list[tuple[ProtocolName, Markup]]:

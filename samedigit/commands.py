@@ -214,6 +214,10 @@ def model_facts(model: StoredModel, *, served: bool) -> dict[str, Any]:
         "total": score.total,
         "accuracy": score.accuracy,
         "accuracy_95": [low, high],
+        "beyond": {
+            kind: {"correct": found.correct, "total": found.total, **_accuracy(found)}
+            for kind, found in card.beyond.items()
+        },
         "parameters": card.parameters,
         "bytes": card.bytes,
         "seed": card.seed,
@@ -242,16 +246,24 @@ def show_models(models: Sequence[StoredModel]) -> None:
             "\n".join(filter(None, (facts["recipe"], facts["version"], state))),
             f"{facts['framework']}\n{facts['parameters']:,}",
             f"{' '.join(formats[:2])}\n{' '.join(formats[2:])}",
-            f"{counts}\n{100 * low:.2f}-{100 * high:.2f}",
+            "\n".join(filter(None, (counts, f"{100 * low:.2f}-{100 * high:.2f}", _others(facts["beyond"])))),
             f"{sum(facts['bytes'].values()) / 1000:,.0f}",
             f"{facts['trained_at'][:10]}\n{facts['trained_at'][11:16]}, {facts['train_seconds']:.0f} s",
         )
     console.print(table)
     console.print("served: the promoted version of a recipe, else its newest whole run", style="dim")
+    if any(model.card.beyond for model in models):
+        note = "others: the mean over kinds of digits that are not MNIST's; samedigit evaluate MODEL --beyond"
+        console.print(note, style="dim")
     for model in models:
         if not model.card.is_whole:
             departed = f"{model.tag} departed from its recipe: {model.card.departed_in_words}"
             console.print(departed, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _others(beyond: Mapping[str, Mapping[str, Any]]) -> str:
+    accuracies = [score["accuracy"] for score in beyond.values()]
+    return f"others {100 * sum(accuracies) / len(accuracies):.2f}" if accuracies else ""
 
 
 def promote(name: str) -> dict[str, Any]:

@@ -239,6 +239,7 @@ def test_a_users_folder_is_a_row_of_the_table_and_kept(empty_home: Path, tmp_pat
     assert kept.score == Score(correct=1, total=3)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_kind_and_says_what_is_missing(empty_home: Path, tmp_path: Path) -> None:
     keep("some", 4)
     fonts = tmp_path / "fonts"

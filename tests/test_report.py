@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from comparison.kinds import Spread, rows, spreads
 from comparison.plots import _spread
 from comparison.report import write_report
 from comparison.results import summary_table
@@ -27,6 +28,7 @@ from digits.errors import ReportError, ResultsMissing
 from digits.store import StoredModel
 from loadtests.load_test import Run
 from loadtests.protocols import PROTOCOLS
+from training.evaluate import Reading, keep_readings
 
 DOOR_MS = {"predict": 0.21, "v2-json": 0.15, "v2-binary": 0.12}
 MODEL_MS = {"numpy": 0.02, "torch": 0.09, "tensorflow": 0.4, "onnx": 0.01, "echo": 0.0}
@@ -607,3 +609,66 @@ def test_an_older_report_is_replaced(tmp_path: Path) -> None:
     assert write_report(tmp_path / "results", models, target) == target
     assert target.read_text().startswith("<!doctype html>")
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+
+
+# ---- digits that are not MNIST's
+
+
+def read_beyond(model: StoredModel, correct: dict[str, int], **recipe: object) -> StoredModel:
+    """The model with so many right of 1,000 of each kind."""
+    beyond = {kind: Score(correct=right, total=1000) for kind, right in correct.items()}
+    return replace(model, card=replace(model.card, beyond=beyond, recipe={**model.card.recipe, **recipe}))
+
+
+def test_the_report_has_accuracy_per_kind_beside_latency_and_cost(tmp_path: Path) -> None:
+    keras, numpy, torch = made_up_models()
+    models = [
+        read_beyond(keras, {"fog": 700, "stripe": 300}),
+        read_beyond(numpy, {"fog": 750, "stripe": 400}),
+        read_beyond(torch, {"fog": 950, "stripe": 900}, augmentation=[{"augmentation": "fog"}]),
+    ]
+    runs = write_made_up_results(tmp_path, models)
+    mine = Reading(
+        kind="my own", group="given", about="mine", source="here", made="by hand", score=Score(correct=3, total=4),
+        missing=None, trained_like=(),
+    )  # fmt: skip
+    again = replace(mine, kind="stripe", group="corruptions", score=Score(correct=500, total=1000))
+    fonts = replace(mine, kind="printed fonts", group="foreign", score=None, missing="needs fonts")
+    keep_readings(tmp_path, numpy.tag, [mine, again, fonts])
+    page = write_report(tmp_path, models, tmp_path / "report.html").read_text()
+
+    assert _cells(page, "kinds", 'data-kind="fog"') == ["70.00", "75.00", "95.00°"]
+    assert _cells(page, "kinds", 'data-kind="stripe"') == ["30.00", "50.00", "90.00"]  # what was read since counts
+    assert _cells(page, "kinds", 'data-kind="mean: corruptions"') == ["50.00", "62.50", "92.50"]
+    assert _cells(page, "kinds", 'data-kind="my own"') == ["-", "75.00", "-"]
+    assert _cells(page, "kinds", 'data-kind="mnist"') == ["97.41", "97.79", "97.86"]
+    assert _cells(page, "kinds", 'data-kind="training"') == [f"{model.card.train_seconds:.1f}" for model in models]
+    assert 'data-kind="printed fonts"' not in page  # nobody has read it
+    ones = [run for run in runs if run.users == 1 and run.protocol == "v2-binary" and run.backend != "echo"]
+    quickest = [min(run.p50_ms for run in ones if run.model == model.tag) for model in models]
+    assert [float(cell) for cell in _cells(page, "kinds", 'data-kind="latency"')] == pytest.approx(quickest, rel=5e-3)
+    assert "behind bright fog, with a quarter of its contrast; 1,000 images" in page
+    assert "Accuracy of each model on digits that are not MNIST" in page  # the picture
+
+
+def test_kinds_are_spread_over_those_that_every_model_was_asked() -> None:
+    keras, numpy, torch = made_up_models()
+    models = [
+        read_beyond(keras, {"fog": 700, "stripe": 300, "zigzag": 10}),
+        read_beyond(numpy, {"fog": 750, "stripe": 800}),
+        read_beyond(torch, {"fog": 950, "stripe": 900}),
+    ]
+    found = rows(models, {})
+    assert [row.name for row in found] == ["stripe", "fog", "zigzag"]  # in the order of the table
+    spread = spreads(found)
+    assert spread == [
+        Spread(mean=0.5, worst=0.3, worst_kind="stripe"),
+        Spread(mean=0.775, worst=0.75, worst_kind="fog"),
+        Spread(mean=0.925, worst=0.9, worst_kind="stripe"),
+    ]
+    assert spreads(rows(models, {})[2:]) is None
+
+
+def test_a_report_on_models_that_read_nothing_else_says_how(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
+    assert "Not evaluated yet: <code>samedigit evaluate MODEL --beyond</code>" in made_up[2]
+    assert '<table id="kinds">' not in made_up[2]

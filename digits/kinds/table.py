@@ -142,7 +142,9 @@ KINDS: Final = (
         "impulse noise", "17 % of the pixels black or white at random", corruptions.impulse_noise, "impulses", "noise"
     ),
     _corruption("glass blur", "as through frosted glass", corruptions.glass_blur, "blur"),
-    _corruption("motion blur", "smeared in one direction over some 6 pixels", corruptions.motion_blur, "blur"),
+    _corruption(
+        "motion blur", "smeared in one direction over some 6 pixels", corruptions.motion_blur, "motion", "blur"
+    ),
     _corruption("shear", "slanted by 0.4 radians to one side or the other", corruptions.shear, "affine"),
     _corruption("scale", "shrunk to 0.7 of its size", corruptions.scale, "affine"),
     _corruption("rotate", "turned by 0.4 radians to one side or the other", corruptions.rotate, "affine"),
