@@ -8,7 +8,7 @@ connections; a second each in every round, in random order; medians.
     at once     our HTTP machine; what waits runs on the event loop as soon as it has read what came: what Samedigit does
     uvicorn     the same door and batches as an ASGI callable on uvicorn, with httptools and uvloop
     uncounted   as at once, without metrics
-    thread      the model runs in a thread; what comes meanwhile waits for the next batch
+    thread      every batch runs in a thread, as only long ones do otherwise
     window      a batch begins 1 ms after its first request came
     one by one  no batches
 """
@@ -17,19 +17,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import random
 import signal
 import statistics
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import uvicorn
 import uvloop
 from rich.console import Console
@@ -40,18 +38,19 @@ import serving.opening
 from benchmarks import serving_client
 from benchmarks.serving_servers import started
 from digits import mnist
-from digits.contract import BACKENDS, Probabilities
+from digits.contract import BACKENDS
 from digits.store import find_model
 from loadtests.server import Start, free_ports, on_cores
-from runtimes.backends import is_installed
+from runtimes.backends import Runtime, is_installed
 from serving.batching import Batcher, Done
 from serving.door import Door
 from serving.messages import Answer, Exchange, Head
 from serving.metrics import Metrics
 from serving.models import ServedModels
+from serving.pace import Pace
 from serving.ports.connection import Connections
 from serving.ports.data_port import DataPort
-from serving.settings import read_settings
+from serving.settings import Settings, read_settings
 from serving.start import serve_environment
 
 RECIPE: Final = "torch-relu"
@@ -60,29 +59,8 @@ WINDOW_SECONDS: Final = 0.001
 
 
 class InThread(Batcher):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._pool = ThreadPoolExecutor(1)
-        self._busy = False
-
-    def _run(self) -> None:
-        if self._busy or not self._waiting:
-            return
-        self._busy = True
-        batch, _ = self._next_batch(time.monotonic_ns())
-        images = batch[0].images if len(batch) == 1 else np.concatenate([waiting.images for waiting in batch])
-        loop = asyncio.get_running_loop()
-
-        def finish(predicted: Future[Probabilities]) -> None:
-            self._busy = False
-            self._run()
-            start = 0
-            for waiting in batch:
-                waiting.done(predicted.result()[start : start + len(waiting.images)])
-                start += len(waiting.images)
-
-        predicting = self._pool.submit(self._runtime.predict, images)
-        predicting.add_done_callback(lambda predicted: loop.call_soon_threadsafe(finish, predicted))
+    def __init__(self, runtime: Runtime, settings: Settings, pace: Pace) -> None:
+        super().__init__(runtime, settings, dataclasses.replace(pace, short=0))
 
 
 class InWindow(Batcher):

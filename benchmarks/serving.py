@@ -2,11 +2,12 @@
 
     python -m benchmarks.serving [--seconds N] [--json FILE] [--peers NAME ...]
 
-The same ONNX model (the torch-relu that the store serves) and the same images for everybody. Servers have one worker, and one
-core; wrk (Locust's fast client, where wrk is missing) has another. A measurement is a closed loop of one second in each of N
-rounds. A round measures every server, in a new random order, so that what else the machine does hits all alike; compared are
-the medians of the rounds. Who is not measured sleeps (SIGSTOP), since some poll. Before each measurement 16 answers must be
-the model's own; in it, answers with an error status and requests without an answer are counted, as failed.
+The same ONNX model (the torch-relu that the store serves, and torch-conv where a slow one is asked) and the same images for
+everybody. Servers have one worker, and one core; wrk (Locust's fast client, where wrk is missing) has another. A measurement
+is a closed loop of one second in each of N rounds. A round measures every server, in a new random order, so that what else the
+machine does hits all alike; compared are the medians of the rounds. Who is not measured sleeps (SIGSTOP), since some poll.
+Before each measurement 16 answers must be the model's own; in it, answers with an error status and requests without an answer
+are counted, as failed.
 
 The peers are FastAPI with pydantic, MLServer, bentoml as its quickstart has it, LitServe, and Triton's C++ server, which is
 left out where it does not start. Each comes from its package in an environment of its own (`peers`), made at first use. An
@@ -81,6 +82,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
         parts: dict[str, Callable[[], list[Measurement]]] = {
             "one image a request, and 64": lambda: cases.through_onnx(bench, peers),
             "batching": lambda: cases.batching(bench),
+            "a slow model": lambda: cases.slow_model(bench, peers),
             "start and memory": lambda: cases.start_and_memory(bench),
             "two workers": lambda: cases.two_workers(bench),
             "what each guard costs": lambda: costs(bench),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import compileall
+import dataclasses
 import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,7 +23,7 @@ from benchmarks.serving_client import Load, Question
 from benchmarks.serving_servers import PEERS, bentoml_here, ours, peer, started
 from digits import mnist
 from digits.contract import Backend, Images
-from digits.errors import LoadTestError
+from digits.errors import LoadTestError, ModelNotFound
 from digits.store import StoredModel, find_model
 from loadtests.server import Server, free_ports, on_cores
 from runtimes.backends import Runtime, is_installed, open_runtime
@@ -29,6 +31,7 @@ from runtimes.device import CPU
 from serving.start import ROOT
 
 RECIPE: Final = "torch-relu"
+SLOW_RECIPE: Final = "torch-conv"
 IMAGES: Final = 256  # distinct ones, in turn
 MANY: Final = 64  # images in one request
 STARTS: Final = 5  # of each server
@@ -42,6 +45,9 @@ MANY_1: Final = f"{MANY} images in a binary request, one connection"
 START: Final = "start to ready, ONNX only"
 MEMORY: Final = "resident memory of the worker, ONNX only"
 WORKERS: Final = "two workers on two cores"
+SLOW: Final = {number: f"{SLOW_RECIPE}, binary (FastAPI: JSON), {number} connections" for number in (16, 64)}
+BESIDE_CONNECTIONS: Final = 16  # that keep the slow model under full load
+BESIDE_SECONDS: Final = 2  # of that load, in whose midst the dense model is measured for one
 BATCHED: Final[dict[Backend, str]] = {  # torch before TensorFlow, whose LLVM otherwise makes torch's abort
     "torch": "torch, 64 connections",
     "tensorflow": "TensorFlow, 64 connections",
@@ -54,6 +60,9 @@ TWO_WORKERS: Final = "samedigit, two workers"
 API_PORT: Final = "samedigit, API port"
 API_PORT_PREDICT: Final = "samedigit, API port, /predict"
 IN_PROCESS: Final = "onnxruntime in process"
+ALONE: Final = f"{RECIPE} alone"
+BESIDE: Final = f"{RECIPE} beside {SLOW_RECIPE} under full load"
+FULL_LOAD: Final = f"{SLOW_RECIPE} under full load"
 ADAPTIVE: Final = "bentoml, adaptive batching"
 ADAPTIVE_OFF: Final = "bentoml, the same, unbatched"
 EMPTY: Final = "empty bentoml service"
@@ -107,6 +116,7 @@ class InProcess:
 
     label: str = IN_PROCESS
     case: str = MANY_16
+    images: int = MANY  # in one call
     connections: int | None = None
 
 
@@ -208,9 +218,9 @@ def through_onnx(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
         return [*measurements, memory]
 
 
-def _in_process(bench: Bench) -> Load:
-    """The runtime's own time for 64 images, on the server's core, while every server sleeps."""
-    batches = [bench.images[start : start + MANY].copy() for start in range(0, len(bench.images), MANY)]
+def _in_process(bench: Bench, images: int) -> Load:
+    """The runtime's own time for so many images, on the server's core, while every server sleeps."""
+    batches = [bench.images[start : start + images].copy() for start in range(0, len(bench.images), images)]
     taken_ms: list[float] = []
     with on_cores(bench.cores.server):
         ends = time.perf_counter() + 1
@@ -255,6 +265,107 @@ def batching(bench: Bench) -> list[Measurement]:
         ]
     with started(starts, cores=bench.cores.server, progress=bench.progress) as servers:
         return measure(bench, cells, servers)
+
+
+def slow_model(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
+    """A model that takes ten times as long for an image: on one core beside its peers, and then beside the dense one."""
+    try:
+        model = find_model(SLOW_RECIPE)
+    except ModelNotFound as error:
+        bench.progress.console.print(f"{SLOW_RECIPE} is left out. {error}", highlight=False, soft_wrap=True)
+        return []
+    runtime = open_runtime("onnx", model.path("onnx"), device=CPU)
+    digits = runtime.predict(bench.images).argmax(axis=1).tolist()
+    slow = dataclasses.replace(bench, model=model, runtime=runtime, digits=digits)
+    return [*_slow_beside_peers(slow, peers), *_dense_beside_slow(bench, slow)]
+
+
+def _slow_beside_peers(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
+    names = [name for name in ("fastapi", "triton") if name in peers]
+    api_port, data_port, *peer_ports = free_ports(2 + len(names))
+    ports = {US: data_port, **dict(zip(names, peer_ports, strict=True))}
+    starts = {US: ours(bench.model, "onnx", (api_port, data_port))}
+    starts |= {name: peer(name, bench.model, ports[name]) for name in names}
+    questions = {
+        US: client.v2_binary(f"/v2/models/{SLOW_RECIPE}.onnx/infer", bench.images, bench.digits),
+        "triton": client.v2_binary("/v2/models/digits/infer", bench.images, bench.digits),
+        "fastapi": client.nested_json("/predict", bench.images, bench.digits),
+    }
+    with started(starts, cores=bench.cores.server, optional={"triton"}, progress=bench.progress) as servers:
+        cells = [
+            Cell(
+                server=name,
+                label={US: US, **PEERS}[name],
+                case=case,
+                port=ports[name],
+                question=questions[name],
+                connections=connections,
+            )
+            for connections, case in SLOW.items()
+            for name in servers
+        ]
+        return measure(bench, [*cells, *(InProcess(case=case, images=1) for case in SLOW.values())], servers)
+
+
+def beside_case(connections: int, *, two_cores: bool) -> str:
+    many = "one connection" if connections == 1 else f"{connections} connections"
+    return f"binary, {many}; server {'and client on two cores' if two_cores else 'on one core, client on another'}"
+
+
+def _dense_beside_slow(bench: Bench, slow: Bench) -> list[Measurement]:
+    """The dense model by itself, and while connections enough ask one server for the slow model as fast as they can.
+
+    Both loads are wrk's. On two cores it has no core of its own, and takes a part of the server's.
+    """
+    questions = {
+        one: client.v2_binary(f"/v2/models/{one.model.recipe}.onnx/infer", one.images, one.digits)
+        for one in (bench, slow)
+    }
+    measurements: list[Measurement] = []
+    for two_cores in (True, False):
+        cores = bench.cores.two_workers if two_cores else bench.cores.server
+        client_cores = bench.cores.beside_two_workers if two_cores else bench.cores.client
+        api_port, data_port = free_ports(2)
+        start = ours(bench.model, "onnx", (api_port, data_port), SAMEDIGIT_MODELS=f"{bench.model.tag},{slow.model.tag}")
+        with (
+            started({US: start}, cores=cores, progress=bench.progress) as servers,
+            tempfile.TemporaryDirectory() as folder,
+            ThreadPoolExecutor(1) as full_load,
+        ):
+            servers[US].wake()
+            dense_file, slow_file = Path(folder) / "dense", Path(folder) / "slow"
+            for one, file in ((bench, dense_file), (slow, slow_file)):
+                client.check(US, data_port, questions[one])
+                client.write_requests(questions[one], file)
+
+            def load(
+                file: Path,
+                connections: int,
+                seconds: int,
+                *,
+                port: int = data_port,
+                on: list[int] | None = client_cores,
+            ) -> Load:
+                return client.load(port, file, connections=connections, seconds=seconds, cores=on)
+
+            for connections in (1, 16):
+                loads: dict[str, list[Load]] = {ALONE: [], BESIDE: [], FULL_LOAD: []}
+                for round_ in range(1 + bench.rounds):
+                    alone = load(dense_file, connections, 1)
+                    under_way = full_load.submit(load, slow_file, BESIDE_CONNECTIONS, BESIDE_SECONDS)
+                    time.sleep((BESIDE_SECONDS - 1) / 2)
+                    beside = load(dense_file, connections, 1)
+                    if round_:  # the first is the warm-up
+                        loads[ALONE].append(alone)
+                        loads[BESIDE].append(beside)
+                        loads[FULL_LOAD].append(under_way.result())
+                    else:
+                        under_way.result()
+                case = beside_case(connections, two_cores=two_cores)
+                for label, found in loads.items():
+                    number = BESIDE_CONNECTIONS if label == FULL_LOAD else connections
+                    measurements.append(_median(label, case, number, found))
+    return measurements
 
 
 def start_and_memory(bench: Bench) -> list[Measurement]:
@@ -344,7 +455,7 @@ def measure(
                 cell = cells[i]
                 bench.progress.update(step, description=f"{cell.case}: {cell.label}")
                 if isinstance(cell, InProcess):
-                    load, cpu_seconds = _in_process(bench), 0.0
+                    load, cpu_seconds = _in_process(bench, cell.images), 0.0
                 else:
                     server = servers[cell.server]
                     server.wake()
@@ -437,6 +548,17 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
     )  # fmt: skip
     for case, limit in ((BATCHED["tensorflow"], 4.0), (BATCHED["torch"], 2.0)):
         compare(case, f"at least {limit:g}x unbatched", "requests/s", rate, UNBATCHED, limit)
+    for case in SLOW.values():
+        compare(case, "at least 0.7x the runtime's own rate", "requests/s", rate, IN_PROCESS, 0.7)
+        for name in ("fastapi", "triton"):
+            compare(case, f"ahead of {PEERS[name]}", "requests/s", rate, PEERS[name], 1)
+    for connections in (1, 16):
+        for two_cores in (True, False):
+            compare(
+                beside_case(connections, two_cores=two_cores), "p99 at most its own by itself plus 2 ms", "ms",
+                lambda one: one.p99_ms, ALONE, 1, at_least=False, server=BESIDE,
+                their_figure=lambda one: (one.p99_ms or 0) + 2,
+            )  # fmt: skip
     compare(START, "at most 0.7x an empty bentoml service's", "s", lambda one: one.seconds, EMPTY, 0.7, at_least=False)
     compare(
         MEMORY, "at most 1.2x an empty bentoml service's", "MB", lambda one: one.megabytes, EMPTY, 1.2, at_least=False

@@ -166,7 +166,7 @@ class Batcher:
                 f"The queue is full: {self._images_waiting} images wait for this model. Try again.",
                 retry_after_seconds=1,
             )
-        if not self._waiting and not self._in_thread:
+        if not self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
         now = time.monotonic_ns()
         limit_ns = min(timeout_us * 1000, self._deadline_ns) if timeout_us else self._deadline_ns
@@ -175,7 +175,7 @@ class Batcher:
 
     def _run(self) -> None:
         if self._in_thread:
-            return
+            return  # its end calls this again
         began = time.monotonic_ns()
         batch, images = self._next_batch(began)
         loop = asyncio.get_running_loop()

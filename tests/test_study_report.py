@@ -219,10 +219,11 @@ def test_the_pairs_asked_about() -> None:
     pairs = asked_pairs([recipe.to_data() for recipe in RECIPES.values()])
     assert ("keras-sequential", "keras-functional") in pairs
     assert [pair for pair in pairs if "keras-functional" in pair] == [("keras-sequential", "keras-functional")]
+    assert {("numpy-conv", "keras-conv"), ("torch-wide", "keras-wide")} <= {*pairs}
     assert {("numpy-relu", "torch-relu"), ("torch-improved", "keras-enhanced"), ("torch-deep", "keras-deep")} <= {
         *pairs
     }
-    assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 11
+    assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 17
 
 
 def test_recipes_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
