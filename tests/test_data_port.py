@@ -70,9 +70,14 @@ class Got(NamedTuple):
 
 
 class NoMetrics:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []  # for which something was shed
+
     def connected(self, port: str) -> None: ...
     def disconnected(self, port: str) -> None: ...
-    def shed(self, reason: str) -> None: ...
+    def shed(self, reason: str) -> None:
+        self.reasons.append(reason)
+
     def unread(self, status: int) -> None: ...
 
 
@@ -693,6 +698,7 @@ def test_connections_are_limited_and_one_that_ends_makes_room(own: Own, address:
                 503,
                 f"3 connections{whose} are open, and no more may be. Try again later.",
             )
+        assert own.door.metrics.reasons == ["connections"] * 2
         open_before = len(own.connections)
         kept.pop().close()
         wait_until(lambda: len(own.connections) < open_before)
