@@ -33,7 +33,7 @@ from loadtests.server import free_ports
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, refusal
-from serving.ports.connection import LINGER_BYTES, TURNED_AWAY, Connections
+from serving.ports.connection import CLOSING_SECONDS, LINGER_BYTES, TURNED_AWAY, Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -730,7 +730,7 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         time.sleep(0.1)
         closing = asyncio.run_coroutine_threadsafe(own.end(), own.loop)
         assert everything_from(idle).endswith(b'["GET","/x",0]')
-        time.sleep(0.2)
+        time.sleep(CLOSING_SECONDS + 0.2)
         assert not closing.done()
         with pytest.raises(ConnectionRefusedError):
             own.connect()
