@@ -33,7 +33,7 @@ from loadtests.server import free_ports
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Exchange, refusal
-from serving.ports.connection import LINGER_BYTES, TURNED_AWAY, Connections
+from serving.ports.connection import CLOSING_SECONDS, LINGER_BYTES, TURNED_AWAY, Connections
 from serving.ports.data_port import DataPort
 from serving.settings import read_settings
 
@@ -70,9 +70,14 @@ class Got(NamedTuple):
 
 
 class NoMetrics:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []  # for which something was shed
+
     def connected(self, port: str) -> None: ...
     def disconnected(self, port: str) -> None: ...
-    def shed(self, reason: str) -> None: ...
+    def shed(self, reason: str) -> None:
+        self.reasons.append(reason)
+
     def unread(self, status: int) -> None: ...
 
 
@@ -693,6 +698,7 @@ def test_connections_are_limited_and_one_that_ends_makes_room(own: Own, address:
                 503,
                 f"3 connections{whose} are open, and no more may be. Try again later.",
             )
+        assert own.door.metrics.reasons == ["connections"] * 2
         open_before = len(own.connections)
         kept.pop().close()
         wait_until(lambda: len(own.connections) < open_before)
@@ -724,7 +730,7 @@ def test_when_the_port_closes_requests_under_way_are_answered_and_idle_connectio
         time.sleep(0.1)
         closing = asyncio.run_coroutine_threadsafe(own.end(), own.loop)
         assert everything_from(idle).endswith(b'["GET","/x",0]')
-        time.sleep(0.2)
+        time.sleep(CLOSING_SECONDS + 0.2)
         assert not closing.done()
         with pytest.raises(ConnectionRefusedError):
             own.connect()
