@@ -112,8 +112,9 @@ class Conv:
         product = self._products.shaped(outputs.shape[1:], inputs.dtype)
         # One matrix for each column of the kernel, [filters, kernel * C].
         columns = self.weight.transpose(3, 0, 2, 1).reshape(self.kernel, self.filters, -1)
-        # A whole row of outputs by one product, or, where that makes the products small, by one for each of its pixels.
-        pieces = self.out_width if is_small(columns[0].size * number) else 1
+        # A whole row of outputs by one product, or, where only that makes the products small, by one for each of its pixels.
+        of_pixel = columns[0].size * number
+        pieces = self.out_width if is_small(of_pixel) and not is_small(of_pixel * self.out_width) else 1
         for row, out in enumerate(outputs):
             for column, (matrix, seen) in enumerate(zip(columns, self._seen(row), strict=True)):
                 target = product if column else out

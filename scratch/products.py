@@ -35,7 +35,7 @@ def product(left: Array, right: Array, out: Array) -> Array:
     pieces = _pieces(len(left), right.size)
     if pieces == 1:
         return np.matmul(left, right, out=out)
-    np.matmul(left.reshape(pieces, -1, left.shape[1]), right, out=out.reshape(pieces, -1, out.shape[1]))
+    np.matmul(left.reshape(pieces, -1, left.shape[1]), right, out=out.reshape(pieces, -1, out.shape[1], copy=False))
     return out
 
 

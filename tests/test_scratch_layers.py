@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import require
 
+from scratch import products
 from scratch.buffers import ALIGNMENT, Array
 from scratch.images import Conv, Flatten, MaxPool, ToImages
 from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid
@@ -183,6 +185,48 @@ def test_a_convolution_is_torchs(kernel: int, padding: int, bias: bool) -> None:
     np.testing.assert_allclose(by_inputs, to_ours(inputs.grad), rtol=1e-12, atol=1e-12)
     expected = np.concatenate([one.grad.numpy().ravel() for one in theirs.parameters()])  # type: ignore[union-attr]
     np.testing.assert_allclose(network.gradients, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_convolution_is_the_same_by_whole_rows_and_by_pixels(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "small_kernels", lambda: small)
+    layer = Conv(8, 16, 3, 6, 40, 0, True)  # a row of a batch of 128 is 2.3 million multiplications, a pixel 0.05
+    network = Network([layer])
+    network.parameters[:] = np.random.default_rng(1).normal(0, 0.1, len(network.parameters))
+    inputs = np.random.default_rng(2).normal(size=(6, 8, 40, 128)).astype(np.float32)
+    outputs = network.forward(inputs)
+    for row, column, image in [(0, 0, 0), (3, 37, 127), (2, 20, 64)]:
+        square = inputs[row : row + 3, :, column : column + 3, image].transpose(1, 0, 2)
+        expected = np.einsum("cij,fcij->f", square, layer.weight) + layer.bias
+        np.testing.assert_allclose(outputs[row, :, column, image], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("rows", [32, 31, 7, 200])
+def test_a_product_in_slices_is_the_product(rows: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "small_kernels", lambda: small)
+    monkeypatch.setattr(products, "_pieces", functools.cache(products._pieces.__wrapped__))
+    generator = np.random.default_rng(1)
+    left, right = generator.normal(size=(rows, 300)), generator.normal(size=(300, 200))
+    out = np.empty((rows, 200))
+    assert products.product(left, right, out) is out
+    np.testing.assert_allclose(out, left @ right, rtol=1e-10, atol=1e-10)
+    products.product(right.T, np.asfortranarray(left.T), out.T)
+    np.testing.assert_allclose(out, left @ right, rtol=1e-10, atol=1e-10)
+
+
+def test_slices_are_the_fewest_that_are_small_and_of_four_rows_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "small_kernels", lambda: True)
+    pieces = products._pieces.__wrapped__
+    assert pieces(32, 784 * 128) == 4  # 8 rows: 802,816 multiplications
+    assert pieces(784, 32 * 128) == 4
+    assert pieces(8, 125_000) == 1  # just small
+    assert pieces(8, 125_001) == 2
+    assert pieces(8, 250_000) == 2
+    assert pieces(8, 250_001) == 1  # not even 4 rows are
+    assert pieces(31, 784 * 128) == 1  # a prime
+    monkeypatch.setattr(products, "small_kernels", lambda: False)
+    assert pieces(32, 784 * 128) == 1
 
 
 @pytest.mark.parametrize(("square", "height", "width"), [(2, 6, 8), (2, 5, 7), (3, 7, 8), (1, 2, 3)])
@@ -358,6 +402,7 @@ def test_parameters_are_the_weight_then_the_bias_and_the_scale_then_the_shift() 
     np.testing.assert_array_equal(norm.scale, [27, 28, 29])
     np.testing.assert_array_equal(norm.shift, [30, 31, 32])
     assert Conv(2, 3, 2, 4, 4, 0, False).size == 24
+    assert (norm.training, Dropout(0.5, np.random.default_rng(1)).training) == (False, False)
     np.testing.assert_array_equal(norm.mean, [0, 0, 0])
     np.testing.assert_array_equal(norm.variance, [1, 1, 1])
 
