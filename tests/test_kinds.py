@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -562,10 +563,16 @@ def test_a_face_without_ten_upright_digits_does_not_count(
 
 
 def test_a_face_counts_once_in_whatever_format_and_under_whatever_name(tmp_path: Path) -> None:
-    font(tmp_path / "a" / "one.ttf")
+    def hinted(made: TTFont) -> None:  # drawn a little otherwise
+        made["glyf"]["five"] = made["glyf"]["parenleft"]
+
+    first = font(tmp_path / "a" / "one.ttf")
     font(tmp_path / "b" / "one.woff", flavor="woff")
     font(tmp_path / "c" / "same.ttf", name="Another Name")
-    assert [face.name for face in faces_in((tmp_path,))] == ["Test Sans"]
+    font(tmp_path / "d" / "one.ttf", text="0123456789(", change=hinted)
+    (face,) = faces_in((tmp_path,))
+    assert face.name == "Test Sans"
+    assert face.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
 
 
 def test_what_cannot_be_read_as_a_font_is_passed_over(tmp_path: Path) -> None:
