@@ -20,7 +20,7 @@ from digits.errors import DataError, NotInstalled, ReportError, ResultsMissing
 from digits.kinds.table import KINDS, Kind
 from digits.mnist import LabelledImages
 from digits.store import find_model
-from training import evaluate, train
+from training import augmentation, evaluate, train
 from training.evaluate import keep_readings, kept_readings, read_folder, read_kinds, scores_of_changes, trained_like
 from training.recipes import RECIPES
 
@@ -88,7 +88,6 @@ def test_a_model_is_known_to_have_been_trained_on_something_alike(
 
 
 def test_what_a_kind_resembles_are_augmentations() -> None:
-    augmentation = pytest.importorskip("training.augmentation")
     assert {name for kind in KINDS for name in kind.resembles} <= {*augmentation.KINDS}
 
 
