@@ -317,10 +317,9 @@ def _dense_beside_slow(bench: Bench, slow: Bench) -> list[Measurement]:
 
     Both loads are wrk's. On two cores it has no core of its own, and takes a part of the server's.
     """
-    questions = {
-        one: client.v2_binary(f"/v2/models/{one.model.recipe}.onnx/infer", one.images, one.digits)
-        for one in (bench, slow)
-    }
+    dense_question, slow_question = (
+        client.v2_binary(f"/v2/models/{one.model.recipe}.onnx/infer", one.images, one.digits) for one in (bench, slow)
+    )
     measurements: list[Measurement] = []
     for two_cores in (True, False):
         cores = bench.cores.two_workers if two_cores else bench.cores.server
@@ -334,9 +333,9 @@ def _dense_beside_slow(bench: Bench, slow: Bench) -> list[Measurement]:
         ):
             servers[US].wake()
             dense_file, slow_file = Path(folder) / "dense", Path(folder) / "slow"
-            for one, file in ((bench, dense_file), (slow, slow_file)):
-                client.check(US, data_port, questions[one])
-                client.write_requests(questions[one], file)
+            for question, file in ((dense_question, dense_file), (slow_question, slow_file)):
+                client.check(US, data_port, question)
+                client.write_requests(question, file)
 
             def load(
                 file: Path,

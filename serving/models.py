@@ -23,7 +23,7 @@ from serving.workers import Wanted, Workers, run_folder
 FOLLOW_SECONDS: Final = 0.05  # between looks at what the other workers want
 WATCH_SECONDS: Final = 1.0  # between looks at the store
 SWITCH_SECONDS: Final = (
-    0.0005  # for which a thread that opens a model may keep the event loop waiting; Python has 0.005
+    0.0005  # for which a thread that opens or runs a model may keep the event loop waiting; Python has 0.005
 )
 
 log = logging.getLogger("samedigit")

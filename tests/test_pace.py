@@ -31,6 +31,12 @@ def test_a_model_that_gains_by_every_image_more_has_batches_as_large_as_they_may
     assert found.times_ns[256] == 1000 * times_us[256]
 
 
+def test_what_is_short_may_run_together_though_it_gains_little() -> None:
+    """Nobody waits for it, and the server has one turn less."""
+    gains_little = {**DENSE, 128: 240}  # each of 256 images takes nine hundredths less, turn and all
+    assert pace(gains_little).batch == 256
+
+
 def test_a_model_that_takes_as_long_for_every_image_has_small_batches_and_long_ones_leave_the_loop() -> None:
     found = pace(CONVOLUTIONS)
     assert found.batch == 16  # where a turn of the server costs less than a tenth

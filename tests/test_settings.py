@@ -50,6 +50,7 @@ EXAMPLES = {
     "data_port": whole(65535),
     "workers": whole(2),
     "max_batch": whole(16),
+    "batch_budget_ms": whole(20),
     "max_queue": whole(17),
     "max_waiting": whole(19),
     "deadline_ms": whole(18),
