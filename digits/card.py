@@ -89,6 +89,11 @@ class Card:
         """The mean over the backends, in [0, 1]: they hold the same weights, and differ by rounding at most."""
         return sum(score.accuracy for score in self.scores.values()) / len(self.scores)
 
+    @property
+    def accuracy_beyond(self) -> float | None:
+        """The mean over the kinds that are not MNIST's, in [0, 1]; None where they were not read."""
+        return sum(score.accuracy for score in self.beyond.values()) / len(self.beyond) if self.beyond else None
+
     def to_data(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
         data = dataclasses.asdict(self)

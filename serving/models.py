@@ -39,7 +39,7 @@ class ServedModels:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._opened: dict[str, dict[str, Opened]] = {}  # name -> version -> opened, newest first
-        self._best: dict[str, Opened] = {}  # backend -> its most accurate one
+        self._best: dict[str, Opened] = {}  # backend -> what answers where none is named
         self._wanted = Wanted(0, (), frozenset())  # of the last generation that was taken up, or failed to be
         self._workers: Workers | None = None
         self._changing = asyncio.Lock()  # one change at a time in this worker
@@ -117,7 +117,7 @@ class ServedModels:
         self._draining = True
 
     def find(self, backend: str, name: str | None) -> Opened:
-        """The model called `recipe` or `recipe:version`, through `backend`; without a name, the most accurate one.
+        """The model called `recipe` or `recipe:version`, through `backend`; without a name, the best there is (`_worth`).
 
         Raises:
             RequestError: 404 for a model or backend that is not served, 501 for a backend that is not installed.
@@ -315,7 +315,7 @@ class ServedModels:
             }
             for name, versions in by_name.items()
         }
-        self._best = {one.backend: one for one in sorted(self.all(), key=lambda one: one.score.accuracy)}
+        self._best = {one.backend: one for one in sorted(self.all(), key=_worth)}
 
     def _through(self, backend: str) -> list[Opened]:
         """What is open of this backend: at least one."""
@@ -361,3 +361,11 @@ def _not_served(name: str, served: Iterable[str]) -> RequestError:
 
 def _report(message: str, error: Exception) -> None:
     log.error("%s: %s", message, error, exc_info=None if isinstance(error, SamedigitError) else error)
+
+
+def _worth(opened: Opened) -> tuple[float, float]:
+    """By which a model answers where none is named: first how well it reads digits that are not MNIST's, then MNIST's own.
+
+    A user's are not MNIST's. A model of which only the latter is known comes after those that have read others.
+    """
+    return opened.model.card.accuracy_beyond or 0.0, opened.score.accuracy

@@ -13,9 +13,20 @@ from digits.store import StoredModel
 
 
 def keep(
-    recipe: str, digit: int, *, day: int = 1, correct: int = 9000, departures: tuple[str, ...] = ()
+    recipe: str,
+    digit: int,
+    *,
+    day: int = 1,
+    correct: int = 9000,
+    beyond: tuple[int, ...] = (),
+    departures: tuple[str, ...] = (),
 ) -> StoredModel:
-    """Stores a version of `recipe`, trained on this day of a month, for the NumPy backend alone."""
+    """Stores a version of `recipe`, trained on this day of a month, for the NumPy backend alone.
+
+    Args:
+        correct: of 10,000 test images.
+        beyond: of 10,000 of each kind that is not MNIST's.
+    """
 
     def fill(folder: Path) -> Card:
         np.savez(
@@ -46,6 +57,7 @@ def keep(
             trained_at=f"2026-01-{day:02}T00:00:00+00:00",
             train_seconds=1.0,
             export_seconds=1.0,
+            beyond={f"kind {i}": Score(correct=one, total=10_000) for i, one in enumerate(beyond)},
         )
 
     return store.save(recipe, fill=fill)

@@ -145,6 +145,16 @@ def test_without_a_name_the_most_accurate_model_answers_and_not_the_first_or_the
     assert opened_models().find("numpy", None).model.recipe == "b"
 
 
+def test_without_a_name_the_model_answers_that_reads_other_digits_best_whatever_it_reads_of_mnist(
+    empty_home: Path,
+) -> None:
+    keep("a", 1, correct=9969, beyond=(9000, 7000))
+    keep("b", 2, correct=9960, beyond=(8800, 9000))
+    keep("c", 3, correct=9990)  # never asked to read any
+    keep("d", 4, correct=9950, beyond=(8900, 8900))
+    assert opened_models().find("numpy", None).model.recipe == "b"
+
+
 def test_the_server_is_ready_from_its_opening_to_its_draining_while_anything_is_served(empty_home: Path) -> None:
     async def live() -> None:
         keep("a", 1)
