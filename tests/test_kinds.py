@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from conftest import PROJECT, python, require
 from fontTools import subset
-from fontTools.ttLib import TTFont
+from fontTools.ttLib import TTCollection, TTFont
 from PIL import Image
 from scipy.ndimage import gaussian_filter, label, map_coordinates, sobel
 
@@ -537,7 +537,7 @@ def test_a_face_has_ten_digits_in_their_order(tmp_path: Path) -> None:
         ("012345678", "No Nine", "Regular", lambda font: None),
         ("0123456789", "Test Sans", "Oblique", lambda font: None),
         ("0123456789", "Test Barcode", "Regular", lambda font: None),
-        ("0123456789", "Symbols of PANOSE", "Regular", panose(5)),
+        ("0123456789", "Told by PANOSE", "Regular", panose(5)),
         (
             "0123456789",
             "One Glyph for All",
@@ -573,6 +573,20 @@ def test_a_face_counts_once_in_whatever_format_and_under_whatever_name(tmp_path:
     (face,) = faces_in((tmp_path,))
     assert face.name == "Test Sans"
     assert face.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def test_every_face_of_a_collection_is_read_with_its_own_class(tmp_path: Path) -> None:
+    def handwritten(made: TTFont) -> None:
+        made["glyf"]["five"] = made["glyf"]["parenleft"]
+        made["OS/2"].panose.bFamilyType = 3
+
+    collection = TTCollection()
+    collection.fonts = [
+        TTFont(font(tmp_path / "parts" / "one.part")),
+        TTFont(font(tmp_path / "parts" / "two.part", name="Test Two", text="0123456789(", change=handwritten)),
+    ]
+    collection.save(tmp_path / "both.ttc")
+    assert {face.name: face.handwritten for face in faces_in((tmp_path,))} == {"Test Sans": False, "Test Two": True}
 
 
 def test_what_cannot_be_read_as_a_font_is_passed_over(tmp_path: Path) -> None:

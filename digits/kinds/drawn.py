@@ -45,7 +45,7 @@ def _pen(images: Images, radius: int) -> Images:
         part = images[first : first + IMAGES_AT_ONCE]
         shape = (len(part), FINE * SIDE, FINE * SIDE)
         fine = sample(part, np.broadcast_to(inside[:, None], shape), np.broadcast_to(inside, shape))
-        framed = np.pad(fine.astype(np.uint8), ((0, 0), (radius, radius), (radius, radius)), mode="edge")
+        framed = np.pad(fine.astype(np.uint8), ((0, 0), (radius, radius), (radius, radius)))
         widened = np.zeros(shape, np.uint8)
         for down, right in disc:
             top, left = radius + down, radius + right
