@@ -6,6 +6,7 @@ batches grow only as far as they pay, and what takes long runs in a thread (batc
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -57,7 +58,11 @@ def measure(runtime: Runtime, settings: Settings) -> Pace:
         times_ns[size] = min(_shortest_ns(runtime, size), 2 * times_ns[half])  # no longer than its halves in turn,
         for smaller in times_ns:
             times_ns[smaller] = min(times_ns[smaller], times_ns[size])  # and what is smaller no longer than this
-    return pace_of(times_ns, budget_ns=budget_ns)
+    return pace_of(
+        times_ns,
+        budget_ns=budget_ns,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
 
 
 def _shortest_ns(runtime: Runtime, size: int) -> int:
@@ -70,18 +75,20 @@ def _shortest_ns(runtime: Runtime, size: int) -> int:
     return max(1, min(taken))
 
 
-def pace_of(times_ns: dict[int, int], *, budget_ns: int) -> Pace:
+def pace_of(times_ns: dict[int, int], *, budget_ns: int, cores: int) -> Pace:
     """What follows from the times of batches: of one image and more, sizes and times rising.
 
     A batch may have as many images as take SHORT_NS, and more only if each then takes noticeably less, within the budget. One
-    image runs however long it takes.
+    image runs however long it takes. With one core a thread frees nothing, and there a slow model keeps to short batches.
     """
     piece = max((size for size, ns in times_ns.items() if ns <= budget_ns), default=1)
     at_once = {size: ns for size, ns in times_ns.items() if size <= piece}
     costs = {size: (ns + TURN_NS) / size for size, ns in at_once.items()}
     pays = next(size for size, cost in costs.items() if cost <= PAYS * min(costs.values()))
-    whole = max((size for size, ns in at_once.items() if ns <= SHORT_NS), default=1)
+    whole = max((size for size, ns in at_once.items() if ns <= SHORT_NS), default=0)
     is_slow = min(ns / size for size, ns in at_once.items()) > SLOW_IMAGE_NS
+    if is_slow and cores == 1 and whole:
+        return Pace(batch=whole, piece=piece, short=_images_in(SHORT_NS, times_ns), times_ns=times_ns)
     short = _images_in(SHORT_OF_SLOW_NS if is_slow else SHORT_NS, times_ns)
     return Pace(batch=max(pays, whole), piece=piece, short=short, times_ns=times_ns)
 

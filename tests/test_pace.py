@@ -17,8 +17,8 @@ HEAVY_CALL = {1: 220, 2: 222, 4: 225, 8: 230, 16: 245, 32: 290, 64: 350, 128: 50
 CONVOLUTIONS = {1: 93, 2: 168, 4: 336, 8: 672, 16: 1344, 32: 2688, 64: 5376, 128: 10752}
 
 
-def pace(times_us: dict[int, int], budget_ms: int = 10) -> Pace:
-    return pace_of({size: 1000 * us for size, us in times_us.items()}, budget_ns=1_000_000 * budget_ms)
+def pace(times_us: dict[int, int], budget_ms: int = 10, *, cores: int = 2) -> Pace:
+    return pace_of({size: 1000 * us for size, us in times_us.items()}, budget_ns=1_000_000 * budget_ms, cores=cores)
 
 
 @pytest.mark.parametrize("times_us", [DENSE, HEAVY_CALL])
@@ -42,6 +42,14 @@ def test_a_model_that_takes_as_long_for_every_image_has_small_batches_and_long_o
     assert found.batch == 16  # where a turn of the server costs less than a tenth
     assert found.piece == 64  # within 10 ms
     assert found.short == 3  # 0.3 ms
+
+
+def test_on_one_core_a_slow_model_has_short_batches_on_the_loop_and_only_large_requests_leave_it() -> None:
+    found = pace(CONVOLUTIONS, cores=1)
+    assert (found.batch, found.piece, found.short) == (8, 64, 11)
+    found = pace({1: 2000, 2: 2200, 4: 2500, 8: 3000}, cores=1)  # nothing is short
+    assert (found.batch, found.piece, found.short) == (8, 8, 0)
+    assert pace(DENSE, cores=1) == pace(DENSE, cores=2)
 
 
 @pytest.mark.parametrize(
