@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from digits import network
 from digits.contract import PIXELS, Images, Probabilities
@@ -67,6 +68,7 @@ def read(path: Path) -> tuple[network.Network, list[Arrays]]:
 def open_model(path: Path, *, device: Device) -> NumpyRuntime:
     if device.kind != "cpu":
         raise DeviceError(f"The numpy backend runs on the CPU; it cannot use {device}.")
+    threadpool_limits(1, user_api="blas")  # at this size a second thread costs more than it gives
     return NumpyRuntime(path)
 
 

@@ -6,6 +6,7 @@ import functools
 from typing import Final
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from scratch.buffers import Array
 
@@ -19,10 +20,6 @@ WITH_SMALL_KERNELS: Final = ("SkylakeX", "Cooperlake", "SapphireRapids")
 @functools.cache
 def small_kernels() -> bool:
     """Whether NumPy's products come from an OpenBLAS that has them, for this processor."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ModuleNotFoundError:  # where nothing is trained
-        return False
     return any(library.get("architecture") in WITH_SMALL_KERNELS for library in threadpool_info())
 
 

@@ -27,7 +27,7 @@ OnEpoch = Callable[[Epoch], None]
 NATIVE: Final[dict[Framework, Backend]] = {"numpy": "numpy", "torch": "torch", "keras": "tensorflow"}
 # What must be importable to train and export with each.
 NEEDS: Final[dict[Framework, tuple[str, ...]]] = {
-    "numpy": ("numpy", "threadpoolctl", "onnx"),
+    "numpy": ("numpy", "onnx"),
     "torch": ("torch", "onnx", "onnxscript"),
     "keras": ("keras", "tensorflow", "onnx", "tf2onnx"),
 }
