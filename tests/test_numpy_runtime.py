@@ -29,7 +29,12 @@ def convolutional(tmp_path: Path) -> Path:
     }
     path = tmp_path / "model.npz"
     np.savez(
-        path, network=json.dumps(to_data(NETWORK)), pixel_step=np.float32(1 / 255), pixel_low=np.float32(0), **stored
+        path,
+        allow_pickle=False,
+        network=json.dumps(to_data(NETWORK)),
+        pixel_step=np.float32(1 / 255),
+        pixel_low=np.float32(0),
+        **stored,
     )
     return path
 
@@ -62,7 +67,7 @@ def test_a_file_from_before_layers_were_data_opens(tmp_path: Path) -> None:
     for activation in ("relu", "sigmoid"):
         path = tmp_path / f"{activation}.npz"
         scaling = {"pixel_step": np.float32(2 / 255), "pixel_low": np.float32(-1)}
-        np.savez(path, activation=activation, **scaling, **dict(zip(names, weights, strict=True)))
+        np.savez(path, allow_pickle=False, activation=activation, **scaling, **dict(zip(names, weights, strict=True)))
         images = generator.integers(0, 256, (5, 28, 28), np.uint8)
         hidden = (images.reshape(-1, 784) / 255 * 2 - 1) @ weights[0] + weights[1]
         hidden = np.maximum(hidden, 0) if activation == "relu" else 1 / (1 + np.exp(-hidden))
