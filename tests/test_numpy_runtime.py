@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import python
 
-from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu, arrays, shapes, to_data
+from digits.network import BatchNorm, Conv, Dense, MaxPool, Network, Relu, arrays, shapes, to_data
 from runtimes.device import CPU
 from runtimes.numpy_runtime import BLOCK, open_model
 
-NETWORK = (
+NETWORK: Network = (
     Conv(filters=3, kernel=3, padding=0, bias=True), MaxPool(4), BatchNorm(momentum=0.9, epsilon=1e-3), Relu(), Dense(10),
 )  # fmt: skip
 
