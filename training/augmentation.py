@@ -96,7 +96,8 @@ class Outline:
     """The edges alone, brightest at 1: w (thicker - x) + (1 - w) (x - thinner), with w uniform from 0 to 1.
 
     `thicker` and `thinner` are by one pixel. With w = 1 the edge is outside of what was drawn, and a line becomes two; with
-    w = 0 it is inside, and a thin line stays; with w = 1/2 it is the morphological gradient.
+    w = 0 it is inside, and a thin line stays; with w = 1/2 it is the morphological gradient. A half of the images are made
+    black and white first, at one half, and their w is 0 or 1: a line of one pixel, as edge detectors draw it.
     """
 
     probability: float
@@ -444,9 +445,13 @@ def _changed(augmentation: Augmentation, pixels: Floats, random: np.random.Gener
         case Thickness(thinner=thinner, thicker=thicker):
             return _thickened(pixels, uniform(-thinner, thicker))
         case Outline():
+            hard = uniform(0, 1) < 0.5
+            weight = uniform(0, 1)
+            pixels = np.where(hard, (pixels >= 0.5).astype(np.float32), pixels)
+            weight = np.where(hard, np.rint(weight), weight)
             outside = _neighbours(pixels, np.maximum) - pixels
             inside = pixels - _neighbours(pixels, np.minimum)
-            edges: Floats = inside + uniform(0, 1) * (outside - inside)
+            edges: Floats = inside + weight * (outside - inside)
             edges /= np.maximum(edges.max(axis=(1, 2), keepdims=True), np.float32(1 / 255))
             return edges
         case Blur(deviation=deviation):
