@@ -23,7 +23,7 @@ PUBLISHED = {
     "numpy-sigmoid": None, "torch-relu": 97.46, "keras-sequential": 96.43, "keras-functional": 97.41, "torch-basic": 96.52,
     "torch-improved": 95.96, "keras-basic": 96.76, "keras-enhanced": 96.83, "torch-deep": None, "keras-deep": None,
     "numpy-relu": None, "numpy-deep": None,
-    **{f"{framework}-{name}": None for framework in FRAMEWORKS for name in ("conv", "wide")},
+    **{f"{framework}-{name}": None for framework in FRAMEWORKS for name in ("conv", "robust", "wide")},
 }  # fmt: skip
 
 

@@ -223,7 +223,7 @@ def test_the_pairs_asked_about() -> None:
     assert {("numpy-relu", "torch-relu"), ("torch-improved", "keras-enhanced"), ("torch-deep", "keras-deep")} <= {
         *pairs
     }
-    assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 17
+    assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 20
 
 
 def test_recipes_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
