@@ -339,7 +339,7 @@ def test_relu_keeps_the_positive_and_its_gradient_at_zero_is_zero() -> None:
     ],
 )
 def test_an_initialiser_fills_its_bounds_evenly(draw: Any, limit: float) -> None:
-    weights = draw(np.random.default_rng(6), fan_in=784, fan_out=128)
+    weights = draw(np.random.default_rng(6), (784, 128), fan_in=784, fan_out=128)
     assert weights.shape == (784, 128)
     assert weights.dtype == np.float32
     assert 0.999 * limit < weights.max() <= np.float32(limit)
@@ -351,7 +351,7 @@ def test_an_initialiser_fills_its_bounds_evenly(draw: Any, limit: float) -> None
 @pytest.mark.parametrize("draw", [initialisers.glorot_uniform, initialisers.he_uniform, initialisers.fan_in_uniform])
 def test_an_initialiser_draws_by_its_generator_alone(draw: Any) -> None:
     def drawn(seed: int) -> bytes:
-        weights = draw(np.random.default_rng(seed), fan_in=5, fan_out=3, dtype=np.float64)
+        weights = draw(np.random.default_rng(seed), (5, 3), fan_in=5, fan_out=3, dtype=np.float64)
         assert (weights.dtype, weights.shape) == (np.float64, (5, 3))
         return bytes(weights.tobytes())
 

@@ -182,7 +182,7 @@ def test_the_folder_holds_the_pairs_and_nothing_else(whole: Study) -> None:
 
 def test_peak_memory_is_of_the_run_and_not_of_who_started_it(whole: Study, tmp_path: Path) -> None:
     big = "import numpy\nballast = numpy.ones(10**8)\n"  # 800 MB
-    python(big + STUDY, tmp_path, json.dumps([dataclasses.asdict(SIGMOID)]), 1, 1)
+    python(big + STUDY, tmp_path, json.dumps([SIGMOID.to_data()]), 1, 1)
     usual = whole.runs[0].peak_memory_mb
     assert 50 < usual < 700
     assert read_runs(tmp_path)[0].peak_memory_mb == pytest.approx(usual, rel=0.2)
@@ -438,7 +438,7 @@ try:
 except StudyError as error:
     print(error)
 """
-    said = python(code, tmp_path, json.dumps([dataclasses.asdict(SIGMOID)]), 1, 1)
+    said = python(code, tmp_path, json.dumps([SIGMOID.to_data()]), 1, 1)
     assert "seed-0001.npz cannot be written: File too large." in said
     assert files(tmp_path) == [".lock"]
     assert read_runs(tmp_path) == []
