@@ -163,3 +163,44 @@ def test_an_export_that_does_not_answer_as_its_model_is_refused(
     else:
         scores, differences = export.export_all(model, trainer, recipe, tmp_path, images)
         assert set(scores) == set(differences) == {"numpy", "onnx"}
+
+
+ON_THREADS = """
+import dataclasses, sys
+import numpy as np
+from digits.mnist import LabelledImages
+from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu
+from runtimes.device import CPU
+from training.recipes import RECIPES
+from training.trainers import Split, load_trainer
+norm = BatchNorm(momentum=0.5, epsilon=1e-3)
+layers = (Conv(filters=4, kernel=3, padding=0, bias=False), MaxPool(4), norm, Relu(), Dense(10))
+recipe = dataclasses.replace(
+    RECIPES["torch-conv"], name="small", framework=sys.argv[1], network=layers, batch_size=32, epochs=2, epsilon=1e-3
+)
+trainer = load_trainer(recipe.framework)
+generator = np.random.default_rng(1)
+some = LabelledImages(
+    images=generator.integers(0, 256, (320, 28, 28), np.uint8), labels=generator.integers(0, 10, 320).astype(np.uint8)
+)
+split = Split(train=some, held_out=some, held_out_is="the same")
+losses = []
+weights = [
+    trainer.get_weights(
+        trainer.train(recipe, split, device=CPU, threads=threads, on_epoch=lambda epoch: losses.append(epoch.loss))
+    )
+    for threads in (1, 2)
+]
+assert len(losses) == 4
+assert abs(losses[1] - losses[3]) < 1e-4 * losses[1]
+for one, two in zip(*weights, strict=True):
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=1e-4)
+print(losses[0] > losses[1])
+"""
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_two_threads_train_to_the_weights_of_one_within_rounding(framework: Framework) -> None:
+    require(*NEEDS[framework])
+    assert python(ON_THREADS, framework) == "True\n"
