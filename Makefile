@@ -10,7 +10,8 @@ BIN := .venv/bin
 READY := .venv/ready
 
 demo: $(READY)
-	$(BIN)/samedigit train numpy-sigmoid torch-relu keras-sequential
+	$(BIN)/samedigit train numpy-sigmoid keras-sequential
+	$(BIN)/samedigit train torch-conv --threads 2
 	$(BIN)/samedigit loadtest --duration 1
 	$(BIN)/samedigit report
 
