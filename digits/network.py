@@ -144,6 +144,15 @@ def shapes(network: Network) -> list[Shape]:
     return found
 
 
+def with_inputs(network: Network) -> list[tuple[Layer, Shape]]:
+    """Each layer, and the shape of what it takes of one image.
+
+    Raises:
+        ImpossibleRecipe: as `shapes`.
+    """
+    return list(zip(network, shapes(network)[:-1], strict=True))
+
+
 def arrays(layer: Layer, inputs: Shape) -> dict[str, Shape]:
     """The shape of each array that `layer` holds, by its name: {"weight": (784, 128), "bias": (128,)}."""
     match layer:
@@ -159,17 +168,8 @@ def arrays(layer: Layer, inputs: Shape) -> dict[str, Shape]:
 
 def parameters(network: Network) -> int:
     """How many numbers training moves by their gradients."""
-    held = [arrays(layer, inputs) for layer, inputs in zip(network, shapes(network), strict=False)]
+    held = [arrays(layer, inputs) for layer, inputs in with_inputs(network)]
     return sum(math.prod(shape) for one in held for name, shape in one.items() if name not in _NO_PARAMETERS)
-
-
-def fans(layer: Dense | Conv, inputs: Shape) -> tuple[int, int]:
-    """How many inputs each output is a sum over, and how many outputs each input goes into (Glorot and Bengio 2010)."""
-    match layer:
-        case Dense(units=units):
-            return math.prod(inputs), units
-        case Conv(filters=filters, kernel=kernel):
-            return inputs[0] * kernel**2, filters * kernel**2
 
 
 def in_words(network: Network) -> str:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from digits import network
 from digits.contract import PIXELS, Images, Probabilities
 from digits.errors import DeviceError
-from digits.network import INPUT, dense_network, shapes
+from digits.network import INPUT, dense_network, with_inputs
 from runtimes.device import Device
 from scratch.images import Conv, Flatten, MaxPool, ToImages
 from scratch.layers import BatchNorm, Dense, Layer, Relu, Sigmoid, softmax
@@ -76,7 +76,7 @@ def _with_arrays(layers: network.Network, held: list[Arrays]) -> Network:
     built: list[Layer] = []
     if not isinstance(layers[0], network.Dense):
         built.append(ToImages(*INPUT))
-    for layer, shape in zip(layers, shapes(layers), strict=False):
+    for layer, shape in with_inputs(layers):
         match layer:
             case network.Dense(units=units):
                 if built and len(shape) == 3:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from digits import network
 from digits.contract import Labels
-from digits.network import arrays, shapes
+from digits.network import arrays, with_inputs
 from training.recipes import Recipe
 from training.trainers import Weights
 
@@ -29,7 +29,7 @@ MOMENTUM = 0.9  # of SGD, which no recipe has
 
 def weights_of(inputs: Arrays, recipe: Recipe) -> Weights:
     """The given weights of a network of the recipe's shape."""
-    held = [arrays(layer, shape) for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False)]
+    held = [arrays(layer, shape) for layer, shape in with_inputs(recipe.network)]
     return [{name: inputs[f"{name} {shape}"] for name, shape in layer.items()} for layer in held if layer]
 
 

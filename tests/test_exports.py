@@ -413,7 +413,7 @@ recipe = dataclasses.replace(
 )
 generator = np.random.default_rng(1)
 weights = []
-for layer, shape in zip(layers, network.shapes(layers)):
+for layer, shape in network.with_inputs(layers):
     held = network.arrays(layer, shape)
     if held:
         drawn = {name: generator.normal(0, 0.6, shape).astype(np.float32) for name, shape in held.items()}

@@ -19,7 +19,6 @@ from digits.network import (
     Sigmoid,
     arrays,
     dense_network,
-    fans,
     from_data,
     in_words,
     network_of,
@@ -50,11 +49,6 @@ def test_arrays_and_parameters_follow_from_the_layers() -> None:
     assert arrays(CONV[1], (24, 28, 28)) == {}
     assert parameters(CONV) == 24 * 25 + 2 * 24 + 48 * 24 * 9 + 48 + 193 * 20 + 21 * 10  # running ones not counted
     assert parameters(dense_network((128,), "sigmoid")) == 785 * 128 + 129 * 10
-
-
-def test_fans_are_those_of_glorot_and_bengio() -> None:
-    assert fans(Dense(20), (48, 2, 2)) == (192, 20)
-    assert fans(Conv(filters=48, kernel=3, padding=0, bias=False), (24, 14, 14)) == (216, 432)
 
 
 def test_a_network_is_written_as_papers_write_it() -> None:

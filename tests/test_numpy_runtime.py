@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import python
 
-from digits.network import BatchNorm, Conv, Dense, MaxPool, Network, Relu, arrays, shapes, to_data
+from digits.network import BatchNorm, Conv, Dense, MaxPool, Network, Relu, arrays, to_data, with_inputs
 from runtimes.device import CPU
 from runtimes.numpy_runtime import BLOCK, open_model
 
@@ -21,7 +21,7 @@ NETWORK: Network = (
 @pytest.fixture
 def convolutional(tmp_path: Path) -> Path:
     generator = np.random.default_rng(1)
-    held = [arrays(layer, shape) for layer, shape in zip(NETWORK, shapes(NETWORK), strict=False)]
+    held = [arrays(layer, shape) for layer, shape in with_inputs(NETWORK)]
     stored = {
         f"{name}_{i}": np.abs(generator.normal(0, 0.1, shape)).astype(np.float32)
         for i, layer in enumerate(layer for layer in held if layer)

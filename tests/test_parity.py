@@ -22,7 +22,7 @@ from scipy import stats
 
 from digits.contract import Framework
 from digits.mnist import LabelledImages
-from digits.network import BatchNorm, Conv, Dense, Dropout, MaxPool, Relu, Sigmoid, arrays, dense_network, shapes
+from digits.network import BatchNorm, Conv, Dense, Dropout, MaxPool, Relu, Sigmoid, arrays, dense_network, with_inputs
 from scratch.optimizers import Adam, RMSprop
 from training import numpy_trainer
 from training.recipes import RECIPES, Recipe
@@ -117,7 +117,7 @@ def inputs(test_set: LabelledImages) -> Arrays:
     held = {
         named
         for recipe, _ in CASES.values()
-        for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False)
+        for layer, shape in with_inputs(recipe.network)
         for named in arrays(layer, shape).items()
     }
     given: Arrays = {"images": test_set.images[: 32 * STEPS], "labels": test_set.labels[: 32 * STEPS]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import tempfile
 import time
@@ -22,7 +23,7 @@ import tensorflow as tf
 from digits import network
 from digits.card import Epoch
 from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
-from digits.network import INPUT, fans, shapes
+from digits.network import INPUT, with_inputs
 from runtimes.device import Device
 from training.augmentation import augment
 from training.onnx_file import write_onnx
@@ -36,16 +37,16 @@ def build(recipe: Recipe) -> keras.Model:
     if not isinstance(recipe.network[0], network.Dense):
         layers.append(keras.layers.Reshape((*INPUT[1:], *INPUT[:1])))  # [N, 784] -> [N, 28, 28, 1]
     drawn = itertools.count()
-    for i, (layer, shape) in enumerate(zip(recipe.network, shapes(recipe.network), strict=False)):
+    for i, (layer, shape) in enumerate(with_inputs(recipe.network)):
         match layer:
             case network.Dense(units=units):
                 if layers and len(shape) == 3:
                     layers += [keras.layers.Permute((3, 1, 2)), keras.layers.Flatten()]  # channel, row, column
-                layers.append(keras.layers.Dense(units, **initialise(recipe, next(drawn), fans(layer, shape)[0])))
+                layers.append(keras.layers.Dense(units, **initialise(recipe, next(drawn), math.prod(shape))))
             case network.Conv(filters=filters, kernel=kernel, padding=padding, bias=bias):
                 if padding:
                     layers.append(keras.layers.ZeroPadding2D(padding))
-                draws = initialise(recipe, next(drawn), fans(layer, shape)[0])
+                draws = initialise(recipe, next(drawn), shape[0] * kernel**2)
                 layers.append(keras.layers.Conv2D(filters, kernel, use_bias=bias, **draws))
             case network.MaxPool(size=size):
                 layers.append(keras.layers.MaxPooling2D(size))

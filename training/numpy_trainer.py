@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from digits import network
 from digits.card import Epoch
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Labels, Probabilities
-from digits.network import INPUT, shapes
+from digits.network import INPUT, with_inputs
 from runtimes.device import Device
 from scratch import initialisers
 from scratch.buffers import Array
@@ -44,7 +44,7 @@ def build(recipe: Recipe, generator: np.random.Generator) -> Network:
     layers: list[Layer] = []
     if not isinstance(recipe.network[0], network.Dense):
         layers.append(ToImages(*INPUT))  # [N, 784] -> [1, 28, 28, N]
-    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+    for layer, shape in with_inputs(recipe.network):
         match layer:
             case network.Dense(units=units):
                 if layers and len(shape) == 3:
@@ -250,7 +250,7 @@ def export_onnx(model: Network, recipe: Recipe, path: Path) -> None:
         constants.append(numpy_helper.from_array(np.array([1]), "channel_axis"))
         add("Unsqueeze", "channel_axis")  # [N, 1, 28, 28]
     weights = iter(enumerate(get_weights(model)))
-    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+    for layer, shape in with_inputs(recipe.network):
         held = []
         if network.arrays(layer, shape):
             i, given = next(weights)

@@ -38,7 +38,7 @@ from digits import mnist
 from digits.card import Epoch, Score
 from digits.contract import CLASSES, Framework, Probabilities
 from digits.errors import SamedigitError, StudyError
-from digits.network import arrays, shapes
+from digits.network import arrays, with_inputs
 from runtimes.device import CPU
 from training import trainers
 from training.recipes import RECIPES, Recipe
@@ -480,7 +480,7 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
 
 def _time_first_prediction(trainer: Trainer, recipe: Recipe) -> float:
     """Before the training, which would warm everything up."""
-    held = [arrays(layer, shape) for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False)]
+    held = [arrays(layer, shape) for layer, shape in with_inputs(recipe.network)]
     zeros = [{name: np.zeros(shape, np.float32) for name, shape in layer.items()} for layer in held if layer]
     image = mnist.test_images().images[:1]
     started = time.perf_counter()

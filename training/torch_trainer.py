@@ -19,7 +19,7 @@ from torch import nn
 from digits import network
 from digits.card import Epoch
 from digits.contract import PIXELS, SIDE, Images, Labels, Probabilities
-from digits.network import INPUT, shapes
+from digits.network import INPUT, with_inputs
 from runtimes.device import Device
 from training.augmentation import augment
 from training.onnx_file import write_onnx
@@ -32,7 +32,7 @@ def build(recipe: Recipe) -> nn.Sequential:
     modules: list[nn.Module] = []
     if not isinstance(recipe.network[0], network.Dense):
         modules.append(nn.Unflatten(1, INPUT))  # [N, 784] -> [N, 1, 28, 28]
-    for layer, shape in zip(recipe.network, shapes(recipe.network), strict=False):
+    for layer, shape in with_inputs(recipe.network):
         match layer:
             case network.Dense(units=units):
                 if modules and len(shape) == 3:
