@@ -60,9 +60,8 @@ class Card:
     trained_at: str  # ISO 8601, UTC
     train_seconds: float  # the epochs alone
     export_seconds: float
-    beyond: dict[str, Score] = field(
-        default_factory=dict
-    )  # of kinds of digits that are not MNIST's: digits/kinds/table.py
+    # Of kinds of digits that are not MNIST's (digits/kinds/table.py); none where they were not read.
+    beyond: dict[str, Score] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:

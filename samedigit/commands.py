@@ -218,6 +218,7 @@ def model_facts(model: StoredModel, *, served: bool) -> dict[str, Any]:
             kind: {"correct": found.correct, "total": found.total, **_accuracy(found)}
             for kind, found in card.beyond.items()
         },
+        "accuracy_beyond": card.accuracy_beyond,
         "parameters": card.parameters,
         "bytes": card.bytes,
         "seed": card.seed,
@@ -246,7 +247,7 @@ def show_models(models: Sequence[StoredModel]) -> None:
             "\n".join(filter(None, (facts["recipe"], facts["version"], state))),
             f"{facts['framework']}\n{facts['parameters']:,}",
             f"{' '.join(formats[:2])}\n{' '.join(formats[2:])}",
-            "\n".join(filter(None, (counts, f"{100 * low:.2f}-{100 * high:.2f}", _others(facts["beyond"])))),
+            "\n".join(filter(None, (counts, f"{100 * low:.2f}-{100 * high:.2f}", _others(facts["accuracy_beyond"])))),
             f"{sum(facts['bytes'].values()) / 1000:,.0f}",
             f"{facts['trained_at'][:10]}\n{facts['trained_at'][11:16]}, {facts['train_seconds']:.0f} s",
         )
@@ -261,9 +262,8 @@ def show_models(models: Sequence[StoredModel]) -> None:
             console.print(departed, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _others(beyond: Mapping[str, Mapping[str, Any]]) -> str:
-    accuracies = [score["accuracy"] for score in beyond.values()]
-    return f"others {100 * sum(accuracies) / len(accuracies):.2f}" if accuracies else ""
+def _others(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"others {100 * accuracy:.2f}"
 
 
 def promote(name: str) -> dict[str, Any]:
