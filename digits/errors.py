@@ -8,6 +8,7 @@ SamedigitError
 ├── ModelDamaged       a stored file is missing or is not the one that was stored
 ├── StoreError         the model store cannot be read or written
 ├── KindMissing        a kind of digits that cannot be had on this machine
+├── PictureError       a file that is no picture, or in which there is no digit
 ├── NotInstalled       a framework or backend whose package is missing
 ├── DeviceError        a device that is not there
 ├── ExportError        an exported file does not answer as the model it came from
@@ -52,6 +53,15 @@ class StoreError(SamedigitError):
 
 class KindMissing(SamedigitError):
     pass
+
+
+class PictureError(SamedigitError):
+    """Attributes: too_large, it has more pixels than it may; unknown, it is no kind of picture that is read."""
+
+    def __init__(self, message: str, *, too_large: bool = False, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.too_large = too_large
+        self.unknown = unknown
 
 
 class NotInstalled(SamedigitError):
