@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from digits import mnist, store
-from digits.card import Card, Epoch, Score
-from digits.contract import EXPORTED, Backend
+from digits.card import Card, Epoch
+from digits.confidence import find_confidence
+from digits.contract import EXPORTED
 from digits.errors import DeviceError
+from digits.misread import Misread
 from digits.mnist import LabelledImages
 from digits.network import parameters
 from digits.store import StoredModel
@@ -69,6 +71,10 @@ def train_and_store(
         started = time.perf_counter()
         scores, differences = export_all(model, trainer, recipe, folder, test_images)
         export_seconds = time.perf_counter() - started
+        backend = quickest(scores)
+        predict = partial(predict_all, open_runtime(backend, folder / EXPORTED[backend], device=CPU))
+        of_test_images = predict(test_images.images)
+        Misread.of(of_test_images, test_images).write(folder)
         departed = departures(recipe)
         if not departed:
             on_stage("reading other digits")
@@ -92,17 +98,15 @@ def train_and_store(
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             train_seconds=sum(epoch.seconds for epoch in history),
             export_seconds=export_seconds,
-            beyond={} if departed else _beyond(folder, scores, test_images),
+            beyond={} if departed else scores_of_changes(predict, test_images),  # a quick look goes without
+            confidence=None
+            if recipe.validation_fraction == 0
+            else find_confidence(
+                predict(split.held_out.images), split.held_out.labels, of_test_images, test_images.labels
+            ),
         )
 
     return store.save(recipe.name, fill=fill)
-
-
-def _beyond(folder: Path, backends: Collection[Backend], test_images: LabelledImages) -> dict[str, Score]:
-    """What one of the stored files reads of MNIST's test images changed. A quick look goes without."""
-    backend = quickest(backends)
-    runtime = open_runtime(backend, folder / EXPORTED[backend], device=CPU)
-    return scores_of_changes(partial(predict_all, runtime), test_images)
 
 
 def split_for(recipe: Recipe) -> Split:
