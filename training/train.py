@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from digits import mnist, store
 from digits.card import Card, Epoch
 from digits.confidence import find_confidence
@@ -24,6 +26,7 @@ from digits.store import StoredModel
 from runtimes.backends import open_runtime, predict_all
 from runtimes.device import CPU, Device, choose_device
 from training import trainers
+from training.drawn import drawn_digits
 from training.evaluate import quickest, scores_of_changes
 from training.export import export_all
 from training.recipes import Recipe, departures
@@ -112,15 +115,23 @@ def train_and_store(
 def split_for(recipe: Recipe) -> Split:
     """What the recipe trains on and holds out: the last of the training images, or the test images where it holds out none.
 
+    Drawn digits come after the training images; what is held out is MNIST's alone.
+
     Raises:
         DataError: MNIST cannot be had.
     """
     images = mnist.train_images()
-    if recipe.validation_fraction == 0:
-        return Split(train=images, held_out=mnist.test_images(), held_out_is="test images")
     kept = len(images.labels) - round(recipe.validation_fraction * len(images.labels))
+    train = LabelledImages(images=images.images[:kept], labels=images.labels[:kept])
+    if recipe.drawn:
+        drawn = drawn_digits(recipe.drawn, seed=recipe.seed)
+        train = LabelledImages(
+            images=np.concatenate([train.images, drawn.images]), labels=np.concatenate([train.labels, drawn.labels])
+        )
+    if recipe.validation_fraction == 0:
+        return Split(train=train, held_out=mnist.test_images(), held_out_is="test images")
     return Split(
-        train=LabelledImages(images=images.images[:kept], labels=images.labels[:kept]),
+        train=train,
         held_out=LabelledImages(images=images.images[kept:], labels=images.labels[kept:]),
         held_out_is=f"last {len(images.labels) - kept:,} training images",
     )
