@@ -387,7 +387,6 @@ def one_refusal(connection: socket.socket) -> tuple[int, str]:
         (b"hello\r\n\r\n", 400),
         (b"GET /x HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"GET /x HTTP/9.9\r\nHost: x\r\n\r\n", 505),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
         (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345", 400),
