@@ -24,8 +24,8 @@ from serving.ports.http2 import (
     Reset,
     State,
     Stream,
-    header_block,
 )
+from serving.ports.http2_heads import header_block
 
 GRPC: Final = b"application/grpc"
 _CALLS: Final = (GRPC,)
@@ -138,7 +138,7 @@ class Streams(asyncio.Protocol):
                 if event is None:
                     break
                 self._take(event, now)
-                if machine.pending_bytes > 65_536:
+                if machine.has_much:
                     self._flush()
             for number in list(self._unread):  # whose answers may have been taken by now
                 if number in self._unread:
