@@ -24,12 +24,11 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from struct import Struct
-from typing import Any, Final, NamedTuple, NoReturn
-
-from hpack import Decoder, HPACKError, OversizedHeaderListError
+from typing import Final, NoReturn
 
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Head, too_long
+from serving.ports.hpack import Broken, Decoder, Field
 from serving.ports.http1 import TRICKLE_SECONDS, LocalError
 from serving.ports.http2_heads import Malformed, answer_block, check_field, head_of_refused, read_head
 from serving.settings import Settings
@@ -39,6 +38,7 @@ FRAME_BYTES: Final = 16_384  # the longest that is taken: what every client may 
 DEFAULT_WINDOW: Final = 65_535  # of a connection and of a stream, before anything was said
 MAX_WINDOW: Final = 2**31 - 1
 MAX_STREAM: Final = 2**31 - 1
+PSEUDO_HEADERS: Final = 4
 CACHED_BLOCKS: Final = 16  # of one connection
 CACHED_BLOCK_BYTES: Final = 1024
 REMEMBERED: Final = 256  # streams that we reset, of which more may be on its way
@@ -46,7 +46,7 @@ REMEMBERED: Final = 256  # streams that we reset, of which more may be on its wa
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Http2Limits:
-    head_bytes: int  # of a header block, as it comes; unpacked it may be twice that, to be refused with an answer
+    head_bytes: int  # of a header block, as it comes; and of its fields
     target_bytes: int
     headers: int
     body_bytes: int
@@ -166,25 +166,17 @@ TABLE: Final = {
 class Stream:
     """One request and its answer. Only the machine changes it."""
 
-    __slots__ = (
-        "accepted",
-        "answered",
-        "gathered",
-        "goes_on",
-        "granted",
-        "head",
-        "number",
-        "received",
-        "sent",
-        "sent_since",
-        "side",
-        "since",
-        "streams",
-        "trailers",
-        "unsent",
-        "wanted",
-        "window",
-    )
+    accepted = False
+    streams = False  # its body is given out in pieces, as they come
+    answered = False
+    received = 0  # bytes of the body
+    gathered: bytearray | None = None  # of the body, if it comes in more than one frame
+    wanted = True  # its body: nobody has answered it yet
+    unsent = b""  # of the answer's body, from `sent` on
+    sent = 0
+    sent_since = 0.0  # when that began to wait
+    goes_on = False  # more of the answer will be given
+    trailers: bytes | None = None  # a header block behind the answer's body
 
     def __init__(self, number: int, head: Head, side: Side, *, window: int, granted: int, now: float) -> None:
         self.number = number
@@ -193,17 +185,6 @@ class Stream:
         self.window = window  # that the client has granted us; may be negative
         self.granted = granted  # that we have granted it, and it has not used
         self.since = now  # its head was read; then, it was accepted
-        self.accepted = False
-        self.streams = False  # its body is given out in pieces, as they come
-        self.answered = False
-        self.received = 0  # bytes of the body
-        self.gathered: bytearray | None = None  # of the body, if it comes in more than one frame
-        self.wanted = True  # its body: nobody has answered it yet
-        self.unsent = b""  # of the answer's body, from `sent` on
-        self.sent = 0
-        self.sent_since = 0.0  # when that began to wait
-        self.goes_on = False  # more of the answer will be given
-        self.trailers: bytes | None = None  # a header block behind the answer's body
 
     @property
     def awaited(self) -> bool:
@@ -211,31 +192,37 @@ class Stream:
         return not self.answered or self.goes_on
 
 
-class Request(NamedTuple):
+@dataclass(slots=True)
+class Request:
     stream: Stream
 
 
-class Refused(NamedTuple):
+@dataclass(slots=True)
+class Refused:
     stream: Stream
     error: RequestError
 
 
-class Grown(NamedTuple):
+@dataclass(slots=True)
+class Grown:
     stream: Stream
 
 
-class Body(NamedTuple):
+@dataclass(slots=True)
+class Body:
     stream: Stream
     data: bytes
 
 
-class Piece(NamedTuple):
+@dataclass(slots=True)
+class Piece:
     stream: Stream
     data: bytes
     last: bool
 
 
-class Reset(NamedTuple):
+@dataclass(slots=True)
+class Reset:
     stream: Stream
 
 
@@ -290,8 +277,7 @@ class Machine:
         self._ignored_from = MAX_STREAM  # streams above it are not read: we have said so
         self._reset_by_us: dict[int, None] = {}  # the last of them, in order
         # Header blocks
-        self._decoder = Decoder(2 * limits.head_bytes)
-        self._decoder.max_allowed_table_size = 4096
+        self._decoder = Decoder()
         self._heads: dict[bytes, Head] = {}  # blocks that did not change the decoder's table, of requests with a body
         self._heads_alone: dict[bytes, Head] = {}  # and without
         self._block: list[bytes] = []
@@ -355,13 +341,18 @@ class Machine:
                 number &= 0x7FFFFFFF
                 payload = data[at + 9 : end]
                 try:
-                    event = self._read_frame(kind, flags, number, payload, now)
+                    if self.state is not _OPEN:
+                        event = self._read_unless_open(kind, flags, number, payload, now)
+                    elif kind == 0:
+                        event = self._read_data(flags, number, payload, now)
+                    elif kind == 1:
+                        event = self._read_headers(flags, number, payload, now)
+                    else:
+                        event = self._read_control(kind, flags, number, payload, now)
                 except _StreamError as error:
                     event = self._reset(number, error.code, now)
                 if event is not None:
                     return event
-                if self._events:
-                    return self._events.popleft()
         except _ConnectionError as error:
             self._fail(error.code, str(error), now)
         return self._events.popleft() if self._events else None
@@ -388,20 +379,16 @@ class Machine:
         self.state = State.SETTINGS
         return True
 
-    def _read_frame(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> Event | None:
-        if self.state is not _OPEN:
-            if self.state is State.HEADERS:
-                if kind != Frame.CONTINUATION or number != self._block_stream:
-                    raise _protocol("A header block goes on with CONTINUATION, and nothing comes between.")
-                return self._continue(flags, payload, now)
-            if kind != Frame.SETTINGS or flags & _ACK:
-                raise _protocol("The first frame has to be SETTINGS.")
-            self.state = _OPEN
-            self._since = now
-        if kind == 0:
-            return self._read_data(flags, number, payload, now)
-        if kind == 1:
-            return self._read_headers(flags, number, payload, now)
+    def _read_unless_open(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> Event | None:
+        """Where only one type of frame may come."""
+        if self.state is State.HEADERS:
+            if kind != Frame.CONTINUATION or number != self._block_stream:
+                raise _protocol("A header block goes on with CONTINUATION, and nothing comes between.")
+            return self._continue(flags, payload, now)
+        if kind != Frame.SETTINGS or flags & _ACK:
+            raise _protocol("The first frame has to be SETTINGS.")
+        self.state = _OPEN
+        self._since = now
         return self._read_control(kind, flags, number, payload, now)
 
     # Header blocks
@@ -449,7 +436,7 @@ class Machine:
         if stream is not None:
             return self._read_trailers(stream, block, ends, now)
         if number <= self._last_stream:
-            self._decode(block, now)
+            self._decode(block)
             if number in self._reset_by_us:
                 self._count(now)
                 return None
@@ -462,18 +449,19 @@ class Machine:
         if head is None:
             if len(block) > limits.head_bytes:
                 raise _calm(f"A header block is longer than {limits.head_bytes} bytes.")
-            fields, unchanged = self._decode(block, now)
+            version = self._decoder.version
+            fields, whole = self._decode(block)
             if number > self._ignored_from:
                 self._count(now)
                 return None
             try:
-                head = read_head(fields, ends, limits)
+                head = read_head(fields, ends, limits, whole=whole)
             except Malformed:
                 return self._reset(number, Code.PROTOCOL_ERROR, now)
             except RequestError as error:
                 head, refused = head_of_refused(fields), error
             else:
-                if unchanged and len(block) <= CACHED_BLOCK_BYTES:
+                if self._decoder.version == version and len(block) <= CACHED_BLOCK_BYTES:
                     if len(heads) >= CACHED_BLOCKS:
                         heads.clear()
                     heads[block] = head
@@ -494,27 +482,21 @@ class Machine:
         self.streams[number] = stream
         return Request(stream) if refused is None else Refused(stream, refused)
 
-    def _decode(self, block: bytes, now: float) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """The fields of a block, and whether the decoder's table is as it was.
-
-        It is if its length and its newest entry are: what is added comes first, and what goes, goes for good.
-        """
-        entries = self._decoder.header_table.dynamic_entries
-        length, newest = len(entries), entries[0] if entries else None
+    def _decode(self, block: bytes) -> tuple[list[Field], bool]:
+        """The fields of a block, and whether they are all."""
+        decoder, limits = self._decoder, self._limits
+        version = decoder.version
         try:
-            fields: Any = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError:
-            raise _calm("A header block is longer than may be when unpacked.") from None
-        except HPACKError as error:
-            raise _ConnectionError(Code.COMPRESSION_ERROR, f"A header block cannot be read: {error}.") from None
-        unchanged = len(entries) == length and (entries[0] if entries else None) is newest
-        if not unchanged:
+            found = decoder.decode(block, max_bytes=limits.head_bytes, max_fields=limits.headers + PSEUDO_HEADERS)
+        except Broken as error:
+            raise _ConnectionError(Code.COMPRESSION_ERROR, f"A header block cannot be read. {error}") from None
+        if decoder.version != version:
             self._heads.clear()
             self._heads_alone.clear()
-        return fields, unchanged
+        return found
 
     def _read_trailers(self, stream: Stream, block: bytes, ends: bool, now: float) -> Event | None:
-        fields, _ = self._decode(block, now)
+        fields, _ = self._decode(block)
         if stream.side is not _SIDE_OPEN and stream.side is not _LOCAL:
             raise _StreamError(Code.STREAM_CLOSED, "HEADERS came behind the end.")
         if not ends or any(name[:1] == b":" for name, _ in fields):
@@ -581,7 +563,10 @@ class Machine:
         length = stream.head.length
         if length is not None and stream.received < length:
             raise _StreamError(Code.PROTOCOL_ERROR, f"Content-Length said {length} bytes, {stream.received} came.")
-        self._advance(stream, Step.CAME, now)
+        if stream.side is _SIDE_OPEN:
+            stream.side = TABLE[_SIDE_OPEN][_CAME]
+        else:
+            self._advance(stream, _CAME, now)
         if not stream.wanted:
             return None
         if stream.streams:
@@ -1096,7 +1081,8 @@ class Machine:
         self._out.append(_window_update(0, limits.connection_window - DEFAULT_WINDOW))
 
 
-_SENT: Final = Step.SENT
+# What every request passes through, without looking it up in its class.
+_CAME, _SENT = Step.CAME, Step.SENT
 
 
 # Frames

@@ -11,9 +11,8 @@ from hpack.table import HeaderTable
 
 from serving.errors import Kind, RequestError, malformed
 from serving.messages import Head, Headers
+from serving.ports.hpack import Field
 from serving.ports.http1 import METHOD_BYTES, ONCE, LocalError, content_length, is_host, read_target
-
-Fields = list[tuple[bytes, bytes]]
 
 
 class HeadLimits(Protocol):
@@ -40,16 +39,22 @@ _NAME: Final = re.compile(rb"[!-9;-@\[-~]+")  # 9113 8.2.1: visible, not upper c
 _VALUE: Final = re.compile(rb"(?![ \t])[^\x00\n\r]*+(?<![ \t])")
 
 
-def read_head(fields: Fields, ends: bool, limits: HeadLimits) -> Head:
+def read_head(fields: list[Field], ends: bool, limits: HeadLimits, *, whole: bool) -> Head:
     """A request's head from its header block's fields.
 
     Args:
         ends: whether no body follows.
+        whole: whether these are all fields: no more are kept than the limits allow.
 
     Raises:
         Malformed: its stream is to be reset.
         RequestError: it is refused with an answer.
     """
+    if not whole:
+        raise RequestError(
+            Kind.HEAD_TOO_LARGE,
+            f"The headers are longer than {limits.head_bytes} bytes, or more than {limits.headers}.",
+        )
     pseudo: dict[bytes, bytes] = {}
     headers: dict[bytes, bytes] = {}
     twice = b""
@@ -84,10 +89,6 @@ def read_head(fields: Fields, ends: bool, limits: HeadLimits) -> Head:
     if ends and headers.get(b"content-length", b"0").strip(b"0"):
         raise Malformed("Its content-length is not that of its body, which is empty.")
 
-    if sum(len(name) + len(value) + 32 for name, value in fields) > limits.head_bytes:
-        raise RequestError(Kind.HEAD_TOO_LARGE, f"The headers are longer than {limits.head_bytes} bytes.")
-    if len(fields) - len(pseudo) > limits.headers:
-        raise RequestError(Kind.HEAD_TOO_LARGE, f"There are more than {limits.headers} headers.")
     if len(method) > METHOD_BYTES:
         raise RequestError(Kind.UNSUPPORTED, f"There is no method of more than {METHOD_BYTES} letters.")
     if _METHOD.fullmatch(method) is None:
@@ -111,7 +112,7 @@ def read_head(fields: Fields, ends: bool, limits: HeadLimits) -> Head:
     return Head(method.decode(), path, decoded, query, headers, False, length, True, expects)
 
 
-def head_of_refused(fields: Fields) -> Head:
+def head_of_refused(fields: list[Field]) -> Head:
     """Of a request whose head is refused: what its answer needs."""
     method = next((value for name, value in fields if name == b":method"), b"")
     return Head(method[:METHOD_BYTES].decode("latin-1"), b"", "", "", {}, False, None, True, False)
