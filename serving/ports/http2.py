@@ -20,21 +20,17 @@ A port feeds it (`receive`), then asks `next_event` until that gives None:
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from functools import lru_cache
-from http import HTTPStatus
 from struct import Struct
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-from hpack.table import HeaderTable
-
-from serving.errors import Kind, RequestError, malformed
-from serving.messages import Answer, Head, Headers, too_long
-from serving.ports.http1 import METHOD_BYTES, ONCE, TRICKLE_SECONDS, LocalError, content_length, is_host, read_target
+from serving.errors import Kind, RequestError
+from serving.messages import Answer, Head, too_long
+from serving.ports.hpack import Broken, Decoder, Field
+from serving.ports.http1 import TRICKLE_SECONDS, LocalError
+from serving.ports.http2_heads import Malformed, answer_block, check_field, head_of_refused, read_head
 from serving.settings import Settings
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -42,6 +38,7 @@ FRAME_BYTES: Final = 16_384  # the longest that is taken: what every client may 
 DEFAULT_WINDOW: Final = 65_535  # of a connection and of a stream, before anything was said
 MAX_WINDOW: Final = 2**31 - 1
 MAX_STREAM: Final = 2**31 - 1
+PSEUDO_HEADERS: Final = 4
 CACHED_BLOCKS: Final = 16  # of one connection
 CACHED_BLOCK_BYTES: Final = 1024
 REMEMBERED: Final = 256  # streams that we reset, of which more may be on its way
@@ -49,7 +46,7 @@ REMEMBERED: Final = 256  # streams that we reset, of which more may be on its wa
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Http2Limits:
-    head_bytes: int  # of a header block, as it comes; unpacked it may be twice that, to be refused with an answer
+    head_bytes: int  # of a header block, as it comes; and of its fields
     target_bytes: int
     headers: int
     body_bytes: int
@@ -169,25 +166,17 @@ TABLE: Final = {
 class Stream:
     """One request and its answer. Only the machine changes it."""
 
-    __slots__ = (
-        "accepted",
-        "answered",
-        "gathered",
-        "goes_on",
-        "granted",
-        "head",
-        "number",
-        "received",
-        "sent",
-        "sent_since",
-        "side",
-        "since",
-        "streams",
-        "trailers",
-        "unsent",
-        "wanted",
-        "window",
-    )
+    accepted = False
+    streams = False  # its body is given out in pieces, as they come
+    answered = False
+    received = 0  # bytes of the body
+    gathered: bytearray | None = None  # of the body, if it comes in more than one frame
+    wanted = True  # its body: nobody has answered it yet
+    unsent = b""  # of the answer's body, from `sent` on
+    sent = 0
+    sent_since = 0.0  # when that began to wait
+    goes_on = False  # more of the answer will be given
+    trailers: bytes | None = None  # a header block behind the answer's body
 
     def __init__(self, number: int, head: Head, side: Side, *, window: int, granted: int, now: float) -> None:
         self.number = number
@@ -196,44 +185,44 @@ class Stream:
         self.window = window  # that the client has granted us; may be negative
         self.granted = granted  # that we have granted it, and it has not used
         self.since = now  # its head was read; then, it was accepted
-        self.accepted = False
-        self.streams = False  # its body is given out in pieces, as they come
-        self.answered = False
-        self.received = 0  # bytes of the body
-        self.gathered: bytearray | None = None  # of the body, if it comes in more than one frame
-        self.wanted = True  # its body: nobody has answered it yet
-        self.unsent = b""  # of the answer's body, from `sent` on
-        self.sent = 0
-        self.sent_since = 0.0  # when that began to wait
-        self.goes_on = False  # more of the answer will be given
-        self.trailers: bytes | None = None  # a header block behind the answer's body
+
+    @property
+    def awaited(self) -> bool:
+        """Whether its answer, or more of it, is to be given."""
+        return not self.answered or self.goes_on
 
 
-class Request(NamedTuple):
+@dataclass(slots=True)
+class Request:
     stream: Stream
 
 
-class Refused(NamedTuple):
+@dataclass(slots=True)
+class Refused:
     stream: Stream
     error: RequestError
 
 
-class Grown(NamedTuple):
+@dataclass(slots=True)
+class Grown:
     stream: Stream
 
 
-class Body(NamedTuple):
+@dataclass(slots=True)
+class Body:
     stream: Stream
     data: bytes
 
 
-class Piece(NamedTuple):
+@dataclass(slots=True)
+class Piece:
     stream: Stream
     data: bytes
     last: bool
 
 
-class Reset(NamedTuple):
+@dataclass(slots=True)
+class Reset:
     stream: Stream
 
 
@@ -288,8 +277,7 @@ class Machine:
         self._ignored_from = MAX_STREAM  # streams above it are not read: we have said so
         self._reset_by_us: dict[int, None] = {}  # the last of them, in order
         # Header blocks
-        self._decoder = Decoder(2 * limits.head_bytes)
-        self._decoder.max_allowed_table_size = 4096
+        self._decoder = Decoder()
         self._heads: dict[bytes, Head] = {}  # blocks that did not change the decoder's table, of requests with a body
         self._heads_alone: dict[bytes, Head] = {}  # and without
         self._block: list[bytes] = []
@@ -353,13 +341,18 @@ class Machine:
                 number &= 0x7FFFFFFF
                 payload = data[at + 9 : end]
                 try:
-                    event = self._read_frame(kind, flags, number, payload, now)
+                    if self.state is not _OPEN:
+                        event = self._read_unless_open(kind, flags, number, payload, now)
+                    elif kind == 0:
+                        event = self._read_data(flags, number, payload, now)
+                    elif kind == 1:
+                        event = self._read_headers(flags, number, payload, now)
+                    else:
+                        event = self._read_control(kind, flags, number, payload, now)
                 except _StreamError as error:
                     event = self._reset(number, error.code, now)
                 if event is not None:
                     return event
-                if self._events:
-                    return self._events.popleft()
         except _ConnectionError as error:
             self._fail(error.code, str(error), now)
         return self._events.popleft() if self._events else None
@@ -386,20 +379,16 @@ class Machine:
         self.state = State.SETTINGS
         return True
 
-    def _read_frame(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> Event | None:
-        if self.state is not _OPEN:
-            if self.state is State.HEADERS:
-                if kind != Frame.CONTINUATION or number != self._block_stream:
-                    raise _protocol("A header block goes on with CONTINUATION, and nothing comes between.")
-                return self._continue(flags, payload, now)
-            if kind != Frame.SETTINGS or flags & _ACK:
-                raise _protocol("The first frame has to be SETTINGS.")
-            self.state = _OPEN
-            self._since = now
-        if kind == 0:
-            return self._read_data(flags, number, payload, now)
-        if kind == 1:
-            return self._read_headers(flags, number, payload, now)
+    def _read_unless_open(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> Event | None:
+        """Where only one type of frame may come."""
+        if self.state is State.HEADERS:
+            if kind != Frame.CONTINUATION or number != self._block_stream:
+                raise _protocol("A header block goes on with CONTINUATION, and nothing comes between.")
+            return self._continue(flags, payload, now)
+        if kind != Frame.SETTINGS or flags & _ACK:
+            raise _protocol("The first frame has to be SETTINGS.")
+        self.state = _OPEN
+        self._since = now
         return self._read_control(kind, flags, number, payload, now)
 
     # Header blocks
@@ -447,8 +436,9 @@ class Machine:
         if stream is not None:
             return self._read_trailers(stream, block, ends, now)
         if number <= self._last_stream:
-            self._decode(block, now)
+            self._decode(block)
             if number in self._reset_by_us:
+                self._count(now)
                 return None
             raise _ConnectionError(Code.STREAM_CLOSED, f"HEADERS came on stream {number}, which is closed.")
         limits = self._limits
@@ -459,21 +449,24 @@ class Machine:
         if head is None:
             if len(block) > limits.head_bytes:
                 raise _calm(f"A header block is longer than {limits.head_bytes} bytes.")
-            fields, unchanged = self._decode(block, now)
+            version = self._decoder.version
+            fields, whole = self._decode(block)
             if number > self._ignored_from:
+                self._count(now)
                 return None
             try:
-                head = read_head(fields, ends, limits)
-            except _StreamError as error:
-                return self._reset(number, error.code, now)
+                head = read_head(fields, ends, limits, whole=whole)
+            except Malformed:
+                return self._reset(number, Code.PROTOCOL_ERROR, now)
             except RequestError as error:
-                head, refused = _head_of_refused(fields), error
+                head, refused = head_of_refused(fields), error
             else:
-                if unchanged and len(block) <= CACHED_BLOCK_BYTES:
+                if self._decoder.version == version and len(block) <= CACHED_BLOCK_BYTES:
                     if len(heads) >= CACHED_BLOCKS:
                         heads.clear()
                     heads[block] = head
         elif number > self._ignored_from:
+            self._count(now)
             return None
         if len(self.streams) >= limits.streams or self.unsent_bytes > limits.unsent_bytes:
             return self._reset(number, Code.REFUSED_STREAM, now)
@@ -489,33 +482,30 @@ class Machine:
         self.streams[number] = stream
         return Request(stream) if refused is None else Refused(stream, refused)
 
-    def _decode(self, block: bytes, now: float) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """The fields of a block, and whether the decoder's table is as it was.
-
-        It is if its length and its newest entry are: what is added comes first, and what goes, goes for good.
-        """
-        entries = self._decoder.header_table.dynamic_entries
-        length, newest = len(entries), entries[0] if entries else None
+    def _decode(self, block: bytes) -> tuple[list[Field], bool]:
+        """The fields of a block, and whether they are all."""
+        decoder, limits = self._decoder, self._limits
+        version = decoder.version
         try:
-            fields: Any = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError:
-            raise _calm("A header block is longer than may be when unpacked.") from None
-        except HPACKError as error:
-            raise _ConnectionError(Code.COMPRESSION_ERROR, f"A header block cannot be read: {error}.") from None
-        unchanged = len(entries) == length and (entries[0] if entries else None) is newest
-        if not unchanged:
+            found = decoder.decode(block, max_bytes=limits.head_bytes, max_fields=limits.headers + PSEUDO_HEADERS)
+        except Broken as error:
+            raise _ConnectionError(Code.COMPRESSION_ERROR, f"A header block cannot be read. {error}") from None
+        if decoder.version != version:
             self._heads.clear()
             self._heads_alone.clear()
-        return fields, unchanged
+        return found
 
     def _read_trailers(self, stream: Stream, block: bytes, ends: bool, now: float) -> Event | None:
-        fields, _ = self._decode(block, now)
+        fields, _ = self._decode(block)
         if stream.side is not _SIDE_OPEN and stream.side is not _LOCAL:
             raise _StreamError(Code.STREAM_CLOSED, "HEADERS came behind the end.")
         if not ends or any(name[:1] == b":" for name, _ in fields):
             raise _StreamError(Code.PROTOCOL_ERROR, "Trailers end their stream, and have no pseudo-headers.")
-        for name, value in fields:
-            _check_field(name, value)
+        try:
+            for name, value in fields:
+                check_field(name, value)
+        except Malformed as error:
+            raise _StreamError(Code.PROTOCOL_ERROR, str(error)) from None
         return self._ended(stream, b"", now)
 
     # Bodies
@@ -523,9 +513,8 @@ class Machine:
     def _read_data(self, flags: int, number: int, payload: bytes, now: float) -> Event | None:
         if not number:
             raise _protocol("DATA belong to a stream.")
+        # The connection's window is for nothing but pace: what comes is taken at once, and its room is the streams' own affair.
         self._granted -= len(payload)
-        if self._granted < 0:
-            raise _ConnectionError(Code.FLOW_CONTROL_ERROR, "More came than the connection's window has room for.")
         if self._granted < self._limits.connection_window >> 1:
             self._out.append(_window_update(0, self._limits.connection_window - self._granted))
             self._granted = self._limits.connection_window
@@ -573,7 +562,10 @@ class Machine:
         length = stream.head.length
         if length is not None and stream.received < length:
             raise _StreamError(Code.PROTOCOL_ERROR, f"Content-Length said {length} bytes, {stream.received} came.")
-        self._advance(stream, Step.CAME, now)
+        if stream.side is _SIDE_OPEN:
+            stream.side = TABLE[_SIDE_OPEN][_CAME]
+        else:
+            self._advance(stream, _CAME, now)
         if not stream.wanted:
             return None
         if stream.streams:
@@ -674,9 +666,8 @@ class Machine:
         if stream is None:
             return None
         self._count_reset(now)
-        given_out = not stream.answered
         self._forget(stream, now)
-        return Reset(stream) if given_out else None
+        return Reset(stream) if stream.awaited else None
 
     def _read_settings(self, flags: int, number: int, payload: bytes, now: float) -> None:
         if number:
@@ -757,7 +748,7 @@ class Machine:
             date, extra: header lines, each with its CRLF.
         """
         body = answer.body
-        block, has_body = _block_of(answer.status, answer.headers, date, extra)
+        block, has_body = answer_block(answer.status, answer.headers, date, extra)
         if has_body:
             digits = b"%d" % len(body)
             block = b"%b\x0f\x0d%c%b" % (block, len(digits), digits)
@@ -796,16 +787,17 @@ class Machine:
 
     def begin(self, stream: Stream, block: bytes) -> None:
         """Sends the headers of an answer that is streamed; `send` and `end` follow."""
-        stream.answered = True
+        stream.answered = stream.goes_on = True
         self._write_headers(stream.number, self._shrink + block, ends=False)
         self._shrink = b""
 
     def send(self, stream: Stream, data: bytes, now: float) -> None:
         if stream.number in self.streams:
-            self._queue(stream, data, None, now, goes_on=True)
+            self._queue(stream, data, None, now)
 
     def end(self, stream: Stream, trailers: bytes, now: float) -> None:
         if stream.number in self.streams:
+            stream.wanted = stream.goes_on = False
             self._queue(stream, b"", trailers, now)
 
     def _write_headers(self, number: int, block: bytes, *, ends: bool) -> None:
@@ -820,7 +812,7 @@ class Machine:
             self._out.append(_frame(kind, flags | (_END_HEADERS if last else 0), number, piece))
             kind, flags = Frame.CONTINUATION, 0
 
-    def _queue(self, stream: Stream, data: bytes, trailers: bytes | None, now: float, *, goes_on: bool = False) -> None:
+    def _queue(self, stream: Stream, data: bytes, trailers: bytes | None, now: float) -> None:
         """Sends as much as the windows have room for. What is left waits."""
         if stream.number not in self._waiting:
             self._waiting[stream.number] = stream
@@ -830,7 +822,6 @@ class Machine:
             stream.unsent = stream.unsent[stream.sent :] + data
             stream.sent = 0
         self.unsent_bytes += len(data)
-        stream.goes_on = goes_on
         stream.trailers = trailers
         self._send_waiting(now)
 
@@ -924,7 +915,7 @@ class Machine:
             self._remember(number)
             return None
         self._forget(stream, now, by_us=True)
-        return None if stream.answered else Reset(stream)
+        return Reset(stream) if stream.awaited else None
 
     def cancel(self, stream: Stream, now: float, code: Code = Code.CANCEL) -> None:
         """Gives a stream up, answered or not."""
@@ -940,7 +931,7 @@ class Machine:
         events: list[Event] = []
         for stream in list(self.streams.values()):
             if stream.side is not _REMOTE:
-                if not stream.answered or stream.streams:
+                if stream.awaited:
                     events.append(Reset(stream))
                 self._forget(stream, now)
         self._end_if_done(now)
@@ -977,7 +968,7 @@ class Machine:
         self._out.append(_goaway(self._last_stream, code, message.encode()))
         self._close(State.LINGERING, now)
         for stream in list(self.streams.values()):
-            if not stream.answered or stream.streams:
+            if stream.awaited:
                 self._events.append(Reset(stream))
             stream.side = _GONE
         self.streams.clear()
@@ -1007,7 +998,7 @@ class Machine:
             self._fail(Code.ENHANCE_YOUR_CALM, "A frame took too long.", now)
         elif self.streams:
             if now - self._heard > limits.idle_seconds:
-                if self._pinged < self._heard:
+                if self._pinged <= self._heard:
                     self._pinged = now
                     self._out.append(_frame(Frame.PING, 0, 0, _LIFE_PING))
                 elif now - self._pinged > limits.linger_seconds:
@@ -1033,7 +1024,7 @@ class Machine:
         if stream.number in self._waiting:
             waits = now - stream.sent_since
             if waits > limits.idle_seconds and stream.sent < limits.body_bytes_per_second * waits:
-                if not stream.answered or stream.streams:
+                if stream.awaited:
                     self._events.append(Reset(stream))
                 self.cancel(stream, now)
         elif stream.side is _LOCAL:
@@ -1065,9 +1056,9 @@ class Machine:
     # What goes out
 
     @property
-    def pending_bytes(self) -> int:
-        """About how much `take` would give, if that is much."""
-        return sum(map(len, self._out)) if len(self._out) > 64 else 0
+    def has_much(self) -> bool:
+        """Whether `take` should be called before more is done."""
+        return len(self._out) > 256
 
     def take(self) -> bytes:
         """The bytes to be written; they are given once."""
@@ -1089,7 +1080,8 @@ class Machine:
         self._out.append(_window_update(0, limits.connection_window - DEFAULT_WINDOW))
 
 
-_SENT: Final = Step.SENT
+# What every request passes through, without looking it up in its class.
+_CAME, _SENT = Step.CAME, Step.SENT
 
 
 # Frames
@@ -1134,169 +1126,3 @@ def _protocol(message: str) -> _ConnectionError:
 
 def _calm(message: str) -> _ConnectionError:
     return _ConnectionError(Code.ENHANCE_YOUR_CALM, message)
-
-
-# Reading a head
-
-Fields = list[tuple[bytes, bytes]]
-
-_PSEUDO: Final = frozenset({b":method", b":scheme", b":authority", b":path"})
-_OF_CONNECTIONS: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-)
-_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NAME: Final = re.compile(rb"[!-9;-@\[-~]+")  # 9113 8.2.1: visible, not upper case, no colon
-_VALUE: Final = re.compile(rb"(?![ \t])[^\x00\n\r]*+(?<![ \t])")
-
-
-def read_head(fields: Fields, ends: bool, limits: Http2Limits) -> Head:
-    """A request's head from its header block's fields.
-
-    Args:
-        ends: whether no body follows.
-
-    Raises:
-        RequestError: it is refused with an answer.
-    """
-    pseudo: dict[bytes, bytes] = {}
-    headers: dict[bytes, bytes] = {}
-    twice = b""
-    for name, value in fields:
-        if name[:1] == b":":
-            if headers or name in pseudo or name not in _PSEUDO:
-                raise _malformed(
-                    "Its pseudo-headers are :method, :scheme, :authority and :path, once each, and come first."
-                )
-            pseudo[name] = value
-            if _VALUE.fullmatch(value) is None:
-                raise _malformed("A pseudo-header's value is none.")
-            continue
-        _check_field(name, value)
-        if name not in headers:
-            headers[name] = value
-        elif name == b"cookie":
-            headers[name] += b"; " + value  # 8.2.3
-        else:
-            if name in ONCE:
-                twice = name
-            headers[name] += b", " + value
-    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
-    if not method or (method != b"CONNECT" and not (path and pseudo.get(b":scheme"))):
-        raise _malformed("It has no :method, no :scheme or no :path.")
-    if method == b"CONNECT" and (b":path" in pseudo or b":scheme" in pseudo):
-        raise _malformed("CONNECT has neither :scheme nor :path.")
-    host = headers.get(b"host")
-    authority = pseudo.get(b":authority", host)
-    if host is not None and authority != host:
-        raise _malformed("Its host is not its :authority.")
-    if ends and headers.get(b"content-length", b"0").strip(b"0"):
-        raise _malformed("Its content-length is not that of its body, which is empty.")
-
-    if sum(len(name) + len(value) + 32 for name, value in fields) > limits.head_bytes:
-        raise RequestError(Kind.HEAD_TOO_LARGE, f"The headers are longer than {limits.head_bytes} bytes.")
-    if len(fields) - len(pseudo) > limits.headers:
-        raise RequestError(Kind.HEAD_TOO_LARGE, f"There are more than {limits.headers} headers.")
-    if len(method) > METHOD_BYTES:
-        raise RequestError(Kind.UNSUPPORTED, f"There is no method of more than {METHOD_BYTES} letters.")
-    if _METHOD.fullmatch(method) is None:
-        raise malformed("This is no method.")
-    if len(path) > limits.target_bytes:
-        raise RequestError(Kind.TARGET_TOO_LONG, f"The path and query are longer than {limits.target_bytes} bytes.")
-    if twice:
-        raise malformed(f"The header {twice.decode()} was expected once, came twice.")
-    if not authority:
-        raise malformed("An :authority was expected.")
-    if not is_host(authority):
-        raise malformed("The :authority is not a host.")
-    if not path.startswith(b"/") and path != b"*":
-        raise malformed("A path was expected, such as /v2.")  # in :path, the whole URL is none
-    decoded, query = read_target(method, path)
-    headers[b"host"] = authority
-    length = 0 if ends else None
-    if b"content-length" in headers:
-        length = content_length(headers[b"content-length"], limits.body_bytes)
-    expects = not ends and headers.get(b"expect", b"").lower() == b"100-continue"
-    return Head(method.decode(), path, decoded, query, headers, False, length, True, expects)
-
-
-def _head_of_refused(fields: Fields) -> Head:
-    """Of a request whose head is refused: what its answer needs."""
-    method = next((value for name, value in fields if name == b":method"), b"")
-    return Head(method[:METHOD_BYTES].decode("latin-1"), b"", "", "", {}, False, None, True, False)
-
-
-def _check_field(name: bytes, value: bytes) -> None:
-    if _NAME.fullmatch(name) is None:
-        raise _malformed("A header's name is in lower case, and no pseudo-header's.")
-    if _VALUE.fullmatch(value) is None:
-        raise _malformed("A header's value has no NUL, CR or LF, and no space around it.")
-    if name in _OF_CONNECTIONS or (name == b"te" and value != b"trailers"):
-        raise _malformed("A header is about the connection, which in HTTP/2 is none of theirs.")
-
-
-def _malformed(message: str) -> _StreamError:
-    return _StreamError(Code.PROTOCOL_ERROR, message)
-
-
-# Writing an answer
-
-_BODILESS: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-_OWN: Final = frozenset({b"content-length", b"date"})  # that the machine says itself
-_INDEXED_STATUS: Final = {200: 8, 204: 9, 206: 10, 304: 11, 400: 12, 404: 13, 500: 14}  # in the static table
-
-
-@lru_cache(256)
-def _block_of(status: int, headers: Headers, date: bytes, extra: bytes) -> tuple[bytes, bool]:
-    """An answer's header block, and whether it has a body: then its length is to be added.
-
-    Raises:
-        LocalError: a header that is none, or a status that is no final one.
-    """
-    if not 200 <= status <= 999:
-        raise LocalError(f"{status} is no status of an answer.")
-    fields = [
-        (name, value)
-        for name, value in ((name.lower(), value) for name, value in headers)
-        if name not in _OWN and name not in _OF_CONNECTIONS
-    ]
-    for line in (date + extra).splitlines():
-        name, _, value = line.partition(b": ")
-        fields.append((name, value))
-    return header_block(status, tuple(fields)), status not in _BODILESS
-
-
-def header_block(status: int | None, headers: Headers) -> bytes:
-    """A header block, which leaves the client's table as it is. `status` is None in trailers; names are in lower case.
-
-    Raises:
-        LocalError: a header that is none.
-    """
-    block = b""
-    if status is not None:
-        index = _INDEXED_STATUS.get(status)
-        block = b"\x08\x03%d" % status if index is None else bytes([0x80 | index])
-    for name, value in headers:
-        if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
-            raise LocalError(f"This is not a header: {name!r}: {value!r}.")
-        found = HeaderTable.STATIC_TABLE_MAPPING.get(name)
-        block += b"\x00" + _string(name) if found is None else _integer(found[0], 4)
-        block += _string(value)
-    return block
-
-
-def _string(text: bytes) -> bytes:
-    return _integer(len(text), 7) + text
-
-
-def _integer(number: int, bits: int) -> bytes:
-    """RFC 7541, 5.1; the bits before it are 0."""
-    most = (1 << bits) - 1
-    if number < most:
-        return bytes([number])
-    number -= most
-    written = bytearray([most])
-    while number >= 128:
-        written.append(number & 127 | 128)
-        number >>= 7
-    written.append(number)
-    return bytes(written)

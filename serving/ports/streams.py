@@ -24,8 +24,8 @@ from serving.ports.http2 import (
     Reset,
     State,
     Stream,
-    header_block,
 )
+from serving.ports.http2_heads import header_block
 
 GRPC: Final = b"application/grpc"
 _CALLS: Final = (GRPC,)
@@ -138,15 +138,13 @@ class Streams(asyncio.Protocol):
                 if event is None:
                     break
                 self._take(event, now)
-                if machine.pending_bytes > 65_536:
-                    self._flush()
-            for number in list(self._unread):  # whose answers may have been taken by now
-                if number in self._unread:
-                    self._give_out(machine.streams[number])
+            if self._unread:
+                self._go_on()
         finally:
             self._proceeding = False
         self._flush()
-        self._settle(now)
+        if machine.state is not State.OPEN or not (self._reads and self._can_write):
+            self._settle(now)
 
     def _take(self, event: Event, now: float) -> None:
         door = self._connections.door
@@ -236,6 +234,12 @@ class Streams(asyncio.Protocol):
 
     # Calls that stream
 
+    def _go_on(self) -> None:
+        """Gives out what waited for answers to be taken, which may be by now."""
+        for number in list(self._unread):
+            if number in self._unread:
+                self._give_out(self._machine.streams[number])
+
     def _give_out(self, stream: Stream) -> None:
         """Hands over the messages that came whole, as long as what answers takes them and its answers are taken."""
         number = stream.number
@@ -294,8 +298,12 @@ class Streams(asyncio.Protocol):
             self._flush_later()
 
     def _flush_later(self) -> None:
-        if not self._proceeding:
-            self._flush()
+        if self._proceeding:  # thousands of requests may have come in one piece: then more than once
+            if self._machine.has_much:
+                self._flush()
+            return
+        self._flush()
+        if self._machine.state is not State.OPEN or not (self._reads and self._can_write):
             self._settle(self._loop.time())
 
     def _flush(self) -> None:
