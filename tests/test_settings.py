@@ -48,6 +48,7 @@ EXAMPLES = {
     "device": Example("cuda:1", '"cuda:1"', "cuda:1"),
     "data_host": Example("::1", '"::1"', "::1"),
     "data_port": whole(65535),
+    "grpc_port": whole(8001),
     "workers": whole(2),
     "max_batch": whole(16),
     "batch_budget_ms": whole(20),
