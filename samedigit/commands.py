@@ -517,7 +517,12 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
     return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
 
 
-SHORT: Final = {"predict": "predict", "v2-json": "v2 JSON", "v2-binary": "v2 bin."}  # so that tables fit 80 columns
+SHORT: Final = {
+    "predict": "predict",
+    "grpc": "gRPC",
+    "v2-json": "v2 JSON",
+    "v2-binary": "v2 bin.",
+}  # so that tables fit 80 columns
 
 
 def show_summary(results: Path) -> None:

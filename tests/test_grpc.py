@@ -1,4 +1,4 @@
-"""gRPC, asked of a real `bentoml serve` at its data port: by Triton's own client, by grpcio, by curl and h2load, and by hand."""
+"""gRPC, asked of a real `bentoml serve` at its data port: by Triton's client, grpcio's, curl, h2load, and by hand."""
 
 from __future__ import annotations
 
@@ -796,13 +796,12 @@ def test_a_server_that_is_stopped_answers_what_it_has_accepted_and_tells_who_wat
 
         def watch() -> list[int]:
             with grpc.insecure_channel(f"127.0.0.1:{server.data_port}") as channel:
-                said = []
-                try:
-                    for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
-                        said.append(answer.status)
-                except grpc.RpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE
-                    assert error.details() == "The server is being stopped."
+                answers = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+                said = [next(answers).status, next(answers).status]
+                with pytest.raises(grpc.RpcError):
+                    next(answers)
+                assert answers.code() is grpc.StatusCode.UNAVAILABLE
+                assert answers.details() == "The server is being stopped."
                 return said
 
         def ask(thread: int) -> int:
@@ -814,9 +813,8 @@ def test_a_server_that_is_stopped_answers_what_it_has_accepted_and_tells_who_wat
                     try:
                         result = client.infer(MODEL, input_of(test_set.images[i : i + 1]))
                     except triton.InferenceServerException as error:
-                        assert stopped.is_set()
-                        assert error.status() == "StatusCode.UNAVAILABLE"
-                        assert "refused" in error.message() or "Failed to connect" in error.message(), error.message()
+                        if not stopped.is_set() or "onnect" not in error.message():
+                            raise
                         return answered
                     np.testing.assert_allclose(result.as_numpy("probabilities")[0], right[i], atol=1e-5)
                     answered += 1

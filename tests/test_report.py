@@ -30,7 +30,7 @@ from loadtests.load_test import Run
 from loadtests.protocols import PROTOCOLS
 from training.evaluate import Reading, keep_readings
 
-DOOR_MS = {"predict": 0.21, "v2-json": 0.15, "v2-binary": 0.12}
+DOOR_MS = {"predict": 0.21, "grpc": 0.4, "v2-json": 0.15, "v2-binary": 0.12}
 MODEL_MS = {"numpy": 0.02, "torch": 0.09, "tensorflow": 0.4, "onnx": 0.01, "echo": 0.0}
 QUEUE_MS = 0.005
 MANY = 16
