@@ -478,6 +478,24 @@ def test_a_body_that_never_ends_is_408_and_the_connection_goes_on(own: Own) -> N
         assert talk.send(get(3)).answer(3).status == 200
 
 
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_MAX_UNSENT_BYTES": "1000000"}], indirect=True)
+def test_answers_that_nobody_takes_leave_no_room_for_further_requests(own: Own) -> None:
+    """Counted over all connections, until they are taken or given up."""
+    with Talk(own, PREFACE + settings(initial_window(0))) as greedy, Talk(own) as other:
+        greedy.send(get(1, "/large") + ping())
+        greedy.until(lambda client: client.pongs)
+        assert own.connections.unsent_bytes == 50_000_000
+        assert other.send(get(1)).answer(1).status == 503
+        assert own.door.metrics.reasons == ["unsent"]
+        greedy.send(rst_stream(1) + ping())
+        greedy.until(lambda client: len(client.pongs) > 1)
+        assert own.connections.unsent_bytes == 0
+        assert other.send(get(3)).answer(3).status == 200
+        greedy.send(get(3, "/large") + ping())
+        greedy.until(lambda client: len(client.pongs) > 2)
+    wait_until(lambda: own.connections.unsent_bytes == 0)
+
+
 @pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)
 def test_a_client_that_reads_nothing_is_cut_off(own: Own) -> None:
     with Talk(own, PREFACE + settings(initial_window(2**31 - 1)) + window_update(0, 2**30)) as talk:
