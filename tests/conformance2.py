@@ -257,7 +257,7 @@ def _settings() -> Iterator[Case]:
     yield Case(
         "MAX_HEADER_LIST_SIZE of 0, which is advice", clause, settings((Setting.MAX_HEADER_LIST_SIZE, 0)) + get()
     )
-    yield Case("a setting twice", clause, settings(initial_window(0), initial_window(9)) + get())
+    yield Case("a setting twice", clause, settings(initial_window(0), initial_window(99)) + get())
     yield Case("HEADER_TABLE_SIZE of 0", "7541 4.2", settings((Setting.HEADER_TABLE_SIZE, 0)) + get())
 
 

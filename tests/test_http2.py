@@ -125,6 +125,9 @@ class Peer:
                 self.take(event)
             self.read()
 
+    def is_in(self, state: State) -> bool:
+        return self.machine.state is state
+
     @property
     def body(self) -> bytes:
         """Of the first answer, as far as it came."""
@@ -792,7 +795,7 @@ def test_a_client_with_streams_that_gives_no_sign_of_life_is_asked_for_one() -> 
     peer.pass_time(7)
     assert peer.ended_with is Code.NO_ERROR
     assert peer.gone == [1]
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
 
 
 # The end
@@ -809,9 +812,9 @@ def test_a_server_that_drains_says_so_twice_and_answers_what_was_on_its_way() ->
     peer.send(post(5, b"too late"))
     assert 5 not in peer.streams
     assert peer.answer(1).status == 200
-    assert peer.machine.state is State.OPEN
+    assert peer.is_in(State.OPEN)
     assert peer.answer(3).status == 200
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
     assert len(peer.client.goaways) == 2
     assert 5 not in peer.client.streams
 
@@ -822,7 +825,7 @@ def test_a_client_that_does_not_answer_a_ping_is_told_the_last_stream_after_a_se
     peer.pass_time(2)
     assert peer.client.goaways == [(2**31 - 1, Code.NO_ERROR), (1, Code.NO_ERROR)]
     assert peer.answer(1).status == 200
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
 
 
 def test_a_connection_without_streams_drains_at_once() -> None:
@@ -832,7 +835,7 @@ def test_a_connection_without_streams_drains_at_once() -> None:
     peer.read()
     (asked,) = [one for one in peer.client.frames if one.kind == Frame.PING]
     peer.send(ping(asked.payload, ACK))
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
     assert len(peer.client.goaways) == 2
     peer.machine.receive_end(0)
     assert peer.machine.closes(0)
@@ -843,14 +846,14 @@ def test_a_connection_that_has_not_begun_drains_at_once() -> None:
     peer.machine.last(0)
     peer.read()
     assert peer.client.goaways == [(0, Code.NO_ERROR)]
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
 
 
 def test_a_client_that_leaves_gets_its_answers_first() -> None:
     peer = Peer().send(get(1) + goaway())
-    assert peer.machine.state is State.OPEN
+    assert peer.is_in(State.OPEN)
     assert peer.answer(1).status == 200
-    assert peer.machine.state is State.LINGERING
+    assert peer.is_in(State.LINGERING)
 
 
 def test_a_client_that_has_closed_its_side_gets_its_answers_and_what_it_had_begun_is_dropped() -> None:
@@ -859,7 +862,7 @@ def test_a_client_that_has_closed_its_side_gets_its_answers_and_what_it_had_begu
         peer.take(event)
     assert peer.gone == [3]
     assert peer.answer(1).status == 200
-    assert peer.machine.state is State.CLOSED
+    assert peer.is_in(State.CLOSED)
 
 
 def test_a_mistake_ends_every_stream_and_nothing_more_is_read() -> None:

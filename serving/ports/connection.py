@@ -56,6 +56,8 @@ class Connections:
         self.door = door
         self.limits: Http1Limits = limits_of(settings)
         self.http2_limits = http2.limits_of(settings)
+        self.max_unsent_bytes = settings.max_unsent_bytes
+        self.unsent_bytes = 0  # of answers, for want of room in the windows of HTTP/2's clients
         self.date = _date()
         self.draining = False
         self._max = settings.max_connections

@@ -43,7 +43,7 @@ EMPTY_LINES: Final = 8  # before a request, as some old clients send after a bod
 TRICKLE_SECONDS: Final = 2  # of a body, before its rate is looked at
 PIECES: Final = 64  # of a body, before they are put into one
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2, as far as it looks like a head
+PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # of HTTP/2, as far as it looks like a request line
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

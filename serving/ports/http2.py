@@ -520,7 +520,7 @@ class Machine:
             self._granted = self._limits.connection_window
         stream = self.streams.get(number)
         if stream is None:
-            if number > self._last_stream:
+            if number > self._last_stream or not number & 1:
                 raise _protocol(f"DATA came on stream {number}, which is idle.")
             if number > self._ignored_from or number in self._reset_by_us:
                 self._count(now)

@@ -73,6 +73,7 @@ class Streams(asyncio.Protocol):
         self._tls = transport.get_extra_info("ssl_object") is not None
         self._exchanges: dict[int, Exchange] = {}  # by stream: admitted, and not yet answered
         self._unread: dict[int, _Unread] = {}  # of calls that stream
+        self._unsent_bytes = 0  # as counted
         self._can_write = True
         self._cannot_write_since = 0.0
         self._reads = True
@@ -91,6 +92,7 @@ class Streams(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
+        self._count_unsent(0)
         self._connections.leave(self, self._address, self._port, counted=True)
         self._unread.clear()
         exchanges, self._exchanges = self._exchanges, {}
@@ -156,6 +158,8 @@ class Streams(asyncio.Protocol):
             exchange.is_call = head.headers.get(b"content-type", b"").startswith(_CALLS)
             self._exchanges[stream.number] = exchange
             try:
+                if self._connections.unsent_bytes > self._connections.max_unsent_bytes:
+                    raise self._no_room()
                 door.admit(exchange, foreign=False)
             except RequestError as error:
                 door.refuse(exchange, error)
@@ -192,6 +196,14 @@ class Streams(asyncio.Protocol):
             gone = self._exchanges.pop(stream.number, None)
             if gone is not None:
                 door.leave(gone)
+
+    def _no_room(self) -> RequestError:
+        self._connections.door.metrics.shed("unsent")
+        return RequestError(
+            Kind.BUSY,
+            f"Answers that were not taken fill their room of {self._connections.max_unsent_bytes} bytes. Try again later.",
+            retry_after_seconds=1,
+        )
 
     def _grow(self, exchange: Exchange, stream: Stream) -> bool:
         """Sees that a body whose length nobody said has room, as much as has come of it."""
@@ -307,8 +319,15 @@ class Streams(asyncio.Protocol):
             self._settle(self._loop.time())
 
     def _flush(self) -> None:
-        if self._transport is not None and (written := self._machine.take()):
+        machine = self._machine
+        if machine.unsent_bytes != self._unsent_bytes:
+            self._count_unsent(machine.unsent_bytes)
+        if self._transport is not None and (written := machine.take()):
             self._transport.write(written)
+
+    def _count_unsent(self, size: int) -> None:
+        self._connections.unsent_bytes += size - self._unsent_bytes
+        self._unsent_bytes = size
 
     def _settle(self, now: float) -> None:
         """Lets the transport follow the machine: closed, half closed, or not read for a while."""
