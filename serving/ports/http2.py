@@ -622,9 +622,8 @@ class Machine:
                 if not number:
                     raise _protocol("PRIORITY belongs to a stream.")
                 if len(payload) != 5:
-                    wrong = (
-                        _ConnectionError if number > self._last_stream else _StreamError
-                    )  # an idle one cannot be reset
+                    # What is idle or closed cannot be reset.
+                    wrong = _StreamError if number in self.streams else _ConnectionError
                     raise wrong(Code.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes.")
             case Frame.PUSH_PROMISE:
                 raise _protocol("A client promises nothing.")
