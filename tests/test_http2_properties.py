@@ -131,7 +131,7 @@ def written(pieces: list[bytes]) -> tuple[list[str], bytes, Any]:
             events.append(f"{type(event).__name__} {stream.number} {stream.received}")
             if isinstance(event, Request):
                 events.append(repr(stream.head))
-                machine.accept(stream, 0)
+                machine.accept(stream)
             elif isinstance(event, Body):
                 events.append(repr(event.data))
                 machine.answer(stream, Answer(200, event.data), 0, date=b"")
@@ -194,7 +194,7 @@ class Ours:
         while event := self.machine.next_event(0):
             stream = event.stream
             if isinstance(event, Request):
-                self.machine.accept(stream, 0)
+                self.machine.accept(stream)
             elif isinstance(event, Body):
                 given.append((stream.number, event.data))
                 self.machine.answer(stream, Answer(200, b""), 0, date=b"")

@@ -182,7 +182,7 @@ def _events2(pieces: list[bytes]) -> tuple[list[Any], bytes]:
             events.append((type(event).__name__, stream.number, stream.head, stream.received))
             match event:
                 case two.Request():
-                    machine.accept(stream, 0, streams=stream.head.path == "/s")
+                    machine.accept(stream, streams=stream.head.path == "/s")
                 case two.Body():
                     assert len(event.data) <= NARROW2.body_bytes
                     events.append(event.data)
