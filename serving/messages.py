@@ -82,7 +82,7 @@ class Conversation:
         self._number = number
         self.left = _nothing
         self.paused = (
-            False  # set to True, no message is given out until `resume`, and the client may send only a few more
+            False  # set to True, no message is given out until `resume`; the client may send no more than its window
         )
 
     def send(self, message: bytes) -> None:

@@ -227,6 +227,12 @@ def _streams() -> Iterator[Case]:
         frame(Frame.PRIORITY, 0, 1, bytes(4)),
         Code.FRAME_SIZE_ERROR,
     )
+    yield wrong(
+        "PRIORITY of four bytes on a closed stream",
+        "9113 6.3",
+        get() + frame(Frame.PRIORITY, 0, 1, bytes(4)),
+        Code.FRAME_SIZE_ERROR,
+    )._replace(status=200)
     yield wrong("PUSH_PROMISE", "9113 8.4", frame(Frame.PUSH_PROMISE, END_HEADERS, 1, bytes(4) + block(*GET)))
     yield wrong(
         "PUSH_PROMISE within a request",

@@ -43,7 +43,7 @@ def run(sent: bytes, *, bytes_at_once: int = 1 << 20, body: bytes = b"an answer"
             match event:
                 case Request():
                     found.paths[stream.number] = stream.head.path
-                    machine.accept(stream, 0)
+                    machine.accept(stream)
                 case Body(data=data):
                     found.bodies[stream.number] = data
                     if stream.head.path != "/later":

@@ -93,7 +93,7 @@ class Peer:
         match event:
             case Request():
                 self.streams[stream.number] = stream
-                self.machine.accept(stream, self.now, **self.accept)
+                self.machine.accept(stream, **self.accept)
             case Body(data=body):
                 self.bodies[stream.number] = body
                 if self.answers is not None:

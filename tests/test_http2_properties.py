@@ -131,7 +131,7 @@ def written(pieces: list[bytes]) -> tuple[list[str], bytes, Any]:
             events.append(f"{type(event).__name__} {stream.number} {stream.received}")
             if isinstance(event, Request):
                 events.append(repr(stream.head))
-                machine.accept(stream, 0)
+                machine.accept(stream)
             elif isinstance(event, Body):
                 events.append(repr(event.data))
                 machine.answer(stream, Answer(200, event.data), 0, date=b"")
@@ -194,7 +194,7 @@ class Ours:
         while event := self.machine.next_event(0):
             stream = event.stream
             if isinstance(event, Request):
-                self.machine.accept(stream, 0)
+                self.machine.accept(stream)
             elif isinstance(event, Body):
                 given.append((stream.number, event.data))
                 self.machine.answer(stream, Answer(200, b""), 0, date=b"")
@@ -255,10 +255,9 @@ def may_differ(kind: int, flags: int, ours: Verdict, theirs: Verdict) -> bool:
     if ours == Verdict(None, ours.resets, []) and theirs.ends is None and not theirs.resets:
         # h2 takes a request whose HEADERS end it although it has a content-length.
         return kind in (Frame.HEADERS, Frame.CONTINUATION) and list(ours.resets.values()) == [Code.PROTOCOL_ERROR]
-    if ours.ends == Code.PROTOCOL_ERROR and not flags & END_HEADERS and theirs == RIGHT_VERDICT:
-        return kind in (Frame.HEADERS, Frame.PUSH_PROMISE)  # h2 waits for its CONTINUATION first
     if ours.ends == Code.PROTOCOL_ERROR and theirs == RIGHT_VERDICT:
-        return kind == Frame.RST_STREAM  # on an idle stream (6.4), which h2 passes over
+        # RST_STREAM on an idle stream (6.4) it passes over; of what is to be continued it waits for the rest first.
+        return kind == Frame.RST_STREAM or (kind in (Frame.HEADERS, Frame.PUSH_PROMISE) and not flags & END_HEADERS)
     if ours == RIGHT_VERDICT and theirs.ends is not None:
         # A content-length that is none, which is answered with 400; a reserved bit, which is to be passed over (6.9).
         return kind in (Frame.HEADERS, Frame.CONTINUATION, Frame.WINDOW_UPDATE)

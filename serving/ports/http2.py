@@ -166,7 +166,6 @@ TABLE: Final = {
 class Stream:
     """One request and its answer. Only the machine changes it."""
 
-    accepted = False
     streams = False  # its body is given out in pieces, as they come
     answered = False
     received = 0  # bytes of the body
@@ -184,7 +183,7 @@ class Stream:
         self.side = side
         self.window = window  # that the client has granted us; may be negative
         self.granted = granted  # that we have granted it, and it has not used
-        self.since = now  # its head was read; then, it was accepted
+        self.since = now  # its head was read; then, it was answered
 
     @property
     def awaited(self) -> bool:
@@ -271,7 +270,7 @@ class Machine:
         self._heard = now  # when something last came
         self._data: bytes = b""  # what came; before `_at` it is read
         self._at = 0
-        self._out: list[bytes] = []
+        self.out: list[bytes] = []  # what `take` gives
         self._events: deque[Event] = deque()
         self._last_stream = 0  # the highest that the client has opened
         self._ignored_from = MAX_STREAM  # streams above it are not read: we have said so
@@ -326,7 +325,8 @@ class Machine:
             while self.state is _OPEN or self.state is State.HEADERS or self._begin(now):
                 data, at = self._data, self._at
                 if len(data) - at < 9:
-                    self._await_rest(now)
+                    if data:
+                        self._await_rest(now)
                     return None
                 high, low, kind, flags, number = _FRAME.unpack_from(data, at)
                 length = high << 16 | low
@@ -404,7 +404,12 @@ class Machine:
         if not number & 1:
             raise _protocol("A client opens streams with odd numbers.")
         if flags & _END_HEADERS:
-            return self._read_block(number, payload, flags & _END_STREAM != 0, now)
+            ends = flags & _END_STREAM != 0
+            head = (self._heads_alone if ends else self._heads).get(payload)
+            if head is not None and self._last_stream < number <= self._ignored_from:  # a client repeats its head
+                self._last_stream = number
+                return self._open(number, head, ends, now)
+            return self._read_block(number, payload, ends, now)
         self.state = State.HEADERS
         self._since = now
         self._block = [payload]
@@ -443,44 +448,37 @@ class Machine:
             raise _ConnectionError(Code.STREAM_CLOSED, f"HEADERS came on stream {number}, which is closed.")
         limits = self._limits
         self._last_stream = number
-        heads = self._heads_alone if ends else self._heads
-        head = heads.get(block)
-        refused = None
-        if head is None:
-            if len(block) > limits.head_bytes:
-                raise _calm(f"A header block is longer than {limits.head_bytes} bytes.")
-            version = self._decoder.version
-            fields, whole = self._decode(block)
-            if number > self._ignored_from:
-                self._count(now)
-                return None
-            try:
-                head = read_head(fields, ends, limits, whole=whole)
-            except Malformed:
-                return self._reset(number, Code.PROTOCOL_ERROR, now)
-            except RequestError as error:
-                head, refused = head_of_refused(fields), error
-            else:
-                if self._decoder.version == version and len(block) <= CACHED_BLOCK_BYTES:
-                    if len(heads) >= CACHED_BLOCKS:
-                        heads.clear()
-                    heads[block] = head
-        elif number > self._ignored_from:
+        if len(block) > limits.head_bytes:
+            raise _calm(f"A header block is longer than {limits.head_bytes} bytes.")
+        version = self._decoder.version
+        fields, whole = self._decode(block)
+        if number > self._ignored_from:
             self._count(now)
             return None
+        try:
+            head = read_head(fields, ends, limits, whole=whole)
+        except Malformed:
+            return self._reset(number, Code.PROTOCOL_ERROR, now)
+        except RequestError as error:
+            opened = self._open(number, head_of_refused(fields), ends, now)
+            return Refused(opened.stream, error) if isinstance(opened, Request) else opened
+        if self._decoder.version == version and len(block) <= CACHED_BLOCK_BYTES:
+            heads = self._heads_alone if ends else self._heads
+            if len(heads) >= CACHED_BLOCKS:
+                heads.clear()
+            heads[block] = head
+        return self._open(number, head, ends, now)
+
+    def _open(self, number: int, head: Head, ends: bool, now: float) -> Event | None:
+        """A new stream, if there is room for it."""
+        limits = self._limits
         if len(self.streams) >= limits.streams or self.unsent_bytes > limits.unsent_bytes:
             return self._reset(number, Code.REFUSED_STREAM, now)
         self._controls -= 16  # who asks may also say something
-        stream = Stream(
-            number,
-            head,
-            _REMOTE if ends else _SIDE_OPEN,
-            window=self._stream_window,
-            granted=limits.window,
-            now=now,
-        )
+        side = _REMOTE if ends else _SIDE_OPEN
+        stream = Stream(number, head, side, window=self._stream_window, granted=limits.window, now=now)
         self.streams[number] = stream
-        return Request(stream) if refused is None else Refused(stream, refused)
+        return Request(stream)
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
         """The fields of a block, and whether they are all."""
@@ -516,7 +514,7 @@ class Machine:
         # The connection's window is for nothing but pace: what comes is taken at once, and its room is the streams' own affair.
         self._granted -= len(payload)
         if self._granted < self._limits.connection_window >> 1:
-            self._out.append(_window_update(0, self._limits.connection_window - self._granted))
+            self.out.append(_window_update(0, self._limits.connection_window - self._granted))
             self._granted = self._limits.connection_window
         stream = self.streams.get(number)
         if stream is None:
@@ -582,12 +580,12 @@ class Machine:
         if stream.received <= self._limits.discard_bytes:
             self._grant(stream)
         elif stream.side is _LOCAL:
-            self._out.append(_rst_stream(stream.number, Code.NO_ERROR))
+            self.out.append(_rst_stream(stream.number, Code.NO_ERROR))
             self._forget(stream, now, by_us=True)
 
     def _grant(self, stream: Stream) -> None:
         if stream.granted < self._limits.window >> 1:
-            self._out.append(_window_update(stream.number, self._limits.window - stream.granted))
+            self.out.append(_window_update(stream.number, self._limits.window - stream.granted))
             stream.granted = self._limits.window
 
     # Frames that ask for nothing
@@ -610,7 +608,7 @@ class Machine:
                     if self._draining and payload == _DRAIN_PING:
                         self._say_last(now)
                 else:
-                    self._out.append(_frame(Frame.PING, _ACK, 0, payload))
+                    self.out.append(_frame(Frame.PING, _ACK, 0, payload))
             case Frame.GOAWAY:
                 if number:
                     raise _protocol("GOAWAY belongs to no stream.")
@@ -622,9 +620,8 @@ class Machine:
                 if not number:
                     raise _protocol("PRIORITY belongs to a stream.")
                 if len(payload) != 5:
-                    wrong = (
-                        _ConnectionError if number > self._last_stream else _StreamError
-                    )  # an idle one cannot be reset
+                    # What is idle or closed cannot be reset.
+                    wrong = _StreamError if number in self.streams else _ConnectionError
                     raise wrong(Code.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes.")
             case Frame.PUSH_PROMISE:
                 raise _protocol("A client promises nothing.")
@@ -698,7 +695,7 @@ class Machine:
                 stream.window += more
                 if stream.window > MAX_WINDOW:
                     raise _ConnectionError(Code.FLOW_CONTROL_ERROR, "A stream's window became too large.")
-        self._out.append(_SETTINGS_ACK)
+        self.out.append(_SETTINGS_ACK)
         if more > 0:
             self._send_waiting(now)
 
@@ -723,15 +720,14 @@ class Machine:
 
     # Requests
 
-    def accept(self, stream: Stream, now: float, *, streams: bool = False) -> None:
+    def accept(self, stream: Stream, *, streams: bool = False) -> None:
         """The body will be read: whole, or (`streams`) given out in pieces as they come."""
-        stream.accepted = True
-        stream.since = now
-        stream.streams = streams
+        if streams:
+            stream.streams = True
         if stream.side is _REMOTE:
             self._events.append(Piece(stream, b"", True) if streams else Body(stream, b""))
         elif stream.head.expects_continue:
-            self._out.append(_frame(Frame.HEADERS, _END_HEADERS, stream.number, self._shrink + _CONTINUE))
+            self.out.append(_frame(Frame.HEADERS, _END_HEADERS, stream.number, self._shrink + _CONTINUE))
             self._shrink = b""
 
     def took(self, stream: Stream) -> None:
@@ -768,14 +764,14 @@ class Machine:
         number = stream.number
         if 0 < size <= self._max_frame and size <= self._window and size <= stream.window and len(block) <= FRAME_BYTES:
             self._window -= size
-            self._out += (
+            self.out += (
                 _pack(len(block) >> 16, len(block) & 0xFFFF, 1, _END_HEADERS, number),
                 block,
                 _pack(size >> 16, size & 0xFFFF, 0, trailers is None, number),
                 body,
             )
             if trailers is not None:
-                self._out.append(_frame(Frame.HEADERS, _END_HEADERS | _END_STREAM, number, trailers))
+                self.out.append(_frame(1, _END_HEADERS | _END_STREAM, number, trailers))
             self._sent_all(stream, now)
             return
         ends = not body and trailers is None
@@ -803,13 +799,13 @@ class Machine:
     def _write_headers(self, number: int, block: bytes, *, ends: bool) -> None:
         flags = _END_STREAM if ends else 0
         if len(block) <= FRAME_BYTES:
-            self._out.append(_frame(Frame.HEADERS, flags | _END_HEADERS, number, block))
+            self.out.append(_frame(Frame.HEADERS, flags | _END_HEADERS, number, block))
             return
         kind = Frame.HEADERS
         for start in range(0, len(block), FRAME_BYTES):
             piece = block[start : start + FRAME_BYTES]
             last = start + FRAME_BYTES >= len(block)
-            self._out.append(_frame(kind, flags | (_END_HEADERS if last else 0), number, piece))
+            self.out.append(_frame(kind, flags | (_END_HEADERS if last else 0), number, piece))
             kind, flags = Frame.CONTINUATION, 0
 
     def _queue(self, stream: Stream, data: bytes, trailers: bytes | None, now: float) -> None:
@@ -850,9 +846,9 @@ class Machine:
             if size >= 1024:
                 self._controls -= 2  # with which its client may grant us more
             last = ends and not stream.goes_on and stream.trailers is None
-            self._out.append(_frame(Frame.DATA, _END_STREAM if last else 0, number, piece))
+            self.out.append(_frame(Frame.DATA, _END_STREAM if last else 0, number, piece))
         elif not stream.goes_on and stream.trailers is None:
-            self._out.append(_frame(Frame.DATA, _END_STREAM, number, b""))
+            self.out.append(_frame(Frame.DATA, _END_STREAM, number, b""))
         if ends:
             del self._waiting[number]
             stream.unsent, stream.sent = b"", 0
@@ -878,7 +874,7 @@ class Machine:
         stream.since = now
         length = stream.head.length
         if stream.received > self._limits.discard_bytes or (length or 0) > self._limits.discard_bytes:
-            self._out.append(_rst_stream(stream.number, Code.NO_ERROR))
+            self.out.append(_rst_stream(stream.number, Code.NO_ERROR))
             self._forget(stream, now, by_us=True)
 
     # The ends of streams
@@ -908,7 +904,7 @@ class Machine:
 
     def _reset(self, number: int, code: Code, now: float) -> Event | None:
         """Resets a stream, for which the client is to blame."""
-        self._out.append(_rst_stream(number, code))
+        self.out.append(_rst_stream(number, code))
         self._count_reset(now)
         stream = self.streams.get(number)
         if stream is None:
@@ -920,7 +916,7 @@ class Machine:
     def cancel(self, stream: Stream, now: float, code: Code = Code.CANCEL) -> None:
         """Gives a stream up, answered or not."""
         if stream.number in self.streams:
-            self._out.append(_rst_stream(stream.number, code))
+            self.out.append(_rst_stream(stream.number, code))
             self._forget(stream, now, by_us=True)
 
     # The end of the connection
@@ -946,26 +942,26 @@ class Machine:
         if self.state in (State.PREFACE, State.SETTINGS):
             self._say_last(now)
         else:
-            self._out += (_goaway(MAX_STREAM, Code.NO_ERROR), _frame(Frame.PING, 0, 0, _DRAIN_PING))
+            self.out += (_goaway(MAX_STREAM, Code.NO_ERROR), _frame(Frame.PING, 0, 0, _DRAIN_PING))
 
     def _say_last(self, now: float) -> None:
         if not self._goaway_sent:
             self._goaway_sent = True
             self._ignored_from = self._last_stream
-            self._out.append(_goaway(self._last_stream, Code.NO_ERROR))
+            self.out.append(_goaway(self._last_stream, Code.NO_ERROR))
             self._end_if_done(now)
 
     def _end_if_done(self, now: float) -> None:
         if not self.streams and (self._goaway_sent or self._client_leaves or self._client_ended):
             if not self._goaway_sent:
                 self._goaway_sent = True
-                self._out.append(_goaway(self._last_stream, Code.NO_ERROR))
+                self.out.append(_goaway(self._last_stream, Code.NO_ERROR))
             self._close(State.CLOSED if self._client_ended else State.LINGERING, now)
 
     def _fail(self, code: Code, message: str, now: float) -> None:
         """Ends the connection. Whoever waits for an answer gets none."""
         self.error = message
-        self._out.append(_goaway(self._last_stream, code, message.encode()))
+        self.out.append(_goaway(self._last_stream, code, message.encode()))
         self._close(State.LINGERING, now)
         for stream in list(self.streams.values()):
             if stream.awaited:
@@ -1000,7 +996,7 @@ class Machine:
             if now - self._heard > limits.idle_seconds:
                 if self._pinged <= self._heard:
                     self._pinged = now
-                    self._out.append(_frame(Frame.PING, 0, 0, _LIFE_PING))
+                    self.out.append(_frame(Frame.PING, 0, 0, _LIFE_PING))
                 elif now - self._pinged > limits.linger_seconds:
                     self._fail(Code.NO_ERROR, "No sign of life came.", now)
             for stream in list(self.streams.values()):
@@ -1030,7 +1026,7 @@ class Machine:
         elif stream.side is _LOCAL:
             if seconds > limits.body_seconds:
                 self.cancel(stream, now, Code.NO_ERROR)
-        elif stream.side is _SIDE_OPEN and stream.accepted and not stream.streams and not stream.answered:
+        elif stream.side is _SIDE_OPEN and not stream.streams and not stream.answered:
             received = stream.received + self._partial_bytes(stream.number)
             if seconds > limits.body_seconds:
                 text = f"The body was not whole after {limits.body_seconds} s."
@@ -1058,11 +1054,11 @@ class Machine:
     @property
     def has_much(self) -> bool:
         """Whether `take` should be called before more is done."""
-        return len(self._out) > 256
+        return len(self.out) > 256
 
     def take(self) -> bytes:
         """The bytes to be written; they are given once."""
-        out = self._out
+        out = self.out
         if not out:
             return b""
         taken = b"".join(out)
@@ -1076,8 +1072,8 @@ class Machine:
             (Setting.INITIAL_WINDOW_SIZE, limits.window),
             (Setting.MAX_HEADER_LIST_SIZE, limits.head_bytes),
         )
-        self._out.append(_frame(Frame.SETTINGS, 0, 0, b"".join(_SETTING.pack(*pair) for pair in settings)))
-        self._out.append(_window_update(0, limits.connection_window - DEFAULT_WINDOW))
+        self.out.append(_frame(Frame.SETTINGS, 0, 0, b"".join(_SETTING.pack(*pair) for pair in settings)))
+        self.out.append(_window_update(0, limits.connection_window - DEFAULT_WINDOW))
 
 
 # What every request passes through, without looking it up in its class.

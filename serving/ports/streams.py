@@ -144,7 +144,8 @@ class Streams(asyncio.Protocol):
                 self._go_on()
         finally:
             self._proceeding = False
-        self._flush()
+        if machine.out or machine.unsent_bytes != self._unsent_bytes:
+            self._flush()
         if machine.state is not State.OPEN or not (self._reads and self._can_write):
             self._settle(now)
 
@@ -169,19 +170,19 @@ class Streams(asyncio.Protocol):
                 self._unread[stream.number] = _Unread()
                 door.handle(exchange)
             if stream.number in self._exchanges:
-                self._machine.accept(stream, now, streams=exchange.streams)
-        elif isinstance(event, Piece):
-            unread = self._unread.get(stream.number)
-            if unread is not None:
-                unread.data += event.data
-                unread.is_last = event.last
-                self._give_out(stream)
+                self._machine.accept(stream, streams=exchange.streams)
         elif isinstance(event, Body):
             exchange = self._exchanges[stream.number]
             exchange.body = event.data
             if stream.head.length is None and not self._grow(exchange, stream):
                 return
             door.handle(exchange)
+        elif isinstance(event, Piece):
+            unread = self._unread.get(stream.number)
+            if unread is not None:
+                unread.data += event.data
+                unread.is_last = event.last
+                self._give_out(stream)
         elif isinstance(event, Grown):
             self._grow(self._exchanges[stream.number], stream)
         elif isinstance(event, Refused):
