@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from test_door import KEY, Own, until_idle
+from test_door import INFER as INFER_PATH
+from test_door import KEY, Own, infer_body, until_idle
 
 from digits.contract import Images, Probabilities
 from serving.batching import Batcher
@@ -250,6 +251,22 @@ def test_a_call_that_is_cancelled_leaves_the_queue() -> None:
         await until_idle()
         assert runtime.images == [2]
         assert own.statuses() == [200]
+
+    asyncio.run(test())
+
+
+def test_calls_and_requests_of_rest_run_together_out_of_one_queue() -> None:
+    async def test() -> None:
+        own, runtime = Calls(), Counting()
+        object.__setattr__(own.models.opened["first"], "batcher", Batcher(runtime, own.models.settings))
+        own.say("ModelInfer", infer_message(images=2))
+        own.ask(INFER_PATH, infer_body(3))
+        _, call, carried = own.open("ModelStreamInfer")
+        call.received(grpc.framed(infer_message(images=4, id="s")))
+        await until_idle()
+        assert runtime.images == [9]
+        assert own.statuses() == [200, 200]
+        assert responses(carried) == ["s"]
 
     asyncio.run(test())
 

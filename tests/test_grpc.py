@@ -19,6 +19,7 @@ from typing import Any, Final
 import grpc
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
@@ -49,18 +50,22 @@ INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @pytest.fixture(scope="module")
-def server(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def access_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("grpc") / "access.log"
+
+
+@pytest.fixture(scope="module")
+def server(trained_home: Path, access_log: Path) -> Iterator[Server]:
     """Every model through every backend."""
     require("onnxruntime", "tensorflow", "torch")
     for recipe in TRAINED:
         require_recipe(recipe)
-    log = tmp_path_factory.mktemp("grpc") / "access.log"
     environment = {
         "SAMEDIGIT_CONTROL": "on",
         "SAMEDIGIT_CONTROL_KEYS": CONTROL_KEY,
         "SAMEDIGIT_MAX_IMAGES": str(MAX_IMAGES),
         "SAMEDIGIT_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
-        "SAMEDIGIT_ACCESS_LOG": str(log),
+        "SAMEDIGIT_ACCESS_LOG": str(access_log),
     }
     with serving(trained_home, environment) as found:
         yield found
@@ -715,7 +720,7 @@ def test_h2load_gets_an_answer_to_everything_it_asks(server: Server, tmp_path: P
 
 
 def test_metrics_and_the_access_log_name_the_method_and_the_model(
-    server: Server, client: Any, test_set: LabelledImages, version_of: Callable[[str], str]
+    server: Server, access_log: Path, client: Any, test_set: LabelledImages, version_of: Callable[[str], str]
 ) -> None:
     labels = f'model="{MODEL}",version="{version_of("torch-relu")}"'
 
@@ -731,6 +736,15 @@ def test_metrics_and_the_access_log_name_the_method_and_the_model(
     refused(client.infer, "nothing", input_of(test_set.images[:1]))
     after = counted(200, labels), counted(404, 'model="",version=""')
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+    lines: list[dict[str, Any]] = []
+    ends = time.monotonic() + 10  # the log is written each second
+    while time.monotonic() < ends and [line["status"] for line in lines[-2:]] != [200, 404]:
+        time.sleep(0.2)
+        lines = [one for one in map(orjson.loads, access_log.read_bytes().splitlines()) if one["path"] == INFER]
+    answered, unknown = lines[-2:]
+    assert (answered["status"], answered["model"], answered["images"]) == (200, MODEL, 1)
+    assert (answered["version"], answered["method"]) == (version_of("torch-relu"), "POST")
+    assert (unknown["status"], "model" in unknown) == (404, False)
 
 
 # More than one port, keys, TLS, and the end
