@@ -284,7 +284,7 @@ def test_an_origin_that_no_browser_sends_is_refused(value: str) -> None:
         ("SAMEDIGIT_MAXQUEUE", "SAMEDIGIT_MAX_QUEUE"),
         ("SAMEDIGIT_API_KEYS", "SAMEDIGIT_KEYS"),
         ("SAMEDIGIT_SETTING", "SAMEDIGIT_SETTINGS"),
-        ("SAMEDIGIT_PORT", "SAMEDIGIT_DATA_PORT"),
+        ("SAMEDIGIT_DATAPORT", "SAMEDIGIT_DATA_PORT"),
         ("SAMEDIGIT_max_images", "SAMEDIGIT_"),
         ("SAMEDIGIT_", "SAMEDIGIT_"),
     ],
