@@ -440,6 +440,33 @@ def test_a_client_that_sends_on_and_on_behind_its_answer_is_told_to_stop(length:
     assert peer.gone == []
 
 
+def test_a_body_in_more_frames_than_may_be_is_refused() -> None:
+    limits = replace(LIMITS, data_frames=100)
+    peer = Peer(limits).send(headers(1, request("POST"), end=False) + data(1, b"1", end=False) * 100)
+    assert peer.refused == []
+    peer.send(data(1, b"1", end=False))
+    assert peer.client.streams[1].status == 413
+    peer.send(data(1, b"1", end=False))
+    assert peer.client.streams[1].reset == Code.NO_ERROR
+    assert (
+        Peer(limits)
+        .send(headers(1, request("POST"), end=False) + data(1, b"1", end=False) * 100 + data(1, b"1"))
+        .bodies
+    )
+
+
+def test_a_streamed_body_in_more_frames_than_may_be_is_reset_unless_it_was_taken_meanwhile() -> None:
+    limits = replace(LIMITS, data_frames=100, window=66_000)
+    peer = Peer(limits, streams=True).send(headers(1, request("POST"), end=False) + data(1, b"1", end=False) * 100)
+    peer.send(data(1, b"1", end=False))
+    assert peer.client.streams[1].reset == Code.ENHANCE_YOUR_CALM
+    peer = Peer(limits, streams=True).send(headers(1, request("POST"), end=False))
+    for _ in range(3):
+        peer.send(data(1, bytes(500), end=False) * 90)
+        peer.machine.took(peer.streams[1])
+    assert peer.gone == []
+
+
 # Calls that stream
 
 
@@ -664,10 +691,11 @@ def test_what_is_remembered_of_streams_that_are_no_more_is_little() -> None:
 
 
 def test_heads_that_are_remembered_are_few() -> None:
-    peer = Peer(answers=b"yes")
+    peer = Peer(answers=b"yes").send(headers(1, block(*request()) + indexed(b"a", b"b" * 500)))
     tracemalloc.start()
-    for number in range(1, 2001, 2):
+    for number in range(3, 4001, 4):
         peer.send(get(number, f"/{number}" + "x" * 900))
+        peer.send(headers(number + 2, block(*request("GET", f"/{number}")) + b"\xbe" * 50))
         peer.client = Client()
         peer.streams.clear()
         peer.bodies.clear()

@@ -40,7 +40,7 @@ MAX_WINDOW: Final = 2**31 - 1
 MAX_STREAM: Final = 2**31 - 1
 PSEUDO_HEADERS: Final = 4
 CACHED_BLOCKS: Final = 16  # of one connection
-CACHED_BLOCK_BYTES: Final = 1024
+CACHED_HEAD_BYTES: Final = 4096  # of a block and its fields; longer ones are read each time
 REMEMBERED: Final = 256  # streams that we reset, of which more may be on its way
 
 
@@ -50,6 +50,7 @@ class Http2Limits:
     target_bytes: int
     headers: int
     body_bytes: int
+    data_frames: int = 131_072  # of one body
     discard_bytes: int = 262_144  # of a body that nobody wants, read so that its client can read the answer
     head_seconds: float  # from a header block's first frame to its last; for the preface too
     body_seconds: float  # from there to the body's last byte
@@ -169,6 +170,7 @@ class Stream:
     streams = False  # its body is given out in pieces, as they come
     answered = False
     received = 0  # bytes of the body
+    frames = 0  # in which it came; streamed, since its window was last opened
     gathered: bytearray | None = None  # of the body, if it comes in more than one frame
     wanted = True  # its body: nobody has answered it yet
     unsent = b""  # of the answer's body, from `sent` on
@@ -462,7 +464,8 @@ class Machine:
         except RequestError as error:
             opened = self._open(number, head_of_refused(fields), ends, now)
             return Refused(opened.stream, error) if isinstance(opened, Request) else opened
-        if self._decoder.version == version and len(block) <= CACHED_BLOCK_BYTES:
+        size = len(block) + sum(len(name) + len(value) for name, value in fields)
+        if self._decoder.version == version and size <= CACHED_HEAD_BYTES:
             heads = self._heads_alone if ends else self._heads
             if len(heads) >= CACHED_BLOCKS:
                 heads.clear()
@@ -511,7 +514,7 @@ class Machine:
     def _read_data(self, flags: int, number: int, payload: bytes, now: float) -> Event | None:
         if not number:
             raise _protocol("DATA belong to a stream.")
-        # The connection's window is for nothing but pace: what comes is taken at once, and its room is the streams' own affair.
+        # The connection's window is always opened again: what comes is taken at once, and whether it has room, its stream says.
         self._granted -= len(payload)
         if self._granted < self._limits.connection_window >> 1:
             self.out.append(_window_update(0, self._limits.connection_window - self._granted))
@@ -541,13 +544,21 @@ class Machine:
             raise _StreamError(Code.PROTOCOL_ERROR, f"Content-Length said {length} bytes, and that is not what came.")
         if ends:
             return self._ended(stream, payload, now)
+        stream.frames += 1
         if not stream.wanted:
             self._discard(stream, now)
             return None
-        if stream.received > self._limits.body_bytes and not stream.streams:
-            return Refused(stream, too_long(self._limits.body_bytes))
         if stream.streams:
+            if stream.frames > self._limits.data_frames:
+                raise _StreamError(Code.ENHANCE_YOUR_CALM, "Messages came in too many pieces.")
             return Piece(stream, payload, False)
+        if stream.received > self._limits.body_bytes:
+            return Refused(stream, too_long(self._limits.body_bytes))
+        if stream.frames > self._limits.data_frames:
+            most = self._limits.data_frames
+            return Refused(
+                stream, RequestError(Kind.TOO_LARGE, f"The body has more than {most} frames. Send larger ones.")
+            )
         self._grant(stream)
         if stream.gathered is None:
             stream.gathered = bytearray(payload)
@@ -577,7 +588,7 @@ class Machine:
 
     def _discard(self, stream: Stream, now: float) -> None:
         """Drops what came of a body that nobody wants; too much of it, and the client is told to stop."""
-        if stream.received <= self._limits.discard_bytes:
+        if stream.received <= self._limits.discard_bytes and stream.frames <= self._limits.data_frames:
             self._grant(stream)
         elif stream.side is _LOCAL:
             self.out.append(_rst_stream(stream.number, Code.NO_ERROR))
@@ -587,6 +598,8 @@ class Machine:
         if stream.granted < self._limits.window >> 1:
             self.out.append(_window_update(stream.number, self._limits.window - stream.granted))
             stream.granted = self._limits.window
+            if stream.streams:
+                stream.frames = 0
 
     # Frames that ask for nothing
 
