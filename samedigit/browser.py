@@ -1,4 +1,4 @@
-"""Opens the page in the user's browser once the server is ready: `samedigit serve --open` starts this and becomes the server."""
+"""Opens the page in a browser once the server is ready: `samedigit serve --open` starts this, and becomes the server."""
 
 from __future__ import annotations
 

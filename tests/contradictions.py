@@ -59,9 +59,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
             case.path_parameters = {parameter: served[parameter] for parameter in case.path_parameters}
     if path.startswith("/predict") and known and right and isinstance(case.body, dict) and case.body.get("model"):
         case.body = {**case.body, "model": recipe}
-    if path in ("/classify", "/compare") and right:
-        if case.query and "model" in case.query and known:
-            case.query = {**case.query, "model": recipe}
+    if path == "/classify" and known and right and "model" in (case.query or {}):
+        case.query = {**case.query, "model": recipe}
     if path.endswith("/infer"):
         _make_consistent(case, right)
 
