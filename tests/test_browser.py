@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import PROJECT
 
@@ -84,4 +85,6 @@ def test_the_page_is_opened_once_the_server_is_ready(server: HTTPServer, tmp_pat
 def test_nothing_is_opened_where_the_server_has_ended(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert opened("http://127.0.0.1:9/ui", gone.pid, tmp_path, seconds=2) is None
+    url = "http://127.0.0.1:9/ui?of-nobody"
+    assert opened(url, gone.pid, tmp_path, seconds=2) is None
+    assert not [one.pid for one in psutil.process_iter(["cmdline"]) if url in (one.info["cmdline"] or ())]  # none waits

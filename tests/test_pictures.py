@@ -6,6 +6,7 @@ import asyncio
 import io
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import threading
@@ -451,6 +452,9 @@ def test_a_picture_s_process_that_is_killed_is_followed_by_another(server: Serve
     with server.client(server.data_port) as client:
         assert client.post("/classify", content=seven()).status_code == 200
         first = picture_process(server)
+        first.send_signal(signal.SIGINT)  # which a terminal's Ctrl-C gives every process, and the server must outlive
+        assert client.post("/classify", content=seven()).status_code == 200
+        assert picture_process(server).pid == first.pid
         first.kill()
         first.wait(5)
         statuses = [client.post("/classify", content=seven()).status_code for _ in range(3)]
