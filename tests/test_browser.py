@@ -15,6 +15,7 @@ import psutil
 import pytest
 from conftest import PROJECT
 
+from loadtests.server import free_ports
 from samedigit.browser import page_url
 
 
@@ -85,6 +86,6 @@ def test_the_page_is_opened_once_the_server_is_ready(server: HTTPServer, tmp_pat
 def test_nothing_is_opened_where_the_server_has_ended(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    url = "http://127.0.0.1:9/ui?of-nobody"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}/ui"
     assert opened(url, gone.pid, tmp_path, seconds=2) is None
     assert not [one.pid for one in psutil.process_iter(["cmdline"]) if url in (one.info["cmdline"] or ())]  # none waits
