@@ -1,6 +1,6 @@
 // The page: what is drawn or shown on the sheet goes to every model, and their answers come back as rows.
 
-import { infer, keysFrom, newestOnly, occlusion, request, SIDE, Trouble } from "/ui/server.js";
+import { keysFrom, newestOnly, occlusion, request, SIDE, Trouble } from "/ui/server.js";
 import { openSheet, SIZE } from "/ui/sheet.js";
 
 const LIVE_MS = 400; // between two requests while one stroke is being drawn: a short stroke costs one, at its end
@@ -30,7 +30,8 @@ const sheet = openSheet($("paper"), $("overlay"), {
       forget();
       if (sheet.blank) {
         comparing.stop();
-        empty();
+        trouble(null);
+        blank("Nothing is drawn yet.");
       } else if (sheet.picture) {
         comparing.stop();
         if (sheet.picture.image) comparing.ask({ image: sheet.picture.image });
@@ -40,16 +41,6 @@ const sheet = openSheet($("paper"), $("overlay"), {
       }
     }
     tools();
-  },
-  touched: (x, y) => {
-    if (found.length < 2) return false;
-    const { left, top, scale } = sheet.place();
-    const index = found.findIndex(({ box: [l, t, r, b] }) => {
-      const [across, down] = [(x - left) / scale, (y - top) / scale];
-      return l <= across && across < r && t <= down && down < b;
-    });
-    if (index >= 0) choose(index);
-    return index >= 0;
   },
   pen: announceLater(),
 });
@@ -64,7 +55,7 @@ const comparing = newestOnly(async (what, signal) => {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Trouble)) throw error;
-    $("rows").classList.add("stale");
+    blank("No answer to this drawing yet.");
     trouble(error.message, () => comparing.ask(what));
   }
 });
@@ -87,7 +78,6 @@ async function compare({ image, live = false }, signal) {
   shown = { image: Uint8Array.from(answer.image.flat()), box: place.box ?? answer.box, whole: place.whole };
   paintSeen(shown.image);
   for (const one of answer.answers) fill(rowOf(one), one);
-  $("rows").classList.remove("stale");
   conclude(answer.answers, roundTrip, live);
 }
 
@@ -131,9 +121,6 @@ function forget() {
   found = [];
   chosen = 0;
   listFound();
-  const label = sheet.picture?.label;
-  $("label").hidden = label === undefined;
-  $("label").textContent = label === undefined ? "" : `A test image. Its true label: ${label}`;
 }
 
 function tools() {
@@ -146,14 +133,13 @@ function tools() {
   $("invitation").textContent = cannot ? "This browser cannot show the picture" : "Draw a digit here";
 }
 
-function empty() {
+function blank(says) {
+  closeWhy();
   shown = null;
   for (const row of rows.values()) fill(row, null);
-  $("rows").classList.remove("stale");
   $("digit").textContent = "";
-  $("verdict").textContent = "Nothing is drawn yet.";
+  $("verdict").textContent = says;
   $("times").textContent = "";
-  trouble(null);
   paintSeen(new Uint8Array(SIDE * SIDE));
   $("seen").setAttribute("aria-label", "Nothing yet");
 }
@@ -184,8 +170,9 @@ function conclude(answers, roundTrip, live) {
   if (unsure === answers.length) says = `Not sure. ${says}`;
   else if (unsure > 0) says += ` ${unsure} ${unsure === 1 ? "is" : "are"} not sure.`;
   if (found.length > 1) {
-    says = `The number reads ${found.map(({ digit }) => digit).join("")}. Of its digit ${chosen + 1}: ${says}`;
+    says = `The number reads ${found.map(({ digit }) => digit).join("")}. Of its digit ${chosen + 1}, ${lower(says)}`;
   }
+  if (sheet.picture?.label !== undefined) says += ` The true label is ${sheet.picture.label}.`;
   $("verdict").textContent = says;
   if (!live) announce(says); // a screen reader hears of a stroke once it is drawn
 }
@@ -193,8 +180,10 @@ function conclude(answers, roundTrip, live) {
 function listFound() {
   $("found").hidden = found.length < 2;
   $("found").replaceChildren(
-    ...(found.length < 2 ? [] : found).map(({ digit, sure }, i) => {
-      const button = element("button", { type: "button", textContent: sure === false ? `${digit}?` : digit });
+    ...(found.length < 2 ? [] : found).map(({ digit, sure, box }, i) => {
+      const button = element("button", { type: "button" });
+      button.append(element("span", { textContent: sure === false ? `${digit}?` : digit }));
+      frame(button, box);
       button.setAttribute("aria-pressed", String(i === chosen));
       button.setAttribute("aria-label", `Digit ${i + 1}: ${digit}${sure === false ? ", not sure" : ""}`);
       button.addEventListener("click", () => {
@@ -204,7 +193,13 @@ function listFound() {
       return button;
     }),
   );
-  sheet.frame(found.map(({ box }) => box), chosen);
+}
+
+/** Lays an element around a box [left, top, right, bottom] in pixels of the picture. */
+function frame(button, [l, t, r, b]) {
+  const { left, top, scale } = sheet.place();
+  const percents = { left: left + l * scale, top: top + t * scale, width: (r - l) * scale, height: (b - t) * scale };
+  for (const [name, units] of Object.entries(percents)) button.style.setProperty(name, `${(100 * units) / SIZE}%`);
 }
 
 // The rows
@@ -378,8 +373,8 @@ function inWords(row, digit, image, weights) {
       .filter((part, rank) => parts[part] > 0 && rank < 2 && (rank === 0 || parts[part] > 0.15 * total(parts)))
       .map((part) => names[part])
       .join(" and ");
-  let words = `What ${row.recipe} on ${row.backend} takes for ${digit} is most of all ${strongest(forIt)}.`;
-  if (total(against) > 0.15 * total(forIt)) words += ` Against it speaks ${strongest(against)}.`;
+  let words = `${row.recipe} on ${row.backend} reads ${digit} most of all from ${strongest(forIt) || "nothing that is drawn"}.`;
+  if (total(against) > 0.15 * total(forIt)) words += ` Against it: ${strongest(against)}.`;
   return words;
 }
 
@@ -547,6 +542,10 @@ function element(name, properties, role) {
   return made;
 }
 
+function lower(sentence) {
+  return sentence[0].toLowerCase() + sentence.slice(1);
+}
+
 function percent(probability) {
   return `${(100 * probability).toFixed(1)}\u00a0%`;
 }
@@ -556,7 +555,8 @@ function milliseconds(ms) {
 }
 
 async function begin() {
-  empty();
+  trouble(null);
+  blank("Nothing is drawn yet.");
   tools();
   try {
     const { models } = await (await request("/models")).json();

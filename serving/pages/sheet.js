@@ -1,4 +1,4 @@
-// The sheet: strokes by mouse, touch, pen or keys, or a picture; undo; and what is laid over it, boxes and a heat map.
+// The sheet: strokes by mouse, touch, pen or keys, or a picture; undo; and a heat map that is laid over it.
 
 export const SIZE = 280; // units of the sheet's side, and pixels of the picture that is sent
 const PEN = 20; // units: of a digit that fills the sheet, as wide as MNIST's strokes
@@ -10,7 +10,7 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
  * @param {HTMLCanvasElement} paper what is drawn on
  * @param {HTMLCanvasElement} overlay what lies over it
  * @param {object} tell `changed({live})`: another drawing is on the sheet, `live` while the pen is still down;
- *   `pen(words)`: what a key did; `touched(x, y)`: whether a touch of the sheet there is meant for something else.
+ *   `began()`: a stroke; `pen(words)`: what a key did.
  */
 export function openSheet(paper, overlay, tell) {
   const ink = paper.getContext("2d");
@@ -22,7 +22,7 @@ export function openSheet(paper, overlay, tell) {
   let history = [];
   let current = null; // the stroke that is being drawn, the last of `strokes`
   let pointer = null;
-  let laid = { boxes: [], chosen: 0, heat: null };
+  let heat = null; // paints over the sheet, in its units
   let due = false;
 
   paper.width = paper.height = overlay.width = overlay.height = SIZE * SHARPNESS;
@@ -40,7 +40,7 @@ export function openSheet(paper, overlay, tell) {
     const colours = getComputedStyle(paper);
     ink.setTransform(SHARPNESS, 0, 0, SHARPNESS, 0, 0);
     ink.clearRect(0, 0, SIZE, SIZE);
-    ink.globalAlpha = laid.heat ? 0.22 : 1;
+    ink.globalAlpha = heat ? 0.2 : 1;
     if (picture?.bitmap) {
       const { left, top, scale } = place();
       ink.imageSmoothingEnabled = !picture.pixelated;
@@ -50,27 +50,15 @@ export function openSheet(paper, overlay, tell) {
     }
     over.setTransform(SHARPNESS, 0, 0, SHARPNESS, 0, 0);
     over.clearRect(0, 0, SIZE, SIZE);
-    if (laid.heat) {
-      laid.heat(over);
+    if (heat) {
+      heat(over);
       if (!picture) {
         over.globalCompositeOperation = "destination-in"; // the strokes alone
         draw(over, strokes, "black");
         over.globalCompositeOperation = "source-over";
       }
     }
-    if (laid.boxes.length > 1) paintBoxes(colours);
     if (pen.shown) paintPen(colours);
-  }
-
-  function paintBoxes(colours) {
-    const { left, top, scale } = place();
-    laid.boxes.forEach(([l, t, r, b], i) => {
-      over.lineWidth = i === laid.chosen ? 3 : 1.5;
-      over.strokeStyle = colours.getPropertyValue("--accent");
-      over.globalAlpha = i === laid.chosen ? 1 : 0.6;
-      over.strokeRect(left + l * scale - 2, top + t * scale - 2, (r - l) * scale + 4, (b - t) * scale + 4);
-    });
-    over.globalAlpha = 1;
   }
 
   function paintPen(colours) {
@@ -97,7 +85,7 @@ export function openSheet(paper, overlay, tell) {
   }
 
   function changed(live = false) {
-    if (!live) laid = { boxes: [], chosen: 0, heat: null };
+    if (!live) heat = null;
     render();
     tell.changed({ live });
   }
@@ -108,7 +96,7 @@ export function openSheet(paper, overlay, tell) {
       picture = null;
       strokes = [];
     }
-    laid = { boxes: [], chosen: 0, heat: null };
+    heat = null;
     current = [[x, y]];
     strokes = [...strokes, current];
     render();
@@ -136,11 +124,9 @@ export function openSheet(paper, overlay, tell) {
     if (event.button !== 0 || !event.isPrimary) return;
     pen.shown = false;
     end();
-    const [x, y] = at(event);
-    if (tell.touched(x, y)) return;
     pointer = event.pointerId;
     paper.setPointerCapture(pointer);
-    begin(x, y);
+    begin(...at(event));
   });
   paper.addEventListener("pointermove", (event) => {
     if (event.pointerId !== pointer) return;
@@ -248,14 +234,9 @@ export function openSheet(paper, overlay, tell) {
       strokes = [];
       changed();
     },
-    /** Frames boxes [left, top, right, bottom] in pixels of the picture, one of them as the chosen one. */
-    frame(boxes, chosen) {
-      laid = { ...laid, boxes, chosen };
-      render();
-    },
     /** Lays a heat map over the sheet, a function that paints it in units of the sheet; null: none. */
     heat(map) {
-      laid = { ...laid, heat: map };
+      heat = map;
       render();
     },
     /** The strokes as a PNG of 280 x 280 pixels, black on white whatever the page's colours. */
@@ -282,8 +263,8 @@ function draw(context, strokes, colour) {
   context.strokeStyle = context.fillStyle = colour;
   context.lineWidth = PEN;
   context.lineCap = context.lineJoin = "round";
+  context.beginPath();
   for (const points of strokes) {
-    context.beginPath();
     context.moveTo(...points[0]);
     for (let i = 1; i < points.length - 1; i++) {
       const [x, y] = points[i];
@@ -291,6 +272,6 @@ function draw(context, strokes, colour) {
       context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
     }
     context.lineTo(...points.at(-1)); // of a single point: a dot
-    context.stroke();
   }
+  context.stroke();
 }
