@@ -55,7 +55,7 @@ const comparing = newestOnly(async (what, signal) => {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Trouble)) throw error;
-    blank("No answer to this drawing yet.");
+    blank("");
     trouble(error.message, () => comparing.ask(what));
   }
 });
@@ -154,8 +154,12 @@ function paintSeen(image) {
 /** Of all answers: what most say, in a number and in words. */
 function conclude(answers, roundTrip, live) {
   const votes = new Map();
-  for (const { digit } of answers) votes.set(digit, (votes.get(digit) ?? 0) + 1);
-  const order = [...votes].sort((one, other) => other[1] - one[1]);
+  const belief = new Float32Array(10); // that parts those with as many votes
+  for (const { digit, probability } of answers) {
+    votes.set(digit, (votes.get(digit) ?? 0) + 1);
+    belief[digit] += probability;
+  }
+  const order = [...votes].sort((one, other) => other[1] - one[1] || belief[other[0]] - belief[one[0]]);
   const first = order[0][0];
   const unsure = answers.filter(({ sure }) => sure === false).length;
   $("digit").textContent = first;
@@ -276,10 +280,10 @@ async function explain(row) {
     why = row;
     row.button.setAttribute("aria-pressed", "true");
     $("seen").getContext("2d").drawImage(heatMap(weights, "on-black", image), 0, 0);
-    const map = heatMap(weights, "", sheet.picture && image);
+    const map = heatMap(weights, sheet.picture?.pixelated ? "on-black" : "", sheet.picture && image);
     const { left, top, cell } = whole || !box ? { left: 0, top: 0, cell: SIZE / SIDE } : registered(image, box);
     sheet.heat((over) => {
-      over.imageSmoothingEnabled = true;
+      over.imageSmoothingEnabled = !sheet.picture?.pixelated;
       over.drawImage(map, left, top, cell * SIDE, cell * SIDE);
     });
     $("why-text").textContent = inWords(row, digit, image, weights);

@@ -40,7 +40,7 @@ export function openSheet(paper, overlay, tell) {
     const colours = getComputedStyle(paper);
     ink.setTransform(SHARPNESS, 0, 0, SHARPNESS, 0, 0);
     ink.clearRect(0, 0, SIZE, SIZE);
-    ink.globalAlpha = heat ? 0.2 : 1;
+    ink.globalAlpha = heat && !picture?.pixelated ? 0.2 : 1; // under the heat map
     if (picture?.bitmap) {
       const { left, top, scale } = place();
       ink.imageSmoothingEnabled = !picture.pixelated;
