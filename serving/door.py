@@ -78,7 +78,7 @@ class Door:
             "echo": self._echo,
             "classify": self._classify,
             "compare": self._compare,
-            "page": lambda exchange: self.finish(exchange, self._page.file(exchange.parameters.get("file", INDEX))),
+            "page": self._show_page,
             "examples": lambda exchange: self.finish(exchange, json_answer({"examples": examples(self._models.all())})),
             "models": lambda exchange: self.finish(exchange, json_answer(self._models.describe())),
             "metrics": self._expose,
@@ -211,6 +211,10 @@ class Door:
         if self._access_log is not None:
             self._access_log.answered(exchange, status, answer_bytes, trace)
 
+    async def close(self) -> None:
+        """Ends what the door has started; what is under way is no longer answered."""
+        await self._pictures.close()
+
     def write_snapshot(self) -> None:
         """Keeps the metrics for whichever worker is asked for them. Due every second."""
         self.metrics.write_snapshot(self._models.all(), self._admission.requests)
@@ -299,11 +303,6 @@ class Door:
         expires_ns = time.monotonic_ns() + self._deadline_ns
 
         def run(found: Sequence[Found]) -> None:
-            if len(found) > self._max_images:
-                raise RequestError(
-                    Kind.MALFORMED,
-                    f"The picture has {len(found)} digits, and {self._max_images} are the most. Cut it into several.",
-                )
             opened = self._models.pick(asked.model)
             self._check_room(opened)
 
@@ -380,6 +379,12 @@ class Door:
         except RequestError:
             self.metrics.shed("pictures")
             raise
+
+    def _show_page(self, exchange: Exchange) -> None:
+        name = exchange.parameters.get("file", INDEX)
+        self.finish(exchange, self._page.file(name))
+        if name == INDEX:
+            self._pictures.warm()
 
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
