@@ -182,6 +182,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     settings: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page to draw on in your browser, once the server is ready.")
+    ] = False,
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print each setting and where it comes from, and serve nothing.")
     ] = False,
@@ -204,6 +207,7 @@ def serve(
         host=host,
         port=port,
         only_show=show_settings,
+        open_page=open_page,
     )
 
 

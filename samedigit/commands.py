@@ -424,12 +424,14 @@ def show_beyond(read: dict[str, Any]) -> None:
     )
 
 
-def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
+def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, open_page: bool = False) -> None:
     """Becomes `bentoml serve`, or shows with what settings it would start.
 
     Args:
         given: variables that the command line sets.
+        open_page: in the user's browser, once the server is ready.
     """
+    from samedigit.browser import open_when_ready, page_url
     from serving.keys import keys_of
     from serving.ports.tls import server_context
     from serving.settings import FILE, PREFIX, Reading, absolute_paths, read, shown
@@ -440,6 +442,10 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) ->
     settings, origins = read(environment)
     if not only_show:
         command = serve_command(host=host, port=port, settings=settings)
+        if open_page:
+            url = page_url(host=host, port=port, tls=settings.tls_certificate is not None)
+            print(f"The page to draw on: {url}", flush=True)
+            open_when_ready(url)
         os.execve(command[0], command, environment)  # signals reach bentoml itself
     keys_of(settings)  # what else stops a start
     server_context(settings)

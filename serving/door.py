@@ -26,7 +26,7 @@ from serving.messages import Answer, Exchange, json_answer, refusal
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import ServedModels
 from serving.opening import Opened
-from serving.page import INDEX, Page, examples
+from serving.page import INDEX, Page, find_examples
 from serving.pictures import Pictures
 from serving.protocols import classify, openapi, predict, v2, v2_control
 from serving.tracing import Tracer
@@ -66,6 +66,7 @@ class Door:
         self._pictures = Pictures(settings)
         self._deadline_ns = settings.deadline_ms * 1_000_000
         self._page = Page()
+        self._examples: tuple[list[str], Answer] | None = None  # of these models
         self._cors = Cors(settings.cors_origins)
         self._speaks_cors = bool(settings.cors_origins)
         self._tracer = tracer
@@ -79,7 +80,7 @@ class Door:
             "classify": self._classify,
             "compare": self._compare,
             "page": self._show_page,
-            "examples": lambda exchange: self.finish(exchange, json_answer({"examples": examples(self._models.all())})),
+            "examples": lambda exchange: self._later(self._show_examples(), exchange),
             "models": lambda exchange: self.finish(exchange, json_answer(self._models.describe())),
             "metrics": self._expose,
             "documentation": self._describe,
@@ -354,8 +355,10 @@ class Door:
             ask_next()
 
         if classify.media_type(exchange.head.headers) == classify.JSON:
-            (image,) = predict.read_request(exchange.body, max_images=1).images
-            run(image, None)
+            request = predict.read_request(exchange.body, max_images=1)
+            if request.model is not None:
+                raise RequestError(Kind.MALFORMED, "/compare asks every model; leave model out.")
+            run(request.images[0], None)
         else:
             self._read_picture(exchange, lambda found: run(found[0].image, found[0].box), many=False)
 
@@ -385,6 +388,13 @@ class Door:
         self.finish(exchange, self._page.file(name))
         if name == INDEX:
             self._pictures.warm()
+
+    async def _show_examples(self) -> Answer:
+        models = {one.model.tag: one.model for one in self._models.in_order()}
+        if self._examples is None or self._examples[0] != list(models):
+            found = await asyncio.to_thread(find_examples, list(models.values()))
+            self._examples = list(models), json_answer({"examples": found})
+        return self._examples[1]
 
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from digits.errors import ModelDamaged
+from digits.store import StoredModel
 from serving.errors import Kind, RequestError
 from serving.messages import Answer
-from serving.opening import Opened
 
 PAGES: Final = Path(__file__).parent / "pages"
 INDEX: Final = "index.html"
+EXAMPLES: Final = 24
 TYPES: Final = {
     ".html": b"text/html; charset=utf-8",
     ".css": b"text/css; charset=utf-8",
@@ -26,6 +30,8 @@ POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     b"media-src blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+log = logging.getLogger("samedigit")
 
 
 class Page:
@@ -62,6 +68,29 @@ class Page:
         return found
 
 
-def examples(served: Iterable[Opened]) -> list[dict[str, Any]]:
-    """Test images that the served models disagree on."""
-    return []
+def find_examples(models: Sequence[StoredModel]) -> list[dict[str, Any]]:
+    """Test images that these models read differently, those first on which they are the most divided.
+
+    Of one model alone, what it misreads. A model that was stored without its mistakes is not asked.
+    """
+    mistakes: dict[str, dict[int, int]] = {}  # model -> test image -> what was read
+    shown: dict[int, tuple[Any, int]] = {}  # test image -> itself [28, 28], and its label
+    for model in models:
+        try:
+            misread = model.misread()
+        except ModelDamaged as error:
+            log.warning("What %s misreads is not shown: %s", model.tag, error)
+            continue
+        if misread is None:
+            continue
+        mistakes[model.tag] = dict(zip(misread.places.tolist(), misread.digits.tolist(), strict=True))
+        shown.update(
+            zip(misread.places.tolist(), zip(misread.images, misread.labels.tolist(), strict=True), strict=True)
+        )
+    found = []
+    for place, (image, label) in shown.items():
+        read = {tag: digits.get(place, label) for tag, digits in mistakes.items()}
+        most = max(Counter(read.values()).values())
+        if most < len(read) or len(read) == 1:
+            found.append((most, place, {"image": image.tolist(), "label": label, "read": read}))
+    return [example for _, _, example in sorted(found, key=lambda one: one[:2])[:EXAMPLES]]

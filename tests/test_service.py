@@ -270,7 +270,7 @@ def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
         answer = everything_from(connection)  # which ends when the server closes the connection
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
-    assert b"The body is longer than 1000000 bytes. Send fewer images." in answer
+    assert b"The body is longer than 1000000 bytes. Send fewer images, or a smaller picture." in answer
     assert time.monotonic() - started < 10  # that is, without waiting for the body
     server.is_well(test_set.images)
 

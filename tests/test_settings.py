@@ -56,6 +56,8 @@ EXAMPLES = {
     "deadline_ms": whole(18),
     "max_images": whole(3),
     "max_body_bytes": whole(4096),
+    "max_pixels": whole(1000),
+    "max_pictures": whole(3),
     "max_head_bytes": whole(4097),
     "max_target_bytes": whole(4098),
     "max_headers": whole(20),
@@ -419,7 +421,7 @@ def test_the_table_that_is_shown_has_every_setting_with_its_unit_and_origin() ->
 
 
 def test_the_readme_holds_the_table() -> None:
-    assert markdown_table() in (PROJECT / "README.md").read_text()
+    assert markdown_table() in (PROJECT / "docs" / "serving.md").read_text()
 
 
 def test_the_help_has_a_line_for_every_setting() -> None:

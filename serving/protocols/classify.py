@@ -242,11 +242,10 @@ def write_compared(image: Images, box: Box | None, rows: Sequence[Row], *, show:
 
 def _predictions(probabilities: Probabilities, card: Card) -> list[dict[str, Any]]:
     """Of each image: the most probable digit, and whether to believe it, by the model's own calibration."""
-    confidence = getattr(card, "confidence", None)
     sure: list[bool | None] = [None] * len(probabilities)
-    if confidence is not None:
-        probabilities = confidence.calibrated(probabilities)
-        sure = confidence.believes(probabilities).tolist()
+    if card.confidence is not None:
+        probabilities = card.confidence.calibrated(probabilities)
+        sure = card.confidence.believes(probabilities).tolist()
     digits = probabilities.argmax(axis=1).tolist()
     return [
         {"digit": digit, "sure": believed, "probability": row[digit], "probabilities": row}
