@@ -10,7 +10,9 @@ import numpy as np
 
 from digits import mnist, store
 from digits.card import Card, Epoch, Score
+from digits.confidence import find_confidence
 from digits.contract import EXPORTED, Backend
+from digits.misread import Misread
 from digits.mnist import LabelledImages
 from digits.network import BatchNorm, Conv, Dense, MaxPool, Network, Relu, parameters
 from digits.store import StoredModel
@@ -23,6 +25,8 @@ from training.trainers import Split
 
 BACKENDS: Final[tuple[Backend, ...]] = ("numpy", "onnx")
 TRAINING_IMAGES: Final = 20_000
+TEST_IMAGES: Final = 2_000
+HELD_OUT: Final = 3_000  # the last of the training images
 _NORM: Final = BatchNorm(momentum=0.9, epsilon=1e-5)
 _CONVOLUTIONS: Final[Network] = (
     *(Conv(filters=12, kernel=5, padding=2, bias=False), MaxPool(2), _NORM, Relu()),
@@ -52,8 +56,9 @@ def keep_all() -> None:
 
 def _keep(recipe: Recipe) -> StoredModel:
     trainer, numpy_trainer = trainers.load_trainer(recipe.framework), trainers.load_trainer("numpy")
-    training, test = mnist.train_images(), mnist.test_images()
-    split = Split(_first(training, TRAINING_IMAGES), _first(test, 1000), "the first test images")
+    images, test = mnist.train_images(), _part(mnist.test_images(), 0, TEST_IMAGES)
+    held_out = _part(images, len(images.labels) - HELD_OUT, len(images.labels))
+    split = Split(_part(images, 0, TRAINING_IMAGES), held_out, "the last training images")
     history: list[Epoch] = []
     model = trainer.train(recipe, split, device=CPU, on_epoch=history.append)
     exported = numpy_trainer.with_weights(recipe, trainer.get_weights(model))
@@ -62,10 +67,11 @@ def _keep(recipe: Recipe) -> StoredModel:
         numpy_trainer.export_native(exported, recipe, folder / EXPORTED["numpy"])
         numpy_trainer.export_onnx(exported, recipe, folder / EXPORTED["onnx"])
         scores, differences = {}, {}
-        expected = numpy_trainer.predict(exported, recipe, split.held_out.images)
+        expected = numpy_trainer.predict(exported, recipe, test.images)
+        Misread.of(expected, test).write(folder)
         for backend in BACKENDS:
-            found = predict_all(open_runtime(backend, folder / EXPORTED[backend], device=CPU), split.held_out.images)
-            scores[backend] = Score.of(found, split.held_out.labels)
+            found = predict_all(open_runtime(backend, folder / EXPORTED[backend], device=CPU), test.images)
+            scores[backend] = Score.of(found, test.labels)
             differences[backend] = float(np.abs(found - expected).max())
         return Card(
             recipe=recipe.to_data(),
@@ -87,10 +93,13 @@ def _keep(recipe: Recipe) -> StoredModel:
             trained_at="2026-01-01T00:00:00+00:00",
             train_seconds=sum(epoch.seconds for epoch in history),
             export_seconds=0.0,
+            confidence=find_confidence(
+                numpy_trainer.predict(exported, recipe, held_out.images), held_out.labels, expected, test.labels
+            ),
         )
 
     return store.save(recipe.name, fill=fill)
 
 
-def _first(images: LabelledImages, number: int) -> LabelledImages:
-    return LabelledImages(images=images.images[:number], labels=images.labels[:number])
+def _part(images: LabelledImages, begin: int, end: int) -> LabelledImages:
+    return LabelledImages(images=images.images[begin:end], labels=images.labels[begin:end])

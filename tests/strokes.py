@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from playwright.sync_api import Page
+
+SHEET: Final = 280  # the sheet's side, in the units of its points
 
 Points = list[tuple[float, float]]
 
@@ -81,3 +86,22 @@ def curve(stroke: str, *, between: int = 5) -> Points:
             )
             curved.append((x, y))
     return curved
+
+
+def draw(page: Page, strokes: Sequence[str]) -> None:
+    """Draws with the mouse on the page's sheet."""
+    for stroke in strokes:
+        (x, y), *rest = on_screen(page, curve(stroke))
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for x, y in rest:
+            page.mouse.move(x, y)
+        page.mouse.up()
+
+
+def on_screen(page: Page, points: Points) -> Points:
+    """Where points of the sheet are in the window, in CSS pixels."""
+    box = page.locator("#paper").bounding_box()
+    assert box is not None
+    scale = box["width"] / SHEET
+    return [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]

@@ -47,18 +47,21 @@ const sheet = openSheet($("paper"), $("overlay"), {
 
 // What is asked
 
-const comparing = newestOnly(async (what, signal) => {
-  try {
-    if (what.file) await readPicture(what.file, signal);
-    else await compare(what, signal);
-    if (!signal.aborted) trouble(null);
-  } catch (error) {
-    if (signal.aborted) return;
-    if (!(error instanceof Trouble)) throw error;
-    blank("");
-    trouble(error.message, () => comparing.ask(what));
-  }
-});
+const comparing = newestOnly(
+  async (what, signal) => {
+    try {
+      if (what.file) await readPicture(what.file, signal);
+      else await compare(what, signal);
+      if (!signal.aborted) trouble(null);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof Trouble)) throw error;
+      blank("");
+      trouble(error.message, () => comparing.ask(what));
+    }
+  },
+  (busy) => $("rows").setAttribute("aria-busy", String(busy)),
+);
 
 /** One digit through every model: an image of 28 x 28, or what is drawn. */
 async function compare({ image, live = false }, signal) {
@@ -560,8 +563,6 @@ function milliseconds(ms) {
 
 async function begin() {
   trouble(null);
-  blank("Nothing is drawn yet.");
-  tools();
   try {
     const { models } = await (await request("/models")).json();
     for (const { model, backends } of models) {
@@ -573,7 +574,11 @@ async function begin() {
   } catch (error) {
     if (!(error instanceof Trouble)) throw error;
     trouble(error.message, begin);
+  } finally {
+    document.querySelector("main").classList.remove("waiting");
   }
 }
 
+blank("Nothing is drawn yet.");
+tools();
 begin();

@@ -63,13 +63,14 @@ async function sentence(answer) {
 
 /**
  * Runs `work(what, signal)` for the newest `what` only: one runs, the newest waits, those between are dropped.
- * `stop` drops both, and tells the one that runs.
+ * `stop` drops both, and tells the one that runs. `busy` is told whether any runs.
  */
-export function newestOnly(work) {
+export function newestOnly(work, busy) {
   let running = null;
   let waiting = null;
   async function run(what) {
     const mine = (running = new AbortController());
+    busy(true);
     try {
       await work(what, mine.signal);
     } finally {
@@ -79,6 +80,8 @@ export function newestOnly(work) {
           const next = waiting;
           waiting = null;
           run(next);
+        } else {
+          busy(false);
         }
       }
     }
@@ -92,6 +95,7 @@ export function newestOnly(work) {
       waiting = null;
       running?.abort();
       running = null;
+      busy(false);
     },
     get busy() {
       return running !== null;
