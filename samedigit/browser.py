@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import webbrowser
-from ipaddress import ip_address
 from typing import Final
 
 WAIT_SECONDS: Final = 120  # for the server to be ready
@@ -18,10 +17,8 @@ POLL_SECONDS: Final = 0.1
 
 def page_url(*, host: str, port: int, tls: bool) -> str:
     """The page of a server that listens on this address, as this machine reaches it."""
-    address = ip_address(host)
-    if address.is_unspecified:
-        address = ip_address("127.0.0.1" if address.version == 4 else "::1")
-    shown = f"[{address}]" if address.version == 6 else str(address)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    shown = f"[{here}]" if ":" in here else here
     return f"{'https' if tls else 'http'}://{shown}:{port}/ui"
 
 

@@ -19,7 +19,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation import GenerationMode
 from schemathesis.transport.serialization import Binary
 
-from digits.picture import FORMATS
+from serving.protocols.classify import IMAGE_TYPES
 
 PIXELS: Final = 784
 SECOND_US: Final = 1_000_000
@@ -39,8 +39,8 @@ def _picture() -> bytes:
 PICTURE: Final = _picture()
 # Files with a digit in them, where schemathesis would send any bytes, or a blank picture.
 schemathesis.openapi.format("binary", strategies.just(Binary(PICTURE)))
-for _form in FORMATS:
-    schemathesis.openapi.media_type(f"image/{_form.lower()}", strategies.just(PICTURE))
+for _type in IMAGE_TYPES:
+    schemathesis.openapi.media_type(_type, strategies.just(PICTURE))
 _cases = count()
 
 

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from digits.card import Card
 from digits.contract import Images, Probabilities
 from digits.errors import PictureError
-from digits.picture import FORMATS, Box, Found
+from digits.picture import Box, Found
 from serving.errors import Kind, RequestError, malformed
 
 MULTIPART: Final = b"multipart/form-data"
@@ -21,7 +21,9 @@ JSON: Final = b"application/json"
 # What curl --data-binary says by itself, whatever it sends.
 CURLS: Final = b"application/x-www-form-urlencoded"
 MAX_PARAMETERS: Final = 16  # of a query; more are not looked at
-TAKEN: Final = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+IMAGE_TYPES: Final = tuple(
+    f"image/{name}" for name in ("png", "jpeg", "webp", "bmp", "gif", "tiff")
+)  # for the document
 
 Headers = Mapping[bytes, bytes]
 
@@ -207,10 +209,6 @@ def refused_picture(error: PictureError, headers: Headers) -> RequestError:
     if media_type(headers) == CURLS:
         advice = " With curl: --data-binary @picture.png, not -d, which changes the bytes; or -F file=@picture.png."
     return RequestError(Kind.MEDIA_TYPE, f"{error}{advice}")
-
-
-def images_of(found: Sequence[Found]) -> list[list[list[int]]]:
-    return [one.image.tolist() for one in found]
 
 
 def write_classified(

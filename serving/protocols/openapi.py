@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from digits.contract import BACKENDS, CLASSES, PIXELS, SIDE
-from digits.picture import FORMATS
 from serving.errors import Kind
 from serving.messages import STATUS
+from serving.protocols.classify import IMAGE_TYPES
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.protocols.v2_control import PLATFORMS, server_version
 from serving.routes import ROUTES, Route
@@ -305,7 +305,7 @@ _RAW: Final = {"type": "string", "format": "binary"}
 _PICTURE: Final = {**_RAW, "description": "a file: PNG, JPEG, WebP, BMP, GIF or TIFF"}
 _FORM: Final = _object({"file": _PICTURE})
 _PICTURES: Final = {
-    **{f"image/{form.lower()}": {"schema": _PICTURE} for form in FORMATS},
+    **{name: {"schema": _PICTURE} for name in IMAGE_TYPES},
     "application/octet-stream": {"schema": _PICTURE},
     "multipart/form-data": {"schema": {**_FORM, "description": "one file, whatever its field is called"}},
 }
