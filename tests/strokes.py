@@ -72,7 +72,7 @@ DRAWN: Final[dict[int, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 }
 
 
-def curve(stroke: str, *, between: int = 5) -> Points:
+def curve(stroke: str, *, between: int = 3) -> Points:
     """The points of a stroke with `between` more between two of them, on a curve through all of them (Catmull and Rom 1974)."""
     points = [(float(x), float(y)) for x, y in (point.split(",") for point in stroke.split())]
     through = [points[0], *points, points[-1]]

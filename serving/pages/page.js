@@ -433,9 +433,8 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
-// A phone has a camera of its own behind the file's input; elsewhere the page may ask for one, over HTTPS or on localhost.
-$("capture-label").hidden = !matchMedia("(pointer: coarse)").matches;
-$("camera").hidden = !$("capture-label").hidden || !navigator.mediaDevices?.getUserMedia;
+// A phone has its own camera behind the file's input (style.css); elsewhere the page asks for one, over HTTPS or on localhost.
+$("camera").hidden = !navigator.mediaDevices?.getUserMedia;
 $("camera").addEventListener("click", async () => {
   try {
     $("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
