@@ -424,6 +424,57 @@ def show_beyond(read: dict[str, Any]) -> None:
     )
 
 
+MAX_PIXELS: Final = 50_000_000  # of a picture, on a machine of one's own
+
+
+def classify(
+    files: Sequence[str], name: str | None, backend: str | None, *, many: bool, images: bool
+) -> dict[str, Any]:
+    """Reads the digit, or all, in each of `files`; what cannot be read has an error in place of predictions.
+
+    Args:
+        files: paths, or `-` for standard input.
+        name: of the model; the best of the served ones without this.
+        backend: through which; the quickest that is installed without this.
+        many: whether to read every digit of a picture.
+        images: whether to give what the model saw.
+    """
+    from digits import store
+    from digits.confidence import calibrated, sure
+    from runtimes.backends import open_runtime
+    from runtimes.device import CPU
+    from training.evaluate import quickest
+
+    model = store.find_model(name) if name else store.best_model()
+    one = _backend(backend) if backend else quickest(model.card.backends)
+    model.verify(one)
+    runtime = open_runtime(one, model.path(one), device=CPU)
+
+    def read(file: str) -> dict[str, Any]:
+        try:
+            found = _digits_of(file, many=many)
+        except (PictureError, OSError) as error:
+            said = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            return {"file": file, "error": said}
+        probabilities = calibrated(runtime.predict(np.stack([one.image for one in found])), model.card.confidence)
+        return {
+            "file": file,
+            "predictions": [
+                {
+                    "digit": int(each.argmax()),
+                    "sure": sure(each, model.card.confidence),
+                    "probability": float(each.max()),
+                    "probabilities": each.tolist(),
+                    "box": list(one.box),
+                    **({"image": one.image.tolist()} if images else {}),
+                }
+                for one, each in zip(found, probabilities, strict=True)
+            ],
+        }
+
+    return {"model": model.tag, "backend": one, "files": [read(file) for file in files]}
+
+
 def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
     """Becomes `bentoml serve`, or shows with what settings it would start.
 
