@@ -14,6 +14,7 @@ demo: $(READY)
 	$(BIN)/samedigit train torch-conv --threads 2
 	$(BIN)/samedigit loadtest --duration 1
 	$(BIN)/samedigit report
+	@echo "Draw to them: $(BIN)/samedigit serve --open"
 
 test: $(READY)
 	$(BIN)/python -m pytest

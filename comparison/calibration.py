@@ -11,17 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
+from digits.confidence import SMALLEST, at_temperature, check, fit_temperature
 from digits.contract import CLASSES, Labels, Probabilities
 
 BINS: Final = 15
-SMALLEST: Final = float(
-    np.finfo(np.float32).tiny
-)  # stands for a probability that float32 rounded to 0: log 0 is no loss
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures outside would make every answer certain, or all digits alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +56,7 @@ def measure(probabilities: Probabilities, labels: Labels) -> Calibration:
     Raises:
         ValueError: the probabilities are not [N, 10] and in [0, 1], or the labels are not N digits.
     """
-    _check(probabilities, labels)
+    check(probabilities, labels)
     curve = reliability(probabilities, labels)
     each = probabilities.astype(np.float64)
     of_label = each[np.arange(len(labels)), labels]
@@ -79,7 +73,7 @@ def reliability(probabilities: Probabilities, labels: Labels) -> list[Bin]:
     Raises:
         ValueError: as `measure`.
     """
-    _check(probabilities, labels)
+    check(probabilities, labels)
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
@@ -115,32 +109,6 @@ def scale(
     return Scaled(temperature=temperature, before=measure(probabilities, labels), after=after)
 
 
-def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
-    """The temperature with the smallest NLL (Guo et al. 2017, section 4.2), between 0.05 and 20.
-
-    NLL is convex in 1 / temperature, so the smallest is the only one. If every answer is right there is none, and the
-    lower bound comes back.
-
-    Raises:
-        ValueError: as `measure`.
-    """
-    _check(probabilities, labels)
-    logits = _logits(probabilities)
-    rows = np.arange(len(labels))
-
-    def nll(log_temperature: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
-
-    fitted = minimize_scalar(nll, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(fitted.x))
-
-
-def at_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """softmax(logits / temperature); no answer changes, only how sure it is. float32 [N, 10]."""
-    scaled: Probabilities = softmax(_logits(probabilities) / temperature, axis=1).astype(np.float32)
-    return scaled
-
-
 def mean_of(calibrations: Sequence[Calibration]) -> Calibration:
     """The mean of each measure over runs, which is not what the runs would give as one ensemble."""
     return Calibration(
@@ -148,19 +116,3 @@ def mean_of(calibrations: Sequence[Calibration]) -> Calibration:
         nll=float(np.mean([each.nll for each in calibrations])),
         brier=float(np.mean([each.brier for each in calibrations])),
     )
-
-
-def _logits(probabilities: Probabilities) -> npt.NDArray[np.float64]:
-    """Logits up to a constant for each image, which softmax does not see."""
-    return np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
-
-
-def _check(probabilities: Probabilities, labels: Labels) -> None:
-    if labels.ndim != 1 or len(labels) == 0 or labels.max() >= CLASSES:
-        raise ValueError(f"expected labels as one or more digits in one row, got an array of shape {labels.shape}")
-    if probabilities.shape != (len(labels), CLASSES):
-        raise ValueError(
-            f"expected probabilities of shape {(len(labels), CLASSES)} for these labels, got {probabilities.shape}"
-        )
-    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():  # not so for NaN either
-        raise ValueError("expected probabilities between 0 and 1, got others or NaN; logits take a softmax first")

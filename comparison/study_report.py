@@ -32,6 +32,7 @@ from comparison.study_statistics import (
 )
 from comparison.usability import usabilities
 from digits import mnist
+from digits.confidence import at_temperature
 from digits.contract import CLASSES, FRAMEWORKS, Labels
 from digits.errors import StudyError
 from digits.network import Dropout, in_words, network_of
@@ -236,7 +237,7 @@ def _calibration_row(name: str, runs: Sequence[Run], labels: Labels) -> dict[str
         for one, held in zip(every, held_out, strict=True)
         if held is not None
     ]
-    after = [calibration.at_temperature(one, each.temperature) for one, each in zip(every, scaled, strict=True)]
+    after = [at_temperature(one, each.temperature) for one, each in zip(every, scaled, strict=True)]
     return row | {
         "after": asdict(calibration.mean_of([each.after for each in scaled])),
         "temperatures": [each.temperature for each in scaled],

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from digits.confidence import Confidence
 from digits.contract import Backend, Framework, Labels, Probabilities
 
 
@@ -62,6 +63,8 @@ class Card:
     export_seconds: float
     # Of kinds of digits that are not MNIST's (digits/kinds/table.py); none where they were not read.
     beyond: dict[str, Score] = field(default_factory=dict)
+    # When to believe it; none where no training images were held out to tell by.
+    confidence: Confidence | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -103,12 +106,14 @@ class Card:
             for key, value in self.recipe.items()
             if value is not None  # which BentoML refuses as metadata
         }
+        if self.confidence is None:
+            del data["confidence"]
         return data
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Card:
         """The inverse of `to_data`. A card from before departures were written down counts as a whole run's, and
-        one from before kinds were has none.
+        one from before kinds were has none; so too with confidence.
 
         Raises:
             TypeError: a field is missing, or unknown.
@@ -118,4 +123,6 @@ class Card:
         fields["history"] = tuple(Epoch(**epoch) for epoch in data["history"])
         fields["scores"] = {backend: Score(**score) for backend, score in data["scores"].items()}
         fields["beyond"] = {kind: Score(**score) for kind, score in data.get("beyond", {}).items()}
+        if "confidence" in data:
+            fields["confidence"] = Confidence(**data["confidence"])
         return cls(**fields)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from digits.card import Card
 from digits.contract import EXPORTED, Backend
 from digits.errors import ModelDamaged, ModelNotFound, StoreError
+from digits.misread import FILE as MISREAD
+from digits.misread import Misread
 
 if TYPE_CHECKING:
     import bentoml
@@ -65,7 +67,18 @@ class StoredModel:
         Raises:
             ModelDamaged: a file is missing or changed.
         """
-        top = EXPORTED[backend]
+        self._verify(EXPORTED[backend])
+
+    def misread(self) -> Misread | None:
+        """The test images that it gets wrong; None where it was stored without them.
+
+        Raises:
+            ModelDamaged: the file is missing or changed.
+        """
+        self._verify(MISREAD)
+        return Misread.read(self.folder)
+
+    def _verify(self, top: str) -> None:
         for name, digest in self.card.files.items():
             if name != top and not name.startswith(f"{top}/"):
                 continue

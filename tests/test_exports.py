@@ -317,10 +317,12 @@ def inside(file: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-def test_a_model_is_stored_with_its_four_exports_and_nothing_else(recipe: str, trained_home: Path) -> None:
+def test_a_model_is_stored_with_its_four_exports_and_the_test_images_it_gets_wrong(
+    recipe: str, trained_home: Path
+) -> None:
     require("torch", "tensorflow", "keras", "onnxruntime")
     folder = folder_of(trained_home, recipe)
-    assert {path.name for path in folder.iterdir()} == {*EXPORTED.values(), "model.yaml"}
+    assert {path.name for path in folder.iterdir()} == {*EXPORTED.values(), "misread.npz", "model.yaml"}
 
 
 # They are the same each time

@@ -1246,3 +1246,49 @@ def test_who_asked_with_head_before_is_told_what_is_wrong() -> None:
     with pytest.raises(RequestError) as caught:
         machine.next_event(0)
     assert machine.refuse(caught.value, 0, date=DATE).endswith(b"such as 'GET / HTTP/1.1'.\"}")
+
+
+# At the limits themselves
+
+
+def taken(sent: bytes, limits: Http1Limits = LIMITS) -> tuple[Head, bytes | None]:
+    machine = new(limits)
+    machine.receive(sent, 0)
+    return read(machine)
+
+
+def test_what_is_as_large_as_its_limit_is_taken() -> None:
+    target = "/" + "a" * (LIMITS.target_bytes - 1)
+    assert taken(head(f"GET {target} HTTP/1.1"))[0].path == target
+    assert taken(head("M" * 32 + " / HTTP/1.1"))[0].method == "M" * 32
+    few = replace(LIMITS, body_bytes=5)
+    assert taken(POST, few)[1] == b"hello"
+    assert taken(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", few)[1] == b"hello"
+    short = replace(LIMITS, head_bytes=100)
+    extension = b";" + b"e" * 99
+    assert taken(CHUNKED + b"5" + extension + b"\r\nhello\r\n0\r\n\r\n", short)[1] == b"hello"
+    assert taken(b"GET / HTTP/1.1\r\nHost: x:65535\r\n\r\n")[0].headers[b"host"] == b"x:65535"
+
+
+def test_what_is_larger_than_its_limit_by_one_is_refused() -> None:
+    assert refused(head(f"GET /{'a' * LIMITS.target_bytes} HTTP/1.1")).kind is Kind.TARGET_TOO_LONG
+    assert refused(head("M" * 33 + " / HTTP/1.1")).kind is Kind.UNSUPPORTED
+    few = replace(LIMITS, body_bytes=4)
+    assert refused(POST, few).kind is Kind.TOO_LARGE
+    assert refused(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", few).kind is Kind.TOO_LARGE
+    short = replace(LIMITS, head_bytes=100)
+    extension = b";" + b"e" * 100
+    assert "extensions of chunks" in str(refused(CHUNKED + b"5" + extension + b"\r\nhello\r\n0\r\n\r\n", short))
+    assert refused(b"GET / HTTP/1.1\r\nHost: x:65536\r\n\r\n").kind is Kind.MALFORMED
+
+
+def test_the_space_that_may_surround_a_value_is_that_and_no_other() -> None:
+    said = taken(b"GET / HTTP/1.1\r\nHost: x\r\nX-One: \t v \t\r\nX-Two: X v X\r\nX-Three: \xa0v\x85\r\n\r\n")[
+        0
+    ].headers
+    assert (said[b"x-one"], said[b"x-two"], said[b"x-three"]) == (b"v", b"X v X", b"\xa0v\x85")
+
+
+@pytest.mark.parametrize("length", ["0005", "5", "0" * 30 + "5"])
+def test_a_length_may_have_zeros_before_it(length: str) -> None:
+    assert taken(head("POST /b HTTP/1.1", f"Content-Length: {length}") + b"hello")[1] == b"hello"

@@ -419,7 +419,7 @@ def test_the_table_that_is_shown_has_every_setting_with_its_unit_and_origin() ->
 
 
 def test_the_readme_holds_the_table() -> None:
-    assert markdown_table() in (PROJECT / "README.md").read_text()
+    assert markdown_table() in (PROJECT / "docs" / "serving.md").read_text()
 
 
 def test_the_help_has_a_line_for_every_setting() -> None:

@@ -28,6 +28,7 @@ from comparison.study_statistics import (
     reproduction,
 )
 from digits.card import Epoch
+from digits.confidence import at_temperature, fit_temperature
 from digits.contract import Labels, Probabilities
 from digits.errors import StudyError
 from training.study import Run
@@ -440,11 +441,11 @@ def test_a_temperature_undoes_overconfidence() -> None:
     generator = np.random.default_rng(9)
     honest, labels = drawn(generator, 20_000)
     held_out, held_out_labels = drawn(generator, 20_000)
-    assert calibration.fit_temperature(held_out, held_out_labels) == pytest.approx(1, abs=0.03)
+    assert fit_temperature(held_out, held_out_labels) == pytest.approx(1, abs=0.03)
     scaled = calibration.scale(
-        calibration.at_temperature(honest, 1 / 2.5),
+        at_temperature(honest, 1 / 2.5),
         labels,
-        held_out_probabilities=calibration.at_temperature(held_out, 1 / 2.5),
+        held_out_probabilities=at_temperature(held_out, 1 / 2.5),
         held_out_labels=held_out_labels,
     )
     assert scaled.temperature == pytest.approx(2.5, rel=0.03)
@@ -453,9 +454,7 @@ def test_a_temperature_undoes_overconfidence() -> None:
     assert scaled.after.nll < scaled.before.nll
     assert scaled.after.brier < scaled.before.brier
     assert scaled.after.nll == pytest.approx(calibration.measure(honest, labels).nll, abs=0.002)
-    assert (
-        calibration.fit_temperature(certain([1, 2]), np.array([1, 2], np.uint8)) < 1
-    )  # no smallest: finite all the same
+    assert fit_temperature(certain([1, 2]), np.array([1, 2], np.uint8)) < 1  # no smallest: finite all the same
 
 
 def test_calibration_refuses_what_cannot_be_probabilities() -> None:
@@ -465,7 +464,7 @@ def test_calibration_refuses_what_cannot_be_probabilities() -> None:
             calibration.measure(probabilities, labels)
     for wrong in (right * 3, right - 1, right * np.float32("nan")):
         with pytest.raises(ValueError, match="between 0 and 1"):
-            calibration.fit_temperature(wrong, labels)
+            fit_temperature(wrong, labels)
     for refused in (labels[:0], labels.reshape(1, 2), np.array([1, 10], np.uint8)):
         with pytest.raises(ValueError, match="expected labels"):
             calibration.reliability(right, refused)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from digits import mnist, store
-from digits.card import Card, Epoch, Score
-from digits.contract import EXPORTED, Backend
+from digits.card import Card, Epoch
+from digits.confidence import find_confidence
+from digits.contract import EXPORTED
 from digits.errors import DeviceError
+from digits.misread import Misread
 from digits.mnist import LabelledImages
 from digits.network import parameters
 from digits.store import StoredModel
 from runtimes.backends import open_runtime, predict_all
 from runtimes.device import CPU, Device, choose_device
 from training import trainers
+from training.drawn import drawn_digits
 from training.evaluate import quickest, scores_of_changes
 from training.export import export_all
 from training.recipes import Recipe, departures
@@ -69,6 +74,10 @@ def train_and_store(
         started = time.perf_counter()
         scores, differences = export_all(model, trainer, recipe, folder, test_images)
         export_seconds = time.perf_counter() - started
+        backend = quickest(scores)
+        predict = partial(predict_all, open_runtime(backend, folder / EXPORTED[backend], device=CPU))
+        of_test_images = predict(test_images.images)
+        Misread.of(of_test_images, test_images).write(folder)
         departed = departures(recipe)
         if not departed:
             on_stage("reading other digits")
@@ -92,31 +101,37 @@ def train_and_store(
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             train_seconds=sum(epoch.seconds for epoch in history),
             export_seconds=export_seconds,
-            beyond={} if departed else _beyond(folder, scores, test_images),
+            beyond={} if departed else scores_of_changes(predict, test_images),  # a quick look goes without
+            confidence=None
+            if recipe.validation_fraction == 0
+            else find_confidence(
+                predict(split.held_out.images), split.held_out.labels, of_test_images, test_images.labels
+            ),
         )
 
     return store.save(recipe.name, fill=fill)
 
 
-def _beyond(folder: Path, backends: Collection[Backend], test_images: LabelledImages) -> dict[str, Score]:
-    """What one of the stored files reads of MNIST's test images changed. A quick look goes without."""
-    backend = quickest(backends)
-    runtime = open_runtime(backend, folder / EXPORTED[backend], device=CPU)
-    return scores_of_changes(partial(predict_all, runtime), test_images)
-
-
 def split_for(recipe: Recipe) -> Split:
     """What the recipe trains on and holds out: the last of the training images, or the test images where it holds out none.
+
+    Drawn digits come after the training images; what is held out is MNIST's alone.
 
     Raises:
         DataError: MNIST cannot be had.
     """
     images = mnist.train_images()
-    if recipe.validation_fraction == 0:
-        return Split(train=images, held_out=mnist.test_images(), held_out_is="test images")
     kept = len(images.labels) - round(recipe.validation_fraction * len(images.labels))
+    train = LabelledImages(images=images.images[:kept], labels=images.labels[:kept])
+    if recipe.drawn:
+        drawn = drawn_digits(recipe.drawn, seed=recipe.seed)
+        train = LabelledImages(
+            images=np.concatenate([train.images, drawn.images]), labels=np.concatenate([train.labels, drawn.labels])
+        )
+    if recipe.validation_fraction == 0:
+        return Split(train=train, held_out=mnist.test_images(), held_out_is="test images")
     return Split(
-        train=LabelledImages(images=images.images[:kept], labels=images.labels[:kept]),
+        train=train,
         held_out=LabelledImages(images=images.images[kept:], labels=images.labels[kept:]),
         held_out_is=f"last {len(images.labels) - kept:,} training images",
     )
