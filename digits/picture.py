@@ -504,8 +504,7 @@ def otsu(greys: Greys) -> int:
     mean = np.cumsum(counts * np.arange(256))
     total, whole = counts.sum(), mean[-1]
     between = (whole * below - total * mean[:-1]) ** 2 / np.maximum(below * (total - below), 1)
-    brightest_below: int = between.argmax().item()
-    return brightest_below + 1
+    return int(between.argmax().item()) + 1
 
 
 @dataclass(frozen=True)
@@ -786,8 +785,8 @@ def _cut_out(ink: Greys, parts: Parts, chosen: npt.NDArray[np.intp], box: Box) -
 def thick_enough(digit: Greys, own: Mask) -> Greys:
     """`digit`, its strokes made as wide as MNIST's thin ones are where they are thinner, as a mouse's are.
 
-    A stroke's width is twice its area by its outline's length. What is thin is brought to some eighty pixels, in which no line is lost,
-    and drawn with a round pen.
+    A stroke's width is twice its area by its outline's length. What is thin is brought to some eighty pixels, in which no line
+    is lost, and drawn with a round pen.
     """
     side = max(digit.shape)
     padded = np.pad(own, 1)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from digits.contract import BACKENDS, FRAMEWORKS, Backend
-from digits.errors import ModelNotFound, NotInstalled, SettingError
+from digits.errors import ModelNotFound, NotInstalled, PictureError, SettingError
 
 if TYPE_CHECKING:
     from comparison.results import Target
@@ -425,6 +426,7 @@ def show_beyond(read: dict[str, Any]) -> None:
 
 
 MAX_PIXELS: Final = 50_000_000  # of a picture, on a machine of one's own
+STANDARD_INPUT: Final = "-"
 
 
 def classify(
@@ -439,9 +441,11 @@ def classify(
         many: whether to read every digit of a picture.
         images: whether to give what the model saw.
     """
+    import numpy as np
+
     from digits import store
-    from digits.confidence import calibrated, sure
-    from runtimes.backends import open_runtime
+    from digits.picture import decode, find_digit, find_digits
+    from runtimes.backends import open_runtime, predict_all
     from runtimes.device import CPU
     from training.evaluate import quickest
 
@@ -450,29 +454,59 @@ def classify(
     model.verify(one)
     runtime = open_runtime(one, model.path(one), device=CPU)
 
+    confidence = model.card.confidence
+
     def read(file: str) -> dict[str, Any]:
         try:
-            found = _digits_of(file, many=many)
-        except (PictureError, OSError) as error:
-            said = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            return {"file": file, "error": said}
-        probabilities = calibrated(runtime.predict(np.stack([one.image for one in found])), model.card.confidence)
-        return {
-            "file": file,
-            "predictions": [
-                {
-                    "digit": int(each.argmax()),
-                    "sure": sure(each, model.card.confidence),
-                    "probability": float(each.max()),
-                    "probabilities": each.tolist(),
-                    "box": list(one.box),
-                    **({"image": one.image.tolist()} if images else {}),
-                }
-                for one, each in zip(found, probabilities, strict=True)
-            ],
-        }
+            body = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+            picture = decode(body, max_pixels=MAX_PIXELS)
+            found = find_digits(picture) if many else [find_digit(picture)]
+        except PictureError as error:
+            return {"file": file, "error": str(error)}
+        except OSError as error:
+            return {"file": file, "error": f"It cannot be read: {error.strerror}."}
+        probabilities = predict_all(runtime, np.stack([digit.image for digit in found]))
+        if confidence is not None:
+            probabilities = confidence.calibrated(probabilities)
+        believed = [None] * len(found) if confidence is None else confidence.believes(probabilities).tolist()
+        predictions = [
+            {
+                "digit": int(each.argmax()),
+                "sure": is_sure,
+                "probability": float(each.max()),
+                "probabilities": each.tolist(),
+                "box": list(digit.box),
+                **({"image": digit.image.tolist()} if images else {}),
+            }
+            for digit, each, is_sure in zip(found, probabilities, believed, strict=True)
+        ]
+        return {"file": file, "predictions": predictions}
 
     return {"model": model.tag, "backend": one, "files": [read(file) for file in files]}
+
+
+def show_classified(read: dict[str, Any]) -> None:
+    for file in read["files"]:
+        if "error" in file:
+            said = f"{file['file']}: {file['error']}"
+            progress_console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+            continue
+        for found in file["predictions"]:
+            doubt = {True: "", False: ", unsure", None: ""}[found["sure"]]
+            left, top, right, bottom = found["box"]
+            where = f", at {left},{top} to {right},{bottom}" if len(file["predictions"]) > 1 else ""
+            print(f"{file['file']}: {found['digit']}, {100 * found['probability']:.1f} %{doubt}{where}")
+            if "image" in found:
+                print(drawn_in_characters(found["image"]))
+    progress_console.print(f"read by {read['model']} through {read['backend']}", style="dim", highlight=False)
+
+
+SHADES: Final = " .:-=+*#%@"  # of a terminal, from paper to ink
+
+
+def drawn_in_characters(image: Sequence[Sequence[int]]) -> str:
+    """28 lines of 56 characters: a character is twice as high as wide."""
+    return "\n".join("".join(SHADES[pixel * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in image)
 
 
 def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
