@@ -407,18 +407,19 @@ def from_flat_paper(greys: Greys) -> Greys | None:
     paper = np.percentile(abs(away)[~inked], 95) if not inked.all() else 0
     if inked.mean() >= MOST_INK or paper >= FLAT * ink[inked].mean():
         return None
-    mask = inked.astype(np.uint8) * np.uint8(255)
-    widest = 255 - closing(255 - mask, _share(greys, WIDE))  # what is left of it where all that is narrower is away
+    side = max(3, round(WIDE * max(greys.shape)))
+    mask = np.pad(inked.astype(np.uint8), side) * np.uint8(255)  # what is beyond the border is paper
+    widest = 255 - closing(255 - mask, side)  # what is left of it without all that is narrower
     return None if widest.any() else ink
 
 
 MOST_INK: Final = 0.5  # of a picture, as a share
 FLAT: Final = 0.3  # of the ink's contrast: by how much paper of one grey may differ from itself
-WIDE: Final = 0.25  # of the picture's shorter side: no stroke is as wide
+WIDE: Final = 0.25  # of a picture's side: no stroke is as wide
 
 
 def from_local_paper(greys: Greys) -> Greys:
-    """The distance from the paper as it is around each place, as a share of it where ink is dark: a shadow dims both alike.
+    """The distance from the paper as it is around each place, as a share of the lighter of both: a shadow dims them alike.
 
     The paper is what is left where all that is narrower than a quarter of the picture is filled with what is around it: the
     morphological closing for dark ink, the opening for light. (The differences are the bottom-hat and the top-hat; Soille 2003,
@@ -426,15 +427,18 @@ def from_local_paper(greys: Greys) -> Greys:
     """
     smooth = _blurred(greys)
     if _is_light(smooth):
-        smooth = 255 - smooth
-        return closing(smooth, _share(greys, WIDE)) - smooth
-    paper = closing(smooth, _share(greys, WIDE)).astype(np.float32)
-    ink: Greys = np.rint((paper - smooth) * (255 / np.maximum(paper, 1))).astype(np.uint8)
+        lighter, darker = smooth, 255 - closing(255 - smooth, _share(greys, WIDE))
+    else:
+        lighter, darker = closing(smooth, _share(greys, WIDE)), smooth
+    ink: Greys = np.rint(255 * (1 - (darker + DARKEST) / (lighter + DARKEST))).astype(np.uint8)
     return ink
 
 
+DARKEST: Final = np.float32(16)  # of 255: light that falls into any shadow, and keeps noise there from being ink
+
+
 def _share(greys: Greys, share: float) -> int:
-    return max(3, round(min(greys.shape) * share))
+    return max(3, round(int(min(greys.shape)) * share))
 
 
 def _is_light(greys: Greys) -> bool:
@@ -748,17 +752,18 @@ def _in_reading_order(parts: Parts, digits: list[npt.NDArray[np.intp]]) -> list[
 
 
 def _split(digit: Greys, usual: float) -> list[slice]:
-    """The columns of each digit of some that touch: cut where there is least ink, close to equal widths."""
+    """The columns of each digit of some that touch: cut where they are least high, close to equal widths."""
     height, width = digit.shape
-    count = round(width / max(1.0, TOUCHING * usual))
+    count = min(round(width / max(1.0, TOUCHING * usual)), width // 8)
     if count < 2 or width < WIDER * height:
         return [slice(0, width)]
-    ink = digit.astype(np.int64).sum(axis=0)
+    inked = digit > 0
+    high = np.where(inked.any(axis=0), height - inked.argmax(axis=0) - inked[::-1].argmax(axis=0), 0)
     cuts = [0]
     for number in range(1, count):
         middle, around = number * width / count, 0.25 * width / count
-        start, end = max(cuts[-1] + 1, round(middle - around)), max(cuts[-1] + 2, round(middle + around))
-        cuts.append(start + int(ink[start:end].argmin()))
+        places = np.arange(round(middle - around), round(middle + around) + 1)
+        cuts.append(int(places[(high[places] + abs(places - middle)).argmin()]))
     return [slice(*ends) for ends in zip(cuts, [*cuts[1:], width], strict=True)]
 
 
