@@ -22,8 +22,12 @@ from digits.contract import BACKENDS, FRAMEWORKS, Backend
 from digits.errors import ModelNotFound, NotInstalled, PictureError, SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from comparison.results import Target
     from digits.card import Epoch, Score
+    from digits.confidence import Confidence
+    from digits.contract import Images, Probabilities
     from digits.store import StoredModel
     from training.evaluate import Reading
 
@@ -363,9 +367,32 @@ def evaluate_beyond(
         "model": model.tag,
         "backend": one,
         "kept": str(kept),
+        "strangers": _unsure_of_strangers(predict, model.card.confidence, fonts) if beyond else [],
         "mnist": {**dataclasses.asdict(model.card.scores[one]), **_accuracy(model.card.scores[one])},
         "kinds": [{**dataclasses.asdict(reading), **_accuracy(reading.score)} for reading in readings],
     }
+
+
+def _unsure_of_strangers(
+    predict: Callable[[Images], Probabilities], confidence: Confidence | None, fonts: Sequence[Path]
+) -> list[dict[str, Any]]:
+    """Of what is no digit, the share of which the model is unsure; nothing without a threshold, or without Pillow."""
+    if confidence is None:
+        return []
+    try:
+        from digits.kinds.strangers import strangers
+    except ImportError:
+        return []
+    kinds = []
+    for kind in strangers(fonts):
+        believed = (
+            int(confidence.believes(confidence.calibrated(predict(kind.images))).sum()) if len(kind.images) else 0
+        )
+        total = len(kind.images) + kind.blank
+        kinds.append(
+            {"kind": kind.name, "about": kind.about, "total": total, "blank": kind.blank, "believed": believed}
+        )
+    return kinds
 
 
 def _accuracy(score: Score | None) -> dict[str, Any]:
@@ -420,6 +447,11 @@ def show_beyond(read: dict[str, Any]) -> None:
             console.print(
                 f"{said}; all of them with --json", style="dim", markup=False, highlight=False, soft_wrap=True
             )
+    for kind in read["strangers"]:
+        unsure = kind["total"] - kind["believed"] - kind["blank"]
+        said = f"not digits, {kind['kind']}: unsure of {100 * unsure / kind['total']:.1f} %"
+        blank = f", said to be blank {100 * kind['blank'] / kind['total']:.1f} %" if kind["blank"] else ""
+        console.print(f"{said}{blank}, of {kind['total']}", highlight=False, soft_wrap=True)
     console.print(
         f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
     )

@@ -20,7 +20,8 @@ from digits.picture import decode, find_digit
 Draw = Callable[[Images, np.random.Generator], bytes]  # of one image [28, 28], a file
 Floats = npt.NDArray[np.float32]
 
-PICTURES: Final = 1_000  # of a kind: each takes some milliseconds
+PICTURES: Final = 1_000  # of a kind: each takes some milliseconds,
+HUGE_PICTURES: Final = 200  # and a huge one a quarter of a second
 MOST_PIXELS: Final = 20_000_000
 SHARPNESS: Final = 3.0  # of an edge that was blurred by being made large
 WHITE: Final = (255, 255, 255)

@@ -93,7 +93,8 @@ def _of_fonts(handwritten: bool, base: LabelledImages, random: np.random.Generat
 
 def _of_pictures(draw: str, base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
     pictures = _pictures()
-    chosen = random.permutation(len(base.labels))[: pictures.PICTURES]
+    most = pictures.HUGE_PICTURES if draw == "huge" else pictures.PICTURES
+    chosen = random.permutation(len(base.labels))[:most]
     images = pictures.found_again(getattr(pictures, draw), base.images[chosen], random)
     return Made(LabelledImages(images=images, labels=base.labels[chosen]))
 
@@ -131,7 +132,8 @@ AGAIN: Final = "1,000 of MNIST's test images, each made a file, decoded, and the
 
 
 def _picture(name: str, about: str, draw: str) -> Kind:
-    return Kind(name, "pictures", about, OURS, AGAIN, (), partial(_of_pictures, draw))
+    made = AGAIN.replace("1,000", "200") if draw == "huge" else AGAIN
+    return Kind(name, "pictures", about, OURS, made, (), partial(_of_pictures, draw))
 
 
 BOXED: Final = "into a box of 20 by 20 pixels, keeping its shape, anti-aliased; its centre of mass in the middle"
