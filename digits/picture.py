@@ -1,7 +1,7 @@
 """From any picture to the digit in it: 28 by 28, light on dark, boxed and centred as MNIST's were.
 
 A picture comes as the bytes of a file, and leaves as what the one contract takes. `decode` reads the file, `find_digit` and
-`find_digits` what is on it; each step between is a function of its own. What each does to one photograph is in docs/picture.png.
+`find_digits` what is on it; each step between is a function of its own. What each does to a photograph: docs/picture.png.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageFilter
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -24,13 +24,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from digits.contract import Images
 from digits.errors import PictureError
-from digits.kinds.boxed import boxed
+from digits.kinds.boxed import BOX, boxed
 
 Greys = npt.NDArray[np.uint8]  # [height, width]
 Mask = npt.NDArray[np.bool_]  # [height, width]
 
-# Pillow warns of what is odd in a file and reads it nevertheless. A server's log is no place for that, and whether a warning is an
-# error may not decide what is read.
+# Pillow warns of what is odd in a file and reads it nevertheless. A server's log is no place for that, and whether a warning
+# is an error may not decide what is read.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 LEAST_CONTRAST: Final = 24  # of 255: what differs less from the paper is paper
@@ -284,21 +284,23 @@ BAND_PIXELS: Final = 1 << 20
 NUMBERS: Final = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # modes of more than 8 bits
 
 
-def _mean_of_blocks(numbers: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
-    numbers = np.nan_to_num(numbers, posinf=np.float32(1e30), neginf=np.float32(-1e30)).clip(-1e30, 1e30)
+def _mean_of_blocks(numbers: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float64]:
+    means = np.nan_to_num(numbers.astype(np.float64), posinf=MOST, neginf=-MOST).clip(-MOST, MOST)
     for axis in (0, 1):
-        starts = np.arange(0, numbers.shape[axis], factor)
-        counts = np.diff([*starts, numbers.shape[axis]]).astype(np.float32)
-        sums = np.add.reduceat(numbers, starts, axis=axis)
-        numbers = sums / (counts[:, None] if axis == 0 else counts)
-    return numbers
+        starts = np.arange(0, means.shape[axis], factor)
+        counts = np.diff([*starts, means.shape[axis]])
+        means = np.add.reduceat(means, starts, axis=axis) / (counts[:, None] if axis == 0 else counts)
+    return means
+
+
+MOST: Final = 1e30  # of a picture's numbers, which may be of 32 bits with a point
 
 
 def _grey(pixels: npt.NDArray[Any]) -> Greys:
     """One grey for each pixel: more than 8 bits by their own range, colours by where ink and paper differ most.
 
-    That is their first principal component (Pearson 1901), in which ink shows that is as bright as its paper. Its weights sum to 1,
-    so that for what has no colour it is its grey.
+    That is their first principal component (Pearson 1901), in which ink shows that is as bright as its paper. Its weights sum
+    to 1, so that for what has no colour it is its grey.
     """
     if pixels.ndim == 2:
         if pixels.dtype == np.uint8:
@@ -313,8 +315,8 @@ def _grey(pixels: npt.NDArray[Any]) -> Greys:
     weights = axes[:, -1] / abs(axes[:, -1]).sum()
     weights *= 1 if weights.sum() >= 0 else -1
     shown = pixels.astype(np.float32) @ weights.astype(np.float32) - 255 * np.minimum(weights, 0).sum()
-    greys = np.rint(shown.clip(0, 255)).astype(np.uint8)
-    return greys
+    rounded: Greys = np.rint(shown.clip(0, 255)).astype(np.uint8)
+    return rounded
 
 
 SAMPLE: Final = 10_000  # pixels, of which the axis is computed
@@ -335,30 +337,50 @@ def _upright(greys: Greys, orientation: int) -> Greys:
 
 
 def find_digit(picture: Picture) -> Found:
-    """The one digit of a picture: what has the most ink of all that stands free of the edge, and what lies close to it.
+    """The one digit of a picture: what has the most ink of all that stands free of the border, and what lies close to it.
 
     Raises:
         PictureError: nothing stands out from the paper.
     """
     ink = standing_out(picture.greys)
-    parts = _parts(ink)
-    return _found(ink, parts, _one(parts, ink.shape), picture)
+    parts = parts_of(ink)
+    chosen = _one(parts)
+    box = _around(parts.boxes[chosen])
+    return _found(*_cut_out(ink, parts, chosen, box), box, picture)
 
 
 def find_digits(picture: Picture) -> list[Found]:
-    """Every digit of a picture, in reading order: lines from above, each from the left.
+    """Every digit of a picture, in reading order: lines from above, each from the left. Of some that touch, each.
 
     Raises:
         PictureError: nothing stands out from the paper, or there are more than 64 things on it.
     """
-    return [find_digit(picture)]
+    ink = standing_out(picture.greys)
+    parts = parts_of(ink)
+    digits = _each(parts)
+    usual = float(np.median([_height(parts, group) for group in digits]))
+    found = []
+    for chosen in digits:
+        box = _around(parts.boxes[chosen])
+        digit, own = _cut_out(ink, parts, chosen, box)
+        for columns in _split(digit, usual):
+            rows = np.flatnonzero(own[:, columns].any(axis=1))
+            inside = np.s_[rows[0] : rows[-1] + 1, columns]
+            start, stop, _ = columns.indices(digit.shape[1])
+            part = Box(box.left + start, box.top + int(rows[0]), box.left + stop, box.top + int(rows[-1]) + 1)
+            found.append(_found(digit[inside], own[inside], part, picture))
+    if len(found) > MOST_DIGITS:
+        raise PictureError(
+            f"Expected at most {MOST_DIGITS} digits on a picture, and there are {len(found)}. Send a part of it."
+        )
+    return found
 
 
 def standing_out(greys: Greys) -> Greys:
     """By how much each pixel stands out from the paper as ink does, from 0 to 255, all below the ink's threshold included.
 
-    First as if the paper was one grey, that of the picture's border. Where that leaves more than a digit, from the paper as it is
-    around each place.
+    First as if the paper was one grey, that of the picture's border. Where that leaves more than a digit, from the paper as it
+    is around each place.
 
     Raises:
         PictureError: nothing does.
@@ -370,57 +392,89 @@ def standing_out(greys: Greys) -> Greys:
 
 
 def from_flat_paper(greys: Greys) -> Greys | None:
-    """The distance from the grey of the border, to that side on which there is more; None where the paper is not one grey."""
+    """The distance from the grey of the border, to that side on which there is more; None where the paper is not one grey.
+
+    It is not where what is left is no stroke: half of the picture, or wider than a quarter of it at some place.
+    """
     edge = np.concatenate([greys[0], greys[-1], greys[1:-1, 0], greys[1:-1, -1]])
     away = greys.astype(np.int16) - np.int16(np.median(edge))
-    if abs(away).max() < LEAST_CONTRAST:
-        raise PictureError(
-            "The picture is blank: nothing on it stands out from its paper. Send one with a digit on it."
-        )
     threshold = max(LEAST_CONTRAST, otsu(abs(away).astype(np.uint8)))
-    lighter, darker = (int((away * side).clip(0)[away * side >= threshold].sum()) for side in (1, -1))
+    lighter, darker = (int(away[away >= threshold].sum()), -int(away[away <= -threshold].sum()))
     ink = (away if lighter > darker else -away).clip(0).astype(np.uint8)
-    threshold = max(LEAST_CONTRAST, otsu(ink))
-    inked = ink >= threshold
+    inked = ink >= max(LEAST_CONTRAST, otsu(ink))
+    if not inked.any():
+        return None
     paper = np.percentile(abs(away)[~inked], 95) if not inked.all() else 0
-    holds = inked.mean() < MOST_INK and paper < FLAT * ink[inked].mean() if inked.any() else False
-    return ink if holds else None
+    if inked.mean() >= MOST_INK or paper >= FLAT * ink[inked].mean():
+        return None
+    side = max(3, round(WIDE * max(greys.shape)))
+    mask = np.pad(inked.astype(np.uint8), side) * np.uint8(255)  # what is beyond the border is paper
+    widest = 255 - closing(255 - mask, side)  # what is left of it without all that is narrower
+    return None if widest.any() else ink
 
 
 MOST_INK: Final = 0.5  # of a picture, as a share
 FLAT: Final = 0.3  # of the ink's contrast: by how much paper of one grey may differ from itself
+WIDE: Final = 0.25  # of a picture's side: no stroke is as wide
 
 
 def from_local_paper(greys: Greys) -> Greys:
-    """The distance from the paper as it is around each place, as a share of it where ink is dark: a shadow dims both alike.
+    """The distance from the paper as it is around each place, as a share of the lighter of both: a shadow dims them alike.
 
-    The paper is what is left where all that is narrower than a fifth of the picture is filled with what is around it: the
+    The paper is what is left where all that is narrower than a quarter of the picture is filled with what is around it: the
     morphological closing for dark ink, the opening for light. (The differences are the bottom-hat and the top-hat; Soille 2003,
     "Morphological Image Analysis", 4.5.)
     """
     smooth = _blurred(greys)
-    small, wide = (max(3, round(min(greys.shape) * share)) for share in (0.05, 0.25))
-    thin_dark = closing(smooth, small).astype(np.int16) - smooth
-    thin_light = smooth.astype(np.int16) + closing(255 - smooth, small) - 255
-    if _weight(thin_light) > _weight(thin_dark):
-        smooth = 255 - smooth
-        paper = closing(smooth, wide).astype(np.float32)
-        ink = paper - smooth
+    if _is_light(smooth):
+        lighter, darker = smooth, 255 - closing(255 - smooth, _share(greys, WIDE))
     else:
-        paper = closing(smooth, wide).astype(np.float32)
-        ink = (paper - smooth) * (255 / np.maximum(paper, 1))
-    return np.rint(ink.clip(0, 255)).astype(np.uint8)
+        lighter, darker = closing(smooth, _share(greys, WIDE)), smooth
+    ink: Greys = np.rint(255 * (1 - (darker + DARKEST) / (lighter + DARKEST))).astype(np.uint8)
+    return ink
 
 
-def _weight(contrast: npt.NDArray[np.int16]) -> int:
-    return int(contrast[contrast >= LEAST_CONTRAST].sum())
+DARKEST: Final = np.float32(16)  # of 255: light that falls into any shadow, and keeps noise there from being ink
+
+
+def _share(greys: Greys, share: float) -> int:
+    return max(3, round(int(min(greys.shape)) * share))
+
+
+def _is_light(greys: Greys) -> bool:
+    """Whether ink is lighter than the paper: the median around each place is paper, and ink lies to one side of it.
+
+    In half of a picture's side there is more paper than ink, also between the strokes of a digit, and beside a shadow, whose
+    straight edge the median keeps where it is.
+    """
+    small = np.asarray(Image.fromarray(greys).reduce(-(-max(greys.shape) // POLARITY_SIDE)))
+    half = min(small.shape) // 4
+    # Beyond its border it goes on as in a mirror: a scanner's lid, dark beside the page, is no more there than inside.
+    around = Image.fromarray(np.pad(small, half, mode="reflect") if half else small)
+    usual = np.asarray(around.filter(ImageFilter.MedianFilter(2 * half + 1)))
+    inside = slice(half, -half or None)
+    away = small.astype(np.int64) - usual[inside, inside]
+    inner = slice(half // 2, -(half // 2) or None)  # what lies at the border may be its edge
+    away = away[inner, inner]
+    return int((away * abs(away)).sum()) > 0
+
+
+POLARITY_SIDE: Final = 40  # pixels: what is needed to see on which side of the paper's grey the ink is
+
+
+def _is_free(boxes: npt.NDArray[np.intp], shape: tuple[int, ...]) -> Mask:
+    """Which of `boxes` do not touch the picture's border."""
+    left, top, right, bottom = boxes.T
+    free: Mask = (left > 0) & (top > 0) & (right < shape[1]) & (bottom < shape[0])
+    return free
 
 
 def _blurred(greys: Greys) -> Greys:
     """Without the noise of single pixels: the mean over 3 by 3."""
     padded = np.pad(greys, 1, mode="edge").astype(np.uint16)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4) // 9).astype(np.uint8)
+    means: Greys = ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4) // 9).astype(np.uint8)
+    return means
 
 
 def closing(greys: Greys, side: int) -> Greys:
@@ -454,7 +508,7 @@ def otsu(greys: Greys) -> int:
     mean = np.cumsum(counts * np.arange(256))
     total, whole = counts.sum(), mean[-1]
     between = (whole * below - total * mean[:-1]) ** 2 / np.maximum(below * (total - below), 1)
-    return int(between.argmax()) + 1
+    return int(between.argmax().item()) + 1
 
 
 @dataclass(frozen=True)
@@ -463,30 +517,85 @@ class Parts:
 
     labels: npt.NDArray[np.intp]  # [height, width]: 0 for paper, 1 for the first part
     boxes: npt.NDArray[np.intp]  # [parts, 4]: left, top, right, bottom
-    ink: npt.NDArray[np.float64]  # [parts]
-    threshold: int
+    ink: npt.NDArray[np.int64]  # [parts]: the sum of it
+
+    @property
+    def free(self) -> Mask:
+        """Which do not touch the picture's border: [parts]."""
+        return _is_free(self.boxes, self.labels.shape)
+
+    @property
+    def sides(self) -> npt.NDArray[np.intp]:
+        """The longer side of each: [parts]."""
+        sides: npt.NDArray[np.intp] = (self.boxes[:, 2:] - self.boxes[:, :2]).max(axis=1)
+        return sides
 
 
-def _parts(ink: Greys) -> Parts:
+def parts_of(ink: Greys) -> Parts:
+    """What is as dark as ink is, in parts that each hang together.
+
+    Where that touches the border all over, it is lines and edges beside the ink: then what is darker than those, and then what
+    is left without straight lines from border to border, counts in its place, as soon as something of it stands free.
+
+    Raises:
+        PictureError: there is nothing.
+    """
     threshold = max(LEAST_CONTRAST, otsu(ink))
-    mask = ink >= threshold
-    labels, boxes = connected(mask)
-    weight = np.bincount(labels.ravel(), weights=ink.ravel(), minlength=len(boxes) + 1)[1:]
-    if len(boxes) == 0:
+    found = _parts(ink, ink >= threshold)
+    if len(found.boxes) == 0:
         raise PictureError(
             "The picture is blank: nothing on it stands out from its paper. Send one with a digit on it."
         )
-    return Parts(labels, boxes, weight, threshold)
+    least = LEAST_SIDE * min(ink.shape)
+    if (found.free & (found.sides >= least)).any():
+        return found
+    darker = max(threshold + 1, otsu(ink[ink >= threshold]))
+    for inked in (ink >= darker, without_lines(ink >= threshold), without_lines(ink >= darker)):
+        otherwise = _parts(ink, inked)
+        if (otherwise.free & (otherwise.sides >= least)).any():
+            return otherwise
+    return found
+
+
+LEAST_SIDE: Final = 0.1  # of the picture's shorter side: what a digit among lines has at the least
+
+
+def _parts(ink: Greys, inked: Mask) -> Parts:
+    labels, boxes = connected(inked)
+    sums = np.bincount(labels.ravel(), ink.ravel(), len(boxes) + 1)[1:]
+    return Parts(labels, boxes, sums.astype(np.int64))
+
+
+def without_lines(inked: Mask) -> Mask:
+    """Without what lies in a row or a column that is nearly all ink, where it is thin across: the pen's strokes stay."""
+    kept = inked.copy()
+    for mask, left in ((inked, kept), (inked.T, kept.T)):
+        full = mask.mean(axis=1) >= LINE
+        thin = np.zeros(mask.shape, np.bool_)
+        edges = np.flatnonzero(np.diff(full.astype(np.int8), prepend=0, append=0))
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            if end - start > THICK * min(mask.shape):
+                continue
+            above = mask[max(0, start - 2)] if start > 0 else np.zeros(mask.shape[1], np.bool_)
+            below = mask[min(len(mask) - 1, end + 1)] if end < len(mask) else above & False
+            thin[max(0, start - 1) : end + 1] = ~(above & below)
+        left &= ~thin
+    return kept
+
+
+LINE: Final = 0.7  # of a row that is inked where a line runs through it
+THICK: Final = 0.05  # of the picture's shorter side: the thickest line
 
 
 def connected(mask: Mask) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """What hangs together in `mask`, over sides or corners.
 
-    Runs of pixels in a row are the nodes of a graph, in which those of neighbouring rows that touch are joined; each takes the lowest
-    number that it can reach (Shiloach and Vishkin 1982, "An O(log n) parallel connectivity algorithm").
+    Runs of pixels in a row are the nodes of a graph, in which those of neighbouring rows that touch are joined; each takes the
+    lowest number that it can reach (Shiloach and Vishkin 1982, "An O(log n) parallel connectivity algorithm").
 
     Returns:
-        labels [height, width], 0 outside the mask, from 1 on in the order of the rows; and boxes [parts, 4]: left, top, right, bottom.
+        labels [height, width], 0 outside the mask, from 1 on in the order of the rows; and
+        boxes [parts, 4]: left, top, right, bottom.
     """
     width = mask.shape[1] + 2  # paper at both ends, so that no run goes on in the next row
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8).ravel(), prepend=0)
@@ -521,21 +630,20 @@ def connected(mask: Mask) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     return labels, boxes
 
 
-def _one(parts: Parts, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+def _one(parts: Parts) -> npt.NDArray[np.intp]:
     """The numbers of those parts that make up the one digit."""
-    height, width = shape
-    left, top, right, bottom = parts.boxes.T
-    free = (left > 0) & (top > 0) & (right < width) & (bottom < height)
-    main = int(parts.ink.argmax())
-    if not free[main] and free.any():
-        inner = int(np.where(free, parts.ink, -1).argmax())
-        if parts.ink[inner] >= INNER * parts.ink[main]:
-            main = inner
+    free, ink = parts.free, parts.ink
+    main = int(ink.argmax())
     if not free[main]:
-        free[:] = True
-    chosen = np.zeros(len(parts.ink), np.bool_)
+        # What stands free of the border is rather the digit than a larger thing at it, unless it is a speck.
+        candidates = free & (parts.sides >= LEAST_SIDE * min(parts.labels.shape)) & (ink >= INNER * ink[main])
+        if candidates.any():
+            main = int(np.where(candidates, ink, -1).argmax())
+    allowed = free if free[main] else np.ones(len(ink), np.bool_)
+    worth = allowed & (ink >= HAT * ink[main])
+    chosen = np.zeros(len(ink), np.bool_)
     chosen[main] = True
-    worth = free & (parts.ink >= HAT * parts.ink[main])
+    left, top, right, bottom = parts.boxes.T
     while True:
         box = _around(parts.boxes[chosen])
         reach = CLOSE * max(box.right - box.left, box.bottom - box.top)
@@ -547,31 +655,179 @@ def _one(parts: Parts, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
         chosen = joined
 
 
-INNER: Final = 0.05  # of the ink at the edge that a part inside has at the least to be the digit
-HAT: Final = 0.02  # of the digit's ink that a part of it has at the least
-CLOSE: Final = 0.12  # of the digit's side: how far a part of it may lie from it
+INNER: Final = 0.01  # of the ink at the border that a part inside has at the least to be the digit
+HAT: Final = 0.03  # of the digit's ink that a part of it has at the least
+CLOSE: Final = 0.2  # of the digit's longer side: how far a part of it may lie from it
+
+
+def _each(parts: Parts) -> list[npt.NDArray[np.intp]]:
+    """The numbers of the parts of every digit, in reading order.
+
+    A digit is what lies above each other: a five and its hat. What is much smaller than the others is a speck, what holds
+    others in its box a frame.
+
+    Raises:
+        PictureError: there are more than 64.
+    """
+    heights = parts.boxes[:, 3] - parts.boxes[:, 1]
+    free = parts.free
+    allowed = (
+        free if (free & (parts.sides >= LEAST_SIDE * min(parts.labels.shape))).any() else np.ones(len(free), np.bool_)
+    )
+    allowed = allowed & ~_frames(parts)
+    tall = heights * allowed
+    usual = float(np.median(tall[tall >= 0.4 * tall.max()]))
+    worth = np.flatnonzero(
+        allowed & (parts.sides >= SPECK * usual) & (parts.ink >= HAT * np.median(parts.ink[tall >= 0.4 * usual]))
+    )
+    worth = worth[np.argsort(-heights[worth], kind="stable")][: 4 * MOST_DIGITS]
+    groups: list[list[int]] = []
+    for number in worth.tolist():
+        group = next(
+            (group for group in groups if _stacked(parts.boxes[number], _around(parts.boxes[group]), usual)), None
+        )
+        if group is None:
+            groups.append([number])
+        else:
+            group.append(number)
+    digits = [np.array(group) for group in groups]
+    digits = [group for group in digits if _height(parts, group) >= DIGIT * usual]
+    if len(digits) > MOST_DIGITS:
+        raise PictureError(
+            f"Expected at most {MOST_DIGITS} digits on a picture, and there are {len(digits)} things. Send a part of it."
+        )
+    return _in_reading_order(parts, digits)
+
+
+SPECK: Final = 0.15  # of the usual digit's height: what a part of one has at the least
+DIGIT: Final = 0.4  # of it, that a digit has
+
+
+def _height(parts: Parts, group: npt.NDArray[np.intp]) -> int:
+    box = _around(parts.boxes[group])
+    return box.bottom - box.top
+
+
+def _frames(parts: Parts) -> Mask:
+    """Which parts are boxes around others, or a grid of them: each has the middle of two others in its box, or of a large one,
+    and little of its box is ink: [parts]."""
+    left, top, right, bottom = parts.boxes.T
+    column, row = (left + right) / 2, (top + bottom) / 2
+    frames = np.zeros(len(left), np.bool_)
+    for number in np.argsort(-parts.sides, kind="stable")[: 4 * MOST_DIGITS]:
+        inside = (column > left[number]) & (column < right[number]) & (row > top[number]) & (row < bottom[number])
+        inside[number] = False
+        inside &= parts.sides >= 0.3 * min(right[number] - left[number], bottom[number] - top[number])
+        if inside.any():
+            box = parts.labels[top[number] : bottom[number], left[number] : right[number]] == number + 1
+            frames[number] = box[:, [0, -1]].mean() > 0.8 or box[[0, -1]].mean() > 0.8 or bool(inside.sum() > 1)
+    return frames
+
+
+def _stacked(box: npt.NDArray[np.intp], other: Box, usual: float) -> bool:
+    """Whether two things are of one digit: most of the narrower lies above or below the other, close to it, and both
+    together are no higher than a digit is."""
+    left, top, right, bottom = map(int, box)
+    shared = min(right, other.right) - max(left, other.left)
+    gap = max(top, other.top) - min(bottom, other.bottom)
+    height = max(bottom, other.bottom) - min(top, other.top)
+    return shared >= 0.5 * min(right - left, other.right - other.left) and gap <= 0.25 * usual and height <= 1.6 * usual
+
+
+def _in_reading_order(parts: Parts, digits: list[npt.NDArray[np.intp]]) -> list[npt.NDArray[np.intp]]:
+    """By lines from above, each from the left. What overlaps a line's first by half of its height is in that line."""
+    boxes = {number: _around(parts.boxes[group]) for number, group in enumerate(digits)}
+    left, order = sorted(boxes, key=lambda number: boxes[number].top), []
+    while left:
+        first = boxes[left[0]]
+        line = [
+            number
+            for number in left
+            if min(first.bottom, boxes[number].bottom) - max(first.top, boxes[number].top)
+            >= 0.4 * min(first.bottom - first.top, boxes[number].bottom - boxes[number].top)
+        ]
+        order += sorted(line, key=lambda number: boxes[number].left)
+        left = [number for number in left if number not in line]
+    return [digits[number] for number in order]
+
+
+def _split(digit: Greys, usual: float) -> list[slice]:
+    """The columns of each digit of some that touch: cut where they are least high, close to equal widths."""
+    height, width = digit.shape
+    count = min(round(width / max(1.0, TOUCHING * usual)), width // 8)
+    if count < 2 or width < WIDER * height:
+        return [slice(0, width)]
+    inked = digit > 0
+    high = np.where(inked.any(axis=0), height - inked.argmax(axis=0) - inked[::-1].argmax(axis=0), 0)
+    cuts = [0]
+    for number in range(1, count):
+        middle, around = number * width / count, 0.25 * width / count
+        places = np.arange(round(middle - around), round(middle + around) + 1)
+        cuts.append(int(places[(high[places] + abs(places - middle)).argmin()]))
+    return [slice(*ends) for ends in zip(cuts, [*cuts[1:], width], strict=True)]
+
+
+TOUCHING: Final = 0.95  # of the usual height: the width of each of some that touch
+WIDER: Final = 1.5  # times as wide as high, and more: digits that touch
 
 
 def _around(boxes: npt.NDArray[np.intp]) -> Box:
-    return Box(*map(int, (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))))
+    left, top = boxes[:, :2].min(axis=0).tolist()
+    right, bottom = boxes[:, 2:].max(axis=0).tolist()
+    return Box(left, top, right, bottom)
 
 
-def _found(ink: Greys, parts: Parts, chosen: npt.NDArray[np.intp], picture: Picture) -> Found:
-    box = _around(parts.boxes[chosen])
+def _cut_out(ink: Greys, parts: Parts, chosen: npt.NDArray[np.intp], box: Box) -> tuple[Greys, Mask]:
+    """The ink of these parts alone, with the grey of its edges; and where it is inked."""
     inside = np.s_[box.top : box.bottom, box.left : box.right]
     own = np.isin(parts.labels[inside], chosen + 1)
-    digit = np.where(_wider(own), ink[inside], 0)
-    brightest = np.percentile(digit[own], 80)
-    digit = np.clip(digit * (255 / brightest), 0, 255).astype(np.uint8)
-    across, along = picture.size[0] / ink.shape[1], picture.size[1] / ink.shape[0]
-    seen = Box(round(box.left * across), round(box.top * along), round(box.right * across), round(box.bottom * along))
-    return Found(boxed(_thick_enough(digit, own)), seen)
+    edged = _largest(own.astype(np.uint8), 3).astype(np.bool_)
+    digit = np.where(edged, ink[inside], 0)
+    usual = max(1.0, float(np.percentile(digit[own], 80)))
+    return np.clip(digit * (255 / usual), 0, 255).astype(np.uint8), own
 
 
-def _wider(mask: Mask) -> Mask:
-    """`mask` and the pixels around it: the grey edge of what is inked."""
-    return _largest(mask.astype(np.uint8), 3).astype(np.bool_)
+def thick_enough(digit: Greys, own: Mask) -> Greys:
+    """`digit`, its strokes made as wide as MNIST's thin ones are where they are thinner, as a mouse's are.
+
+    A stroke's width is twice its area by its outline's length. What is thin is brought to some eighty pixels, in which no line
+    is lost, and drawn with a round pen.
+    """
+    side = max(digit.shape)
+    padded = np.pad(own, 1)
+    outline = sum(int((np.diff(padded.astype(np.int8), axis=axis) != 0).sum()) for axis in (0, 1))
+    width = 2 * own.sum() / outline * BOX / side  # as many pixels as it will have
+    if width >= THIN or side <= BOX:
+        return digit
+    factor = max(1, side // FINE)
+    shape = [-(-length // factor) * factor for length in digit.shape]
+    even = np.pad(
+        np.where(own, digit, 0), [(0, whole - length) for whole, length in zip(shape, digit.shape, strict=True)]
+    )
+    small = even.reshape(shape[0] // factor, factor, shape[1] // factor, factor).max(axis=(1, 3))
+    radius = (THIN - width) / 2 * max(small.shape) / BOX - (factor - 1) / (2 * factor)
+    return _drawn_round(small, max(0.0, radius))
 
 
-def _thick_enough(digit: Greys, own: Mask) -> Greys:
-    return digit
+THIN: Final = 2.0  # pixels of 20: strokes that are thinner are made so
+FINE: Final = 80  # pixels at the least, of the longer side, on which they are
+
+
+def _drawn_round(digit: Greys, radius: float) -> Greys:
+    """The largest of the disc of `radius` pixels around each, with room for it at the border."""
+    reach = int(np.ceil(radius))
+    padded = np.pad(digit, 2 * reach)
+    height, width = (side + 2 * reach for side in digit.shape)
+    thick = np.zeros((height, width), np.uint8)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if down**2 + right**2 <= radius**2 + 0.25:
+                moved = padded[reach + down : reach + down + height, reach + right : reach + right + width]
+                np.maximum(thick, moved, out=thick)
+    return thick
+
+
+def _found(digit: Greys, own: Mask, box: Box, picture: Picture) -> Found:
+    across, along = (full / side for full, side in zip(picture.size, picture.greys.shape[::-1], strict=True))
+    seen = Box(int(box.left * across), int(box.top * along), round(box.right * across), round(box.bottom * along))
+    return Found(boxed(thick_enough(digit, own)), seen)

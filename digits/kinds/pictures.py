@@ -20,7 +20,8 @@ from digits.picture import decode, find_digit
 Draw = Callable[[Images, np.random.Generator], bytes]  # of one image [28, 28], a file
 Floats = npt.NDArray[np.float32]
 
-PICTURES: Final = 1_000  # of a kind: each takes some milliseconds
+PICTURES: Final = 1_000  # of a kind: each takes some milliseconds,
+HUGE_PICTURES: Final = 200  # and a huge one a quarter of a second
 MOST_PIXELS: Final = 20_000_000
 SHARPNESS: Final = 3.0  # of an edge that was blurred by being made large
 WHITE: Final = (255, 255, 255)
@@ -222,7 +223,8 @@ def _placed(
     if tilt:
         large = large.rotate(random.uniform(-tilt, tilt), Image.Resampling.BILINEAR, expand=True)
     ink = Image.new("L", size)
-    ink.paste(large, tuple(int(random.integers(0, max(1, free + 1))) for free in _free(size, large.size)))
+    right, down = _free(size, large.size)
+    ink.paste(large, (int(random.integers(0, right + 1)), int(random.integers(0, down + 1))))
     return ink
 
 
@@ -306,7 +308,7 @@ def _middle(image: Images) -> list[npt.NDArray[np.float64]]:
         if down and right:  # not across a corner that is filled
             both &= ~np.roll(inked, (0, -right), (0, 1)) & ~np.roll(inked, (-down, 0), (0, 1))
         starts = np.argwhere(both)
-        lines += [np.array([start, start + (down, right)]) / 4 for start in starts]
+        lines += [np.stack([start, start + np.array([down, right])]) / 4 for start in starts]
     return lines or [np.array([spot, spot + 1]) / 4 for spot in np.argwhere(inked)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ import numpy as np
 from machine_limits import NARROW
 
 from digits.contract import Images
+from digits.errors import PictureError
+from digits.picture import decode, find_digit, find_digits
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Head
 from serving.ports.http1 import Body, Machine, State
@@ -17,6 +20,7 @@ from serving.protocols import v2
 from serving.protocols.predict import read_request
 
 MAX_IMAGES: Final = 3
+MAX_PIXELS: Final = 250_000
 DATE: Final = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 ANSWER: Final = Answer(200, b"yes", ())
 
@@ -60,11 +64,43 @@ def http1(data: bytes) -> None:
     assert len(whole) <= 2 * len(sent) + 1
 
 
+def picture(data: bytes) -> None:
+    """A file that may be a picture; of a PNG the checksums are put right, so that what they guard is reached."""
+    for body in {data, _with_checksums(data)}:
+        try:
+            shown = decode(body, max_pixels=MAX_PIXELS)
+            assert 0 < shown.size[0] * shown.size[1] <= MAX_PIXELS
+            digits = [find_digit(shown), *find_digits(shown)]
+        except PictureError as error:
+            refused = error
+            assert 20 < len(str(refused)) < 400, str(refused)
+            str(refused).encode()
+            continue
+        for digit in digits:
+            assert digit.image.dtype == np.uint8
+            assert digit.image.shape == (28, 28)
+            assert digit.image.max() == 255
+            assert 0 <= digit.box.left < digit.box.right <= shown.size[0]
+            assert 0 <= digit.box.top < digit.box.bottom <= shown.size[1]
+
+
+def _with_checksums(png: bytes) -> bytes:
+    if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+        return png
+    right, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4])
+        right += [png[at:end], zlib.crc32(png[at + 4 : end]).to_bytes(4)]
+        at = end + 4
+    return b"".join(right)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "predict": predict,
     "v2_json": v2_json,
     "v2_binary": v2_binary,
     "http1": http1,
+    "picture": picture,
 }
 
 
