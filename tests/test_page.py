@@ -466,14 +466,14 @@ def test_reasons_are_what_hiding_takes_from_the_log_odds(page: Page, home: Path,
 
 
 def test_a_short_stroke_costs_one_request(page: Page) -> None:
+    # A busy machine may take long for what a hand does at once: a hundred times as long is still short.
+    page.evaluate("const now = performance.now.bind(performance); performance.now = () => now() / 100")
     asked = comparisons(page)
-    draw(page, ["80,65 195,62 120,232"])
+    for number, stroke in enumerate(DRAWN[7][1], 1):
+        draw(page, [stroke])
+        answered(page)
+        assert len(asked) == number
     expect_digit(page, 7)
-    page.wait_for_timeout(300)
-    assert len(asked) == 1
-    draw(page, ["115,145 190,140"])
-    page.wait_for_timeout(500)
-    assert len(asked) == 2
 
 
 def test_a_long_stroke_is_asked_about_on_the_way_one_request_at_a_time(page: Page) -> None:
@@ -501,7 +501,7 @@ def test_a_long_stroke_is_asked_about_on_the_way_one_request_at_a_time(page: Pag
     page.mouse.up()
     expect_digit(page, 8)
     page.wait_for_timeout(300)
-    assert 1 <= on_the_way <= 10  # 80 moves in at least 1.6 s, and 0.4 s between two
+    assert 1 <= on_the_way <= 10  # 80 moves in at least 1.6 s, and 0.6 s between two
     assert len(asked) == on_the_way + 1
     assert most == 1
 

@@ -3,7 +3,7 @@
 import { keysFrom, newestOnly, occlusion, request, SIDE, Trouble } from "/ui/server.js";
 import { openSheet, SIZE } from "/ui/sheet.js";
 
-const LIVE_MS = 400; // between two requests while one stroke is being drawn: a short stroke costs one, at its end
+const LIVE_MS = 600; // between two requests while one stroke is being drawn: a short stroke costs one, at its end
 const QUIET_MS = 500; // without a key, before where the pen is is said
 const MOST_PIXELS = 2048; // of a picture's longer side: a larger one is made smaller before it is sent
 const $ = (id) => document.getElementById(id);
