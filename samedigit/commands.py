@@ -420,7 +420,9 @@ def show_beyond(read: dict[str, Any]) -> None:
                 f"{said}; all of them with --json", style="dim", markup=False, highlight=False, soft_wrap=True
             )
     console.print(
-        f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
+        "trained on alike: nothing where neither an augmentation nor drawn digits resemble the kind. "
+        f"Kept in {read['kept']}",
+        style="dim",
     )
 
 
