@@ -453,7 +453,9 @@ def show_beyond(read: dict[str, Any]) -> None:
         blank = f", said to be blank {100 * kind['blank'] / kind['total']:.1f} %" if kind["blank"] else ""
         console.print(f"{said}{blank}, of {kind['total']}", highlight=False, soft_wrap=True)
     console.print(
-        f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
+        "trained on alike: nothing where neither an augmentation nor drawn digits resemble the kind. "
+        f"Kept in {read['kept']}",
+        style="dim",
     )
 
 
