@@ -394,7 +394,7 @@ def standing_out(greys: Greys) -> Greys:
 def from_flat_paper(greys: Greys) -> Greys | None:
     """The distance from the grey of the border, to that side on which there is more; None where the paper is not one grey.
 
-    It is not where what is left is no stroke: half of the picture, or wider than a quarter of it at some place.
+    It is not where what is left is no stroke: half of the picture, wider than a quarter of it at some place, or in a corner.
     """
     edge = np.concatenate([greys[0], greys[-1], greys[1:-1, 0], greys[1:-1, -1]])
     away = greys.astype(np.int16) - np.int16(np.median(edge))
@@ -407,15 +407,22 @@ def from_flat_paper(greys: Greys) -> Greys | None:
     paper = np.percentile(abs(away)[~inked], 95) if not inked.all() else 0
     if inked.mean() >= MOST_INK or paper >= FLAT * ink[inked].mean():
         return None
-    side = max(3, round(WIDE * max(greys.shape)))
-    mask = np.pad(inked.astype(np.uint8), side) * np.uint8(255)  # what is beyond the border is paper
-    widest = 255 - closing(255 - mask, side)  # what is left of it without all that is narrower
-    return None if widest.any() else ink
+    thick = _opening(inked, max(3, round(WIDE * max(greys.shape))))
+    cornered = _opening(inked, max(3, round(CORNER * max(greys.shape))))[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return None if thick.any() or cornered.any() else ink
+
+
+def _opening(mask: Mask, side: int) -> Mask:
+    """What is left of `mask` without all that is narrower than a square of `side` pixels; beyond the picture there is none."""
+    padded = np.pad(mask.astype(np.uint8) * np.uint8(255), side)
+    opened: Mask = closing(255 - padded, side)[side:-side, side:-side] < 128
+    return opened
 
 
 MOST_INK: Final = 0.5  # of a picture, as a share
 FLAT: Final = 0.3  # of the ink's contrast: by how much paper of one grey may differ from itself
-WIDE: Final = 0.25  # of a picture's side: no stroke is as wide
+WIDE: Final = 0.25  # of a picture's side: no stroke is as wide,
+CORNER: Final = 0.15  # and none as wide as this lies in a corner, as each shadow does whose edge is straight
 
 
 def from_local_paper(greys: Greys) -> Greys:
