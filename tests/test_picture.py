@@ -687,6 +687,13 @@ def test_digits_that_touch_are_cut_apart() -> None:
     assert near(digits[1].box, (199, 100, 297, 200), 5)
 
 
+def test_a_frame_around_nothing_but_another_is_what_there_is() -> None:
+    shown = Image.new("L", (200, 200), 240)
+    ImageDraw.Draw(shown).rectangle((20, 20, 180, 180), outline=20, width=5)
+    ImageDraw.Draw(shown).rectangle((40, 40, 160, 160), outline=20, width=5)
+    assert len(many(shown)) >= 1
+
+
 def test_specks_beside_digits_are_none() -> None:
     shown = sheet([(40, 50), (200, 50)])
     shown.paste(20, (400, 100, 405, 105))

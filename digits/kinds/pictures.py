@@ -146,6 +146,13 @@ def turned_by_exif(image: Images, random: np.random.Generator) -> bytes:
     return _encoded(_noisy(picture, random).transpose(back), "JPEG", quality=85, exif=exif)
 
 
+def cropped(image: Images, random: np.random.Generator) -> bytes:
+    """Cut out along its edges, so that it touches them, as PNG."""
+    page = Image.new("RGB", (300, 300), _around(random, 235, 20))
+    ink = _placed(image, page.size, random, share=(0.3, 0.9))
+    return _encoded(_inked(page, ink, _pen(random)).crop(ink.point(lambda grey: grey > 127 and 255).getbbox()), "PNG")
+
+
 def tiny(image: Images, random: np.random.Generator) -> bytes:
     """Twenty pixels high, in the palette of a GIF."""
     page = Image.new("RGB", (24, 24), _around(random, 240, 15))

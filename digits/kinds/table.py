@@ -207,6 +207,7 @@ KINDS: Final = (
     _picture("compressed", "small, and compressed to where blocks show; JPEG", "compressed"),
     _picture("scanned", "a sheet on a larger scanner: dark beside the page, dust; TIFF", "scanned"),
     _picture("turned by EXIF", "stored as the sensor saw it, with a note how to turn it; JPEG", "turned_by_exif"),
+    _picture("cropped", "cut out along its edges, so that it touches them; PNG", "cropped"),
     _picture("tiny", "twenty pixels high; GIF", "tiny"),
     _picture("huge", "a photograph of twelve megapixels; JPEG", "huge"),
     Kind(
