@@ -19,6 +19,7 @@ from digits.mnist import LabelledImages
 
 ACROSS: Final = 4  # kinds beside each other
 SHOWN: Final = (0, 1, 2, 3, 4, 5)  # digits of each
+ENOUGH: Final = 60  # test images, to have each of these among them: each picture is drawn, encoded and decoded
 DOTS_PER_INCH: Final = 100
 STYLE: Final[dict[Any, Any]] = {"font.family": "DejaVu Sans", "font.size": 9}
 
@@ -45,9 +46,10 @@ def draw(target: Path, *, fonts: Sequence[Path] = ()) -> None:
 
 def _strips(fonts: Sequence[Path]) -> Iterator[tuple[str, Images]]:
     test_images = mnist.test_images()
+    some = LabelledImages(images=test_images.images[:ENOUGH], labels=test_images.labels[:ENOUGH])
     for kind in KINDS:
         try:
-            digits = kind.digits(test_images, fonts=fonts).digits
+            digits = kind.digits(some if kind.group == "pictures" else test_images, fonts=fonts).digits
         except KindMissing as error:
             print(f"{kind.name} {error}")
             continue

@@ -124,6 +124,20 @@ def served_models() -> list[StoredModel]:
     return [model for model in served if model is not None]
 
 
+def best_model() -> StoredModel:
+    """Of the served models the one to read anybody's digits: by how well it reads those that are not MNIST's, then MNIST's own.
+
+    A model of which only the latter is known comes after those that have read others.
+
+    Raises:
+        ModelNotFound: none is served; and as `served_models`.
+    """
+    models = served_models()
+    if not models:
+        raise ModelNotFound(f"There is no model to read with: {nothing_served()}")
+    return max(models, key=lambda model: (model.card.accuracy_beyond or 0.0, model.card.accuracy))
+
+
 def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:
     """Which of one recipe's stored `versions`, at least one, the newest first, is served where nobody names one.
 

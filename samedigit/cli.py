@@ -144,6 +144,37 @@ def evaluate(
 
 
 @app.command()
+def classify(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="PNG, JPEG, WebP, BMP, GIF or TIFF; - for standard input.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="recipe:version or recipe; without this the one that reads digits beyond MNIST's best."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="numpy, torch, tensorflow or onnx; the quickest that is installed without this.")
+    ] = None,
+    many: Annotated[bool, typer.Option("--many", help="Read every digit of a picture, in reading order.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw the 28 by 28 pixels that the model sees.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read the digit in each picture; exit 1 if one could not be read.
+
+    \b
+    samedigit classify photo.jpg
+    samedigit classify --many form.png         every digit, with the box where it is
+    """
+    readings = commands.classify(files, model, backend, many=many, images=show)
+    if as_json:
+        print_json(readings)
+    else:
+        commands.show_classified(readings)
+    if any("error" in file for file in readings["files"]):
+        raise typer.Exit(NO)
+
+
+@app.command()
 def study(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="All without this.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=9999, help="Each recipe is trained from the seeds 1 to N.")] = 10,
@@ -182,6 +213,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     settings: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page to draw on in your browser, once the server is ready.")
+    ] = False,
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print each setting and where it comes from, and serve nothing.")
     ] = False,
@@ -204,6 +238,7 @@ def serve(
         host=host,
         port=port,
         only_show=show_settings,
+        open_page=open_page,
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby
@@ -18,11 +19,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from digits.contract import BACKENDS, FRAMEWORKS, Backend
-from digits.errors import ModelNotFound, NotInstalled, SettingError
+from digits.errors import ModelNotFound, NotInstalled, PictureError, SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from comparison.results import Target
     from digits.card import Epoch, Score
+    from digits.confidence import Confidence
+    from digits.contract import Images, Probabilities
     from digits.store import StoredModel
     from training.evaluate import Reading
 
@@ -362,9 +367,32 @@ def evaluate_beyond(
         "model": model.tag,
         "backend": one,
         "kept": str(kept),
+        "strangers": _unsure_of_strangers(predict, model.card.confidence, fonts) if beyond else [],
         "mnist": {**dataclasses.asdict(model.card.scores[one]), **_accuracy(model.card.scores[one])},
         "kinds": [{**dataclasses.asdict(reading), **_accuracy(reading.score)} for reading in readings],
     }
+
+
+def _unsure_of_strangers(
+    predict: Callable[[Images], Probabilities], confidence: Confidence | None, fonts: Sequence[Path]
+) -> list[dict[str, Any]]:
+    """Of what is no digit, the share of which the model is unsure; nothing without a threshold, or without Pillow."""
+    if confidence is None:
+        return []
+    try:
+        from digits.kinds.strangers import strangers
+    except ImportError:
+        return []
+    kinds = []
+    for kind in strangers(fonts):
+        believed = (
+            int(confidence.believes(confidence.calibrated(predict(kind.images))).sum()) if len(kind.images) else 0
+        )
+        total = len(kind.images) + kind.blank
+        kinds.append(
+            {"kind": kind.name, "about": kind.about, "total": total, "blank": kind.blank, "believed": believed}
+        )
+    return kinds
 
 
 def _accuracy(score: Score | None) -> dict[str, Any]:
@@ -419,17 +447,110 @@ def show_beyond(read: dict[str, Any]) -> None:
             console.print(
                 f"{said}; all of them with --json", style="dim", markup=False, highlight=False, soft_wrap=True
             )
+    for kind in read["strangers"]:
+        unsure = kind["total"] - kind["believed"] - kind["blank"]
+        said = f"not digits, {kind['kind']}: unsure of {100 * unsure / kind['total']:.1f} %"
+        blank = f", said to be blank {100 * kind['blank'] / kind['total']:.1f} %" if kind["blank"] else ""
+        console.print(f"{said}{blank}, of {kind['total']}", highlight=False, soft_wrap=True)
     console.print(
-        f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
+        "trained on alike: nothing where neither an augmentation nor drawn digits resemble the kind. "
+        f"Kept in {read['kept']}",
+        style="dim",
     )
 
 
-def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
+MAX_PIXELS: Final = 50_000_000  # of a picture, on a machine of one's own
+STANDARD_INPUT: Final = "-"
+
+
+def classify(
+    files: Sequence[str], name: str | None, backend: str | None, *, many: bool, images: bool
+) -> dict[str, Any]:
+    """Reads the digit, or all, in each of `files`; what cannot be read has an error in place of predictions.
+
+    Args:
+        files: paths, or `-` for standard input.
+        name: of the model; the best of the served ones without this.
+        backend: through which; the quickest that is installed without this.
+        many: whether to read every digit of a picture.
+        images: whether to give what the model saw.
+    """
+    import numpy as np
+
+    from digits import store
+    from digits.picture import decode, find_digit, find_digits
+    from runtimes.backends import open_runtime, predict_all
+    from runtimes.device import CPU
+    from training.evaluate import quickest
+
+    model = store.find_model(name) if name else store.best_model()
+    one = _backend(backend) if backend else quickest(model.card.backends)
+    model.verify(one)
+    runtime = open_runtime(one, model.path(one), device=CPU)
+
+    confidence = model.card.confidence
+
+    def read(file: str) -> dict[str, Any]:
+        try:
+            body = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+            picture = decode(body, max_pixels=MAX_PIXELS)
+            found = find_digits(picture) if many else [find_digit(picture)]
+        except PictureError as error:
+            return {"file": file, "error": str(error)}
+        except OSError as error:
+            return {"file": file, "error": f"It cannot be read: {error.strerror}."}
+        probabilities = predict_all(runtime, np.stack([digit.image for digit in found]))
+        if confidence is not None:
+            probabilities = confidence.calibrated(probabilities)
+        believed = [None] * len(found) if confidence is None else confidence.believes(probabilities).tolist()
+        predictions = [
+            {
+                "digit": int(each.argmax()),
+                "sure": is_sure,
+                "probability": float(each.max()),
+                "probabilities": each.tolist(),
+                "box": list(digit.box),
+                **({"image": digit.image.tolist()} if images else {}),
+            }
+            for digit, each, is_sure in zip(found, probabilities, believed, strict=True)
+        ]
+        return {"file": file, "predictions": predictions}
+
+    return {"model": model.tag, "backend": one, "files": [read(file) for file in files]}
+
+
+def show_classified(read: dict[str, Any]) -> None:
+    for file in read["files"]:
+        if "error" in file:
+            said = f"{file['file']}: {file['error']}"
+            progress_console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+            continue
+        for found in file["predictions"]:
+            doubt = {True: "", False: ", unsure", None: ""}[found["sure"]]
+            left, top, right, bottom = found["box"]
+            where = f", at {left},{top} to {right},{bottom}" if len(file["predictions"]) > 1 else ""
+            print(f"{file['file']}: {found['digit']}, {100 * found['probability']:.1f} %{doubt}{where}")
+            if "image" in found:
+                print(drawn_in_characters(found["image"]))
+    progress_console.print(f"read by {read['model']} through {read['backend']}", style="dim", highlight=False)
+
+
+SHADES: Final = " .:-=+*#%@"  # of a terminal, from paper to ink
+
+
+def drawn_in_characters(image: Sequence[Sequence[int]]) -> str:
+    """28 lines of 56 characters: a character is twice as high as wide."""
+    return "\n".join("".join(SHADES[pixel * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in image)
+
+
+def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, open_page: bool = False) -> None:
     """Becomes `bentoml serve`, or shows with what settings it would start.
 
     Args:
         given: variables that the command line sets.
+        open_page: in the user's browser, once the server is ready.
     """
+    from samedigit.browser import open_when_ready, page_url
     from serving.keys import keys_of
     from serving.ports.tls import server_context
     from serving.settings import FILE, PREFIX, Reading, absolute_paths, read, shown
@@ -440,6 +561,10 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) ->
     settings, origins = read(environment)
     if not only_show:
         command = serve_command(host=host, port=port, settings=settings)
+        if open_page:
+            url = page_url(host=host, port=port, tls=settings.tls_certificate is not None)
+            print(f"The page to draw on: {url}", flush=True)
+            open_when_ready(url)
         os.execve(command[0], command, environment)  # signals reach bentoml itself
     keys_of(settings)  # what else stops a start
     server_context(settings)

@@ -117,6 +117,7 @@ class Exchange:
     model = ""  # which answered, once that is known: recipe.backend,
     version = ""  # and its version
     images = 0
+    picture_ns = 0  # what it took to find the digits in a picture,
     queue_ns = 0  # what it waited for its model,
     run_ns = 0  # and what that took
     stream_number = 0  # of HTTP/2
@@ -155,4 +156,6 @@ def refusal(error: RequestError) -> Answer:
 
 def too_long(limit: int) -> RequestError:
     # It closes, since otherwise the server would read on, to find where the next request begins.
-    return RequestError(Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images.", closes=True)
+    return RequestError(
+        Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images, or a smaller picture.", closes=True
+    )

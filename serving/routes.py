@@ -27,6 +27,7 @@ class Route(NamedTuple):
 
 
 _NAMED: Final = (Kind.UNKNOWN,)
+_PICTURE: Final = (Kind.UNKNOWN, Kind.MEDIA_TYPE, Kind.EXPIRED)
 _IMAGES: Final = (Kind.UNKNOWN, Kind.MEDIA_TYPE, Kind.EXPIRED)
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
@@ -35,7 +36,14 @@ _REPOSITORY: Final = "/v2/repository"
 ROUTES: Final = (
     Route("POST", "/predict/{backend}", "predict", "Digits by the models of one backend", _IMAGES),
     Route("POST", "/echo", "echo", "The same without a model: every probability is 0.1", _IMAGES),
+    Route("POST", "/classify", "classify", "The digit in a picture, or each of them, by one model", _PICTURE),
+    Route(
+        "POST", "/compare", "compare", "The digit in a picture by every model and backend, one after another", _PICTURE
+    ),
     Route("GET", "/models", "models", "What is served, with the stored accuracy and card"),
+    Route("GET", "/ui", "page", "A page to draw on", open=True),
+    Route("GET", "/ui/examples", "examples", "Test images that the served models disagree on"),
+    Route("GET", "/ui/{file}", "page", "The files of that page", _NAMED, open=True),
     Route("GET", "/v2", "server", "The server, and which extensions of the protocol it has"),
     Route("GET", "/v2/health/live", "live", "Whether the server lives", open=True, always=True),
     Route("GET", "/v2/health/ready", "ready", "Whether it answers for models", open=True, always=True),
@@ -133,7 +141,9 @@ def _find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         )
     if path.startswith("/v2/"):
         raise RequestError(Kind.UNKNOWN, f"The protocol has nothing at {shown}.")
-    raise RequestError(Kind.UNKNOWN, f"Nothing is at {shown}; /v2, /predict/BACKEND and /models are here.")
+    raise RequestError(
+        Kind.UNKNOWN, f"Nothing is at {shown}; /v2, /predict/BACKEND, /classify, /models and /ui are here."
+    )
 
 
 def find_call(path: str) -> Route:

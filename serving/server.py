@@ -81,6 +81,7 @@ class Server:
         await self.connections.end(max(0.0, left))
         for task in self._tasks:
             task.cancel()
+        await self.door.close()
         self.door.write_snapshot()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)

@@ -196,6 +196,12 @@ class Settings:
     )
     max_images: int = _setting(1024, _COUNT, "in one request", unit="images")
     max_body_bytes: int = _setting(8 * 1024 * 1024, _BYTES, "of one request", unit="bytes")
+    max_pixels: int = _setting(
+        40_000_000, _whole(1, 1_000_000_000), "of one picture, which is refused before it is decoded", unit="pixels"
+    )
+    max_pictures: int = _setting(
+        32, _COUNT, "that may wait to be read in one worker, which reads one at a time", unit="pictures"
+    )
     max_head_bytes: int = _setting(
         65536, _BYTES, "of a request's line and headers together; of trailers too", unit="bytes"
     )

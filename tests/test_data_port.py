@@ -313,7 +313,10 @@ def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(own: 
     for expect in ([], ["Expect: 100-continue"]):
         with own.connect() as connection:
             connection.sendall(head("/x", "Content-Length: 1000001", *expect))
-            assert one_refusal(connection) == (413, "The body is longer than 1000000 bytes. Send fewer images.")
+            assert one_refusal(connection) == (
+                413,
+                "The body is longer than 1000000 bytes. Send fewer images, or a smaller picture.",
+            )
     assert asked(own, head("/x", "Content-Length: 1000000") + bytes(1_000_000)) == [["POST", "/x", 1_000_000]]
 
 
@@ -326,7 +329,10 @@ def test_who_sends_all_of_a_body_that_is_too_long_can_read_why_it_was_refused(ow
         for _ in range(3):
             with own.connect() as connection:
                 connection.sendall(sent)
-                assert one_refusal(connection) == (413, "The body is longer than 1000000 bytes. Send fewer images.")
+                assert one_refusal(connection) == (
+                    413,
+                    "The body is longer than 1000000 bytes. Send fewer images, or a smaller picture.",
+                )
     assert own.door.requests == []
 
 

@@ -15,11 +15,14 @@ from test_cli import samedigit
 from test_kinds import LABELS, font, idx, images_of
 
 from digits.card import Card, Score
+from digits.confidence import Confidence
 from digits.contract import Images, Probabilities
 from digits.errors import DataError, NotInstalled, ReportError, ResultsMissing
+from digits.kinds import pictures, strangers
 from digits.kinds.table import KINDS, Kind
 from digits.mnist import LabelledImages
 from digits.store import find_model
+from samedigit import commands
 from training import augmentation, evaluate, train
 from training.evaluate import keep_readings, kept_readings, read_folder, read_kinds, scores_of_changes, trained_like
 from training.recipes import RECIPES
@@ -35,7 +38,11 @@ def few(test_set: LabelledImages, count: int = 50) -> LabelledImages:
     return LabelledImages(images=test_set.images[:count], labels=test_set.labels[:count])
 
 
-def test_every_kind_is_read_and_scored_by_its_labels(test_set: LabelledImages, tmp_path: Path) -> None:
+def test_every_kind_is_read_and_scored_by_its_labels(
+    test_set: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "PICTURES", 3)  # which take their time
+    monkeypatch.setattr(pictures, "HUGE_PICTURES", 1)
     font(tmp_path / "one.ttf")
     some = few(test_set)
     readings = {one.kind: one for one in read_kinds(partial(always, 7), some, recipe={}, fonts=[tmp_path])}
@@ -87,8 +94,15 @@ def test_a_model_is_known_to_have_been_trained_on_something_alike(
     assert trained_like(BY_NAME["fog"], recipe) == expected
 
 
-def test_what_a_kind_resembles_are_augmentations() -> None:
-    assert {name for kind in KINDS for name in kind.resembles} <= {*augmentation.KINDS}
+@pytest.mark.parametrize("kind", ["scikit-learn", "printed fonts", "handwriting fonts"])
+def test_fonts_and_other_peoples_digits_count_as_trained_on_alike_where_digits_were_drawn(kind: str) -> None:
+    assert trained_like(BY_NAME[kind], {"augmentation": [{"augmentation": "fog"}]}) == ()
+    assert trained_like(BY_NAME[kind], {"drawn": 0}) == ()
+    assert trained_like(BY_NAME[kind], RECIPES["torch-robust"].to_data()) == ("drawn digits",)
+
+
+def test_what_a_kind_resembles_are_augmentations_and_drawn_digits() -> None:
+    assert {name for kind in KINDS for name in kind.resembles} <= {*augmentation.KINDS, "drawn digits"}
 
 
 def test_a_users_images_are_read_too(tmp_path: Path) -> None:
@@ -239,18 +253,61 @@ def test_a_users_folder_is_a_row_of_the_table_and_kept(empty_home: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_table_has_every_kind_and_says_what_is_missing(empty_home: Path, tmp_path: Path) -> None:
+def test_the_table_has_every_kind_and_says_what_is_missing(
+    empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pictures, "PICTURES", 10)  # which take their time
+    monkeypatch.setattr(pictures, "HUGE_PICTURES", 1)
+    monkeypatch.setattr(strangers, "EACH", 5)
     keep("some", 4)
     fonts = tmp_path / "fonts"
     font(fonts / "one.ttf")
-    arguments = ("evaluate", "some", "--beyond", "--fonts", fonts, "--results", tmp_path / "results")
-    said = samedigit(*arguments)
-    assert said.returncode == 0, said.stderr
-    lines = {line.strip().partition("  ")[0]: line.split() for line in said.stdout.splitlines()}
+    read = commands.evaluate_beyond("some", None, beyond=True, fonts=[fonts], images=None, results=tmp_path / "results")
+    assert read["strangers"] == []  # no threshold was stored
+    commands.show_beyond(read)
+    said = capsys.readouterr().out
+    lines = {line.strip().partition("  ")[0]: line.split() for line in said.splitlines()}
     assert {kind.name for kind in KINDS} <= {*lines}
     assert lines["fog"][1:3] == ["10,000", "9.82"]  # fours among the test images
     assert lines["scikit-learn"][1:3] == ["1,797", "10.07"]
     assert lines["fog"][-1] == "nothing"
     assert any(line.startswith("corruptions, mean of 15") for line in lines)
-    assert f"handwriting fonts needs fonts, and no face in {fonts} is of handwriting" in said.stdout
-    assert "printed fonts: 1 face, from Test Sans to Test Sans" in said.stdout
+    assert "mean of 14" in lines_with("pictures", said)
+    assert f"handwriting fonts needs fonts, and no face in {fonts} is of handwriting" in said
+    assert "printed fonts: 1 face, from Test Sans to Test Sans" in said
+
+
+def lines_with(start: str, said: str) -> str:
+    return next(line.strip() for line in said.splitlines() if line.strip().startswith(start))
+
+
+def test_of_what_is_no_digit_it_is_said_how_much_is_believed(
+    empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that answers everything alike, at a threshold below and at one above its probability."""
+    monkeypatch.setattr(strangers, "EACH", 8)
+    font(tmp_path / "one.ttf")
+
+    def predict(images: Images) -> Probabilities:
+        return np.tile(np.array([0.91, *[0.01] * 9], np.float32), (len(images), 1))
+
+    known = Confidence(temperature=1.0, threshold=0.9, held_out=1, accepted=1, accepted_correct=1, total=1)
+    for threshold, believed in ((0.9, True), (0.95, False)):
+        confidence = dataclasses.replace(known, threshold=threshold)
+        kinds = {kind["kind"]: kind for kind in commands._unsure_of_strangers(predict, confidence, [tmp_path])}
+        assert [*kinds] == ["letters", "scribbles", "textures", "blank paper"]
+        assert all(kind["total"] == 8 for kind in kinds.values())
+        assert kinds["blank paper"]["blank"] == 8
+        for kind in kinds.values():
+            assert kind["believed"] == (8 - kind["blank"] if believed else 0)
+    assert commands._unsure_of_strangers(predict, None, [tmp_path]) == []
+
+
+def test_strangers_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "EACH", 4)
+    first, again = strangers.strangers([tmp_path]), strangers.strangers([tmp_path])
+    assert [kind.name for kind in first] == ["scribbles", "textures", "blank paper"]  # without a font no letters
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+    assert len(first[0].images) == 4
+    assert first[0].images.max() == 255

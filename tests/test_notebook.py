@@ -12,7 +12,7 @@ import pytest
 from conftest import PROJECT, require
 
 NOTEBOOK = PROJECT / "notebooks" / "comparison.ipynb"
-PICTURES = {"digits-drawn", "histograms", "curves", "differing-digits", "intervals"}
+PICTURES = {"digits-drawn", "histograms", "curves", "differing-digits", "intervals", "picture"}
 
 Shown = dict[str, list[Any]]  # the id of each code cell -> its outputs
 
@@ -84,6 +84,13 @@ def test_several_seeds_have_an_interval(shown: Shown) -> None:
     said = text(shown["seeds"])
     assert "(numpy-relu, 2 seeds; 95 % interval over seeds and test images" in said
     assert "From seed to seed" in said
+
+
+@pytest.mark.slow
+def test_a_picture_is_read_by_all_three(shown: Shown) -> None:
+    said = re.findall(r"^(\w+): (\d), with a probability of ([01]\.\d\d)$", text(shown["picture"]), re.MULTILINE)
+    assert [framework for framework, *_ in said] == ["numpy", "torch", "keras"]
+    assert "7" in [digit for _, digit, _ in said]
 
 
 @pytest.mark.slow

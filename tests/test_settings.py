@@ -57,6 +57,8 @@ EXAMPLES = {
     "deadline_ms": whole(18),
     "max_images": whole(3),
     "max_body_bytes": whole(4096),
+    "max_pixels": whole(1000),
+    "max_pictures": whole(3),
     "max_head_bytes": whole(4097),
     "max_target_bytes": whole(4098),
     "max_headers": whole(20),

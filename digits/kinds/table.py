@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Final, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from digits.kinds.boxed import boxed
 from digits.kinds.fonts import Face, faces_in, font_folders
 from digits.mnist import LabelledImages
 
-Group = Literal["corruptions", "drawn otherwise", "foreign"]
+Group = Literal["corruptions", "drawn otherwise", "foreign", "pictures"]
 Change = Callable[[Images, np.random.Generator], Images]
 
 SEED: Final = 20190607  # every kind has a sequence of random numbers of its own, from this and its name
@@ -40,13 +41,17 @@ class Kind:
     about: str  # what it is, in a sentence
     source: str
     made: str  # how it comes to 28 by 28
-    resembles: tuple[str, ...]  # augmentations after which a model has been trained on something like it
+    # Augmentations after which a model has been trained on something like it; "drawn digits" where it trained on such.
+    resembles: tuple[str, ...]
     make: Callable[[LabelledImages, np.random.Generator, tuple[Path, ...]], Made]
 
     @property
     def needs_nothing(self) -> bool:
-        """Whether it is made of MNIST's test images alone, so that a card can hold it wherever a model was trained."""
-        return self.group != "foreign"
+        """Whether it is made of MNIST's test images alone, so that a card can hold it wherever a model was trained.
+
+        Pictures are made of them too; but what is read of them says as much of how they were found.
+        """
+        return self.group not in ("foreign", "pictures")
 
     def digits(self, test_images: LabelledImages, *, fonts: Sequence[Path] = ()) -> Made:
         """The kind's images: the same ones every time, fonts as they are installed.
@@ -87,6 +92,30 @@ def _of_fonts(handwritten: bool, base: LabelledImages, random: np.random.Generat
     return Made(LabelledImages(images=images, labels=labels), faces)
 
 
+def _of_pictures(draw: str, base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
+    pictures = _pictures()
+    most = pictures.HUGE_PICTURES if draw == "huge" else pictures.PICTURES
+    chosen = random.permutation(len(base.labels))[:most]
+    images = pictures.found_again(getattr(pictures, draw), base.images[chosen], random)
+    return Made(LabelledImages(images=images, labels=base.labels[chosen]))
+
+
+def _of_printed_pictures(base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
+    pictures = _pictures()
+    printed = _of_fonts(False, base, random, fonts)
+    chosen = random.permutation(len(printed.digits.labels))[: pictures.PICTURES]
+    images = pictures.found_again(pictures.photographed, printed.digits.images[chosen], random)
+    return Made(LabelledImages(images=images, labels=printed.digits.labels[chosen]), printed.faces)
+
+
+def _pictures() -> ModuleType:
+    try:
+        from digits.kinds import pictures
+    except ImportError as error:
+        raise KindMissing("needs Pillow, which draws and reads pictures: pip install pillow") from error
+    return pictures
+
+
 MNIST_C: Final = "Mu and Gilmer 2019, MNIST-C, arXiv 1906.02337"
 OURS: Final = "Samedigit"
 TEST_IMAGES: Final = "MNIST's 10,000 test images, each changed once"
@@ -100,6 +129,14 @@ def _drawn(name: str, about: str, change: Change, *resembles: str) -> Kind:
     return Kind(name, "drawn otherwise", about, OURS, TEST_IMAGES, resembles, partial(_changed, change))
 
 
+AGAIN: Final = "1,000 of MNIST's test images, each made a file, decoded, and the digit found in it"
+
+
+def _picture(name: str, about: str, draw: str) -> Kind:
+    made = AGAIN.replace("1,000", "200") if draw == "huge" else AGAIN
+    return Kind(name, "pictures", about, OURS, made, (), partial(_of_pictures, draw))
+
+
 BOXED: Final = "into a box of 20 by 20 pixels, keeping its shape, anti-aliased; its centre of mass in the middle"
 
 KINDS: Final = (
@@ -109,7 +146,7 @@ KINDS: Final = (
         "1,797 digits of 43 people, written on forms and kept as 8 by 8 pixels",
         "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; the part in scikit-learn's package",
         BOXED,
-        (),
+        ("drawn digits",),
         _of_scikit_learn,
     ),
     Kind(
@@ -118,7 +155,7 @@ KINDS: Final = (
         "the ten digits of every upright face on this machine that is no handwriting",
         "the fonts of this machine",
         BOXED,
-        (),
+        ("drawn digits",),
         partial(_of_fonts, False),
     ),
     Kind(
@@ -127,7 +164,7 @@ KINDS: Final = (
         "the ten digits of every upright face on this machine that imitates handwriting",
         "the fonts of this machine",
         BOXED,
-        (),
+        ("drawn digits",),
         partial(_of_fonts, True),
     ),
     _drawn("thicker", "strokes wider by a pixel on each side", drawn.thicker, "thickness"),
@@ -156,4 +193,30 @@ KINDS: Final = (
     _corruption("dotted line", "with a dotted line across", corruptions.dotted_line, "lines"),
     _corruption("zigzag", "with a zigzag line across", corruptions.zigzag, "lines"),
     _corruption("canny edges", "the edges alone, one pixel wide", corruptions.canny_edges, "outline"),
+    _picture("pen on white", "a dark pen on white paper; PNG", "pen_on_white"),
+    _picture("white on black", "chalk on a board; PNG of greys", "white_on_black"),
+    _picture("coloured", "ink of one colour on paper of another, some equally bright; WebP", "coloured"),
+    _picture(
+        "photographed",
+        "a page at a slant: light from one side, soft shadow, perspective, tilt, noise; JPEG",
+        "photographed",
+    ),
+    _picture("in shadow", "the hard edge of a shadow across the page; JPEG", "in_shadow"),
+    _picture("ruled paper", "on ruled or squared paper; JPEG", "ruled"),
+    _picture("mouse strokes", "a thin line on a canvas without a background; PNG with alpha", "mouse"),
+    _picture("compressed", "small, and compressed to where blocks show; JPEG", "compressed"),
+    _picture("scanned", "a sheet on a larger scanner: dark beside the page, dust; TIFF", "scanned"),
+    _picture("turned by EXIF", "stored as the sensor saw it, with a note how to turn it; JPEG", "turned_by_exif"),
+    _picture("cropped", "cut out along its edges, so that it touches them; PNG", "cropped"),
+    _picture("tiny", "twenty pixels high; GIF", "tiny"),
+    _picture("huge", "a photograph of twelve megapixels; JPEG", "huge"),
+    Kind(
+        "photographed print",
+        "pictures",
+        "up to 1,000 digits of the upright printed faces on this machine, photographed as above",
+        "the fonts of this machine",
+        "each made a file, decoded, and the digit found in it",
+        (),
+        _of_printed_pictures,
+    ),
 )

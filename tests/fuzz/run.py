@@ -36,7 +36,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
     """Fuzzes one target in this process, which libFuzzer ends."""
     import atheris
 
-    with atheris.instrument_imports(include=["serving"]):
+    with atheris.instrument_imports(include=["serving", "digits.picture", "PIL"]):
         from fuzz.targets import TARGETS
 
     # Where it merges, libFuzzer runs itself again: what it takes for its own name is a line for a shell.

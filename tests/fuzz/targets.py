@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -12,6 +14,8 @@ from frames import PREFACE, Client, settings
 from machine_limits import NARROW, NARROW2
 
 from digits.contract import Images
+from digits.errors import PictureError
+from digits.picture import decode, find_digit, find_digits
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Head, refusal
 from serving.ports import http2 as two
@@ -21,6 +25,7 @@ from serving.protocols import v2
 from serving.protocols.predict import read_request
 
 MAX_IMAGES: Final = 3
+MAX_PIXELS: Final = 250_000
 DATE: Final = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 ANSWER: Final = Answer(200, b"yes", ())
 
@@ -83,6 +88,39 @@ def header_blocks(data: bytes) -> None:
         assert ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20) == (expected, True)
 
 
+def picture(data: bytes) -> None:
+    """A file that may be a picture; of a PNG the checksums are put right, so that what they guard is reached."""
+    for body in {data, _with_checksums(data)}:
+        try:
+            warnings.simplefilter("error")  # as in tests: of NumPy's, none of which is meant
+            warnings.filterwarnings("ignore", module="PIL[.]")
+            shown = decode(body, max_pixels=MAX_PIXELS)
+            assert 0 < shown.size[0] * shown.size[1] <= MAX_PIXELS
+            digits = [find_digit(shown), *find_digits(shown)]
+        except PictureError as error:
+            refused = error
+            assert 20 < len(str(refused)) < 400, str(refused)
+            str(refused).encode()
+            continue
+        for digit in digits:
+            assert digit.image.dtype == np.uint8
+            assert digit.image.shape == (28, 28)
+            assert digit.image.max() == 255
+            assert 0 <= digit.box.left < digit.box.right <= shown.size[0]
+            assert 0 <= digit.box.top < digit.box.bottom <= shown.size[1]
+
+
+def _with_checksums(png: bytes) -> bytes:
+    if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+        return png
+    right, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4])
+        right += [png[at:end], zlib.crc32(png[at + 4 : end]).to_bytes(4)]
+        at = end + 4
+    return b"".join(right)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "predict": predict,
     "v2_json": v2_json,
@@ -90,6 +128,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "http1": http1,
     "http2": http2,
     "header_blocks": header_blocks,
+    "picture": picture,
 }
 
 
