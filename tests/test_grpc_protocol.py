@@ -358,6 +358,24 @@ def test_a_message_with_some_bytes_changed_is_read_or_refused(data: st.DataObjec
     refused_or_read(bytes(message))
 
 
+@often
+@given(st.data())
+def test_what_is_remembered_of_other_messages_changes_nothing(data: st.DataObject) -> None:
+    """Bytes before images as they are remembered, whatever they are: a whole head, a part of one, two of them."""
+    sent = np.full((1, 28, 28), 7, np.uint8)
+    whole = INFER(model_name="a", id=data.draw(short), inputs=head().inputs).SerializeToString()
+    parts = data.draw(st.lists(st.sampled_from([whole, whole[:-1], whole[5:], b"\x1a\x90", b"\x0a\x00"]), max_size=3))
+    message = b"".join(parts) + b"\x3a\x90\x06" + sent.tobytes()
+    try:
+        expected = v2_grpc.read_whole(message, max_images=MAX_IMAGES)
+    except RequestError as error:
+        assert refused(message) == str(error)  # noqa: PT017
+    else:
+        found = read(message)
+        assert found[1:] == expected[1:]
+        np.testing.assert_array_equal(found.images, expected.images)
+
+
 @pytest.mark.parametrize("field", [b"\x2a\x00", b"\x32\x00", b"\x22\x00", b"\x3a\x00", b"\xf8\x07\x00"])
 def test_millions_of_fields_are_refused_before_they_are_read(field: bytes) -> None:
     said = refused(field * (4 * 1024 * 1024 // len(field)))

@@ -78,6 +78,11 @@ def read_infer(message: bytes, *, max_images: int) -> InferRequest:
             head = _head_again(message[: at - len(before)], max_images)
             if head is not None and head.number == number:
                 return _request(head, np.frombuffer(message, np.uint8, offset=at).reshape(number, SIDE, SIDE))
+    return read_whole(message, max_images=max_images)
+
+
+def read_whole(message: bytes, *, max_images: int) -> InferRequest:
+    """The same without anything remembered."""
     if len(message) > FEW_BYTES:
         _refuse_many_fields(message)
     request = protos.read(INFER, message)

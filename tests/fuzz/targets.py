@@ -6,7 +6,7 @@ import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import hpack
 import numpy as np
@@ -21,8 +21,10 @@ from serving.messages import Answer, Head, refusal
 from serving.ports import http2 as two
 from serving.ports.hpack import Broken, Decoder
 from serving.ports.http1 import Body, Machine, State
-from serving.protocols import v2
+from serving.protocols import v2, v2_grpc
 from serving.protocols.predict import read_request
+
+Read = TypeVar("Read")
 
 MAX_IMAGES: Final = 3
 MAX_PIXELS: Final = 250_000
@@ -54,6 +56,17 @@ def v2_binary(data: bytes) -> None:
         inside = document["inputs"][0].get("data")
         expected = body[int(header) :] if inside is None else inside
         _check_images(found, expected)
+
+
+def grpc(data: bytes) -> None:
+    """A ModelInferRequest: read with what is remembered of others, and without, it says the same."""
+    quick = _read(lambda: v2_grpc.read_infer(data, max_images=MAX_IMAGES))
+    whole = _read(lambda: v2_grpc.read_whole(data, max_images=MAX_IMAGES))
+    assert (quick is None) == (whole is None)
+    if quick is not None and whole is not None:
+        assert quick[1:] == whole[1:]
+        assert quick.images.shape == whole.images.shape
+        assert quick.images.tobytes() == whole.images.tobytes()
 
 
 def http1(data: bytes) -> None:
@@ -125,6 +138,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "predict": predict,
     "v2_json": v2_json,
     "v2_binary": v2_binary,
+    "grpc": grpc,
     "http1": http1,
     "http2": http2,
     "header_blocks": header_blocks,
@@ -143,7 +157,7 @@ def _cut(sent: bytes, sizes: bytes) -> list[bytes]:
     return pieces
 
 
-def _read(read: Callable[[], Images]) -> Images | None:
+def _read(read: Callable[[], Read]) -> Read | None:
     try:
         return read()
     except RequestError as error:
