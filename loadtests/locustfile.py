@@ -25,19 +25,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import gevent  # type: ignore[import-untyped]
-import numpy as np
 import orjson
-from grpc.experimental.gevent import init_gevent
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import STATE_CLEANUP, STATE_STOPPED, STATE_STOPPING
-from tritonclient.grpc import InferenceServerClient as TritonClient
-from tritonclient.grpc import InferInput
-from tritonclient.utils import InferenceServerException
 
 from digits import mnist
-from digits.contract import BACKENDS, SIDE
+from digits.contract import BACKENDS, Images
 from digits.errors import SamedigitError
 from loadtests.client import get
 from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
@@ -50,8 +45,6 @@ DRAIN_SECONDS: Final = 5.0  # after the end, for the answers that are still to c
 GET_TIMEOUT_SECONDS: Final = 5  # for what the server tells of itself
 
 log = logging.getLogger("samedigit")
-
-init_gevent()  # a call that waits lets other users go on
 
 try:
     _test = mnist.test_images()
@@ -94,7 +87,7 @@ _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few 
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
 _hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
-_calling: dict[FastHttpUser, TritonClient] = {}  # with a connection of its own for each
+_calling: dict[FastHttpUser, Any] = {}  # Triton's clients, with a connection of its own for each
 _unanswered: dict[FastHttpUser, tuple[str, float]] = {}  # path, and when it was sent, in seconds since the epoch
 _started = 0.0  # seconds since the epoch
 _before: dict[str, dict[str, int]] = {}  # what the server had counted when the warm-up ended
@@ -134,10 +127,14 @@ def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> N
 
 def _call(user: FastHttpUser, path: str, image: int, expected: int) -> None:
     """The same over gRPC, by Triton's own client; Locust is told what became of it."""
+    from tritonclient.grpc import InferenceServerClient
+    from tritonclient.utils import InferenceServerException
+
     client = _calling.get(user)
     if client is None:
         address = str(user.environment.host).rpartition("/")[2]
-        client = _calling[user] = TritonClient(address, channel_args=[("grpc.use_local_subchannel_pool", 1)])
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        client = _calling[user] = InferenceServerClient(address, channel_args=options)
     outcome, message, failure = "failed", b"", None
     start_time, started = time.time(), time.perf_counter()
     _unanswered[user] = path, start_time
@@ -156,11 +153,18 @@ def _call(user: FastHttpUser, path: str, image: int, expected: int) -> None:
     )  # fmt: skip
 
 
-def _tensor(pixels: bytes) -> list[InferInput]:
-    """What Triton's client sends of an image."""
-    tensor = InferInput("images", [1, SIDE, SIDE], "UINT8")
-    tensor.set_data_from_numpy(np.frombuffer(pixels, np.uint8).reshape(1, SIDE, SIDE))
-    return [tensor]
+def _prepare_calls(images: Images) -> list[Any]:
+    """What Triton's client sends of each image. Without gRPC none of its libraries are needed."""
+    from grpc.experimental.gevent import init_gevent
+    from tritonclient.grpc import InferInput
+
+    init_gevent()  # a call that waits lets other users go on
+    tensors = []
+    for image in images:
+        tensor = InferInput("images", [1, *image.shape], "UINT8")
+        tensor.set_data_from_numpy(image[None])
+        tensors.append([tensor])
+    return tensors
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -177,9 +181,8 @@ def protocol_of(environment: Environment) -> Protocol:
 def prepare(environment: Environment, **_: Any) -> None:
     global _protocol, _bodies, _paths, _started, _first_failure
     _protocol = protocol_of(environment)
-    _bodies = [_protocol.write(image) for image in _test.images]
-    if _protocol.is_call:
-        _bodies = [_tensor(pixels) for pixels in _bodies]
+    images = _test.images
+    _bodies = _prepare_calls(images) if _protocol.is_call else [_protocol.write(image) for image in images]
     served = _served(environment)
     _paths = {backend: _protocol.path(models[0][1].partition(":")[0], backend) for backend, models in served.items()}
     missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
