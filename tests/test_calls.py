@@ -271,6 +271,21 @@ def test_calls_and_requests_of_rest_run_together_out_of_one_queue() -> None:
     asyncio.run(test())
 
 
+def test_a_crowded_model_is_unavailable() -> None:
+    async def test() -> None:
+        own = Calls(max_waiting="1")
+        own.fill("first")
+        await until_idle()
+        own.fill("first")
+        own.say("ModelInfer", infer_message())
+        assert status_of(own.answers[0]) == (
+            14, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).",
+        )  # fmt: skip
+        assert own.shed("waiting") == 1
+
+    asyncio.run(test())
+
+
 def test_a_model_without_room_is_unavailable_and_says_when_to_try_again() -> None:
     async def test() -> None:
         own = Calls(max_queue="1")
@@ -377,6 +392,8 @@ def test_the_place_of_every_request_of_a_stream_is_free_again() -> None:
             else:
                 own.door.refuse(exchange, RequestError(Kind.TOO_LARGE, "Too much."))
             await until_idle()
+            assert len(carried.sent) == (2 if ending == "answered" else 0)
+            assert not own.door._conversations
         own.open("ModelStreamInfer")
 
     asyncio.run(test())

@@ -209,6 +209,23 @@ def test_bytes_that_only_look_like_images_behind_a_head_are_not_taken_for_them()
     assert refused(twice) == "raw_input_contents has one entry, of the input images; got 2."
 
 
+def test_images_or_contents_in_a_head_are_not_forgotten_for_the_images_behind_it() -> None:
+    tail = b"\x3a\x90\x06" + bytes(784)
+    short_one = INFER(inputs=head().inputs, raw_input_contents=[b"12345"]).SerializeToString()
+    assert refused(short_one + tail) == "raw_input_contents has one entry, of the input images; got 2."
+    contents = head(contents={"uint_contents": [1, 2]}).SerializeToString()
+    assert refused(contents + tail) == "The input images has both contents and raw_input_contents; send one of them."
+
+
+def test_outputs_are_raw_whatever_a_parameter_of_json_says() -> None:
+    for value in ({"bool_param": False}, {"string_param": "no"}):
+        request = raw(np.zeros((1, 28, 28), np.uint8))
+        request.outputs.add(name="digits").parameters["binary_data"].CopyFrom(
+            protos.message("inference.InferParameter")(**value)
+        )
+        assert read(request).outputs == (("digits", True),)
+
+
 @rarely
 @given(
     logits=arrays.arrays(
