@@ -894,6 +894,17 @@ def test_a_client_that_has_closed_its_side_gets_its_answers_and_what_it_had_begu
     assert peer.is_in(State.CLOSED)
 
 
+def test_a_client_that_has_closed_its_side_gets_no_more_than_its_windows_have_room_for() -> None:
+    peer = Peer(start=PREFACE + settings(initial_window(4))).send(get(1) + get(3) + get(5))
+    peer.answer(1, b"0123456789")
+    peer.machine.receive_end(0)
+    assert list(peer.machine.streams) == [3, 5]  # the rest of the first cannot come any more
+    assert peer.answer(3, b"0123456789").reset == Code.CANCEL
+    assert peer.answer(5, b"0123").ended
+    assert peer.machine.unsent_bytes == 0
+    assert peer.is_in(State.CLOSED)
+
+
 def test_a_mistake_ends_every_stream_and_nothing_more_is_read() -> None:
     peer = Peer().send(get(1) + headers(3, request("POST"), end=False) + data(0) + get(5))
     assert peer.gone == [1, 3]
