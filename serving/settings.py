@@ -220,7 +220,10 @@ class Settings:
         2000, _COUNT, "a second on one HTTP/2 connection that ask for nothing; 16 more for each request", unit="frames"
     )
     max_unsent_bytes: int = _setting(
-        64 * 1024 * 1024, _BYTES, "of answers that HTTP/2's clients have not taken yet, in one worker", unit="bytes"
+        64 * 1024 * 1024,
+        _BYTES,
+        "of answers that HTTP/2's clients leave untaken, in one worker; above it, who leaves the most is cut off",
+        unit="bytes",
     )
     max_rate: int = _setting(
         0, _whole(0, 1_000_000), "a second from one key, or from one address where there are no keys; 0: any",

@@ -87,8 +87,8 @@ class OwnDoor:
             self.held.put(exchange)
         elif exchange.stream is not None:
             self.converse(exchange, exchange.stream)
-        elif head.path == "/large":
-            self.finish(exchange, Answer(200, bytes(50_000_000)))
+        elif head.path.startswith("/large"):
+            self.finish(exchange, Answer(200, bytes(int(head.path[7:] or 50_000_000))))
         elif exchange.is_call:
             self.finish(exchange, Answer(200, exchange.body.upper()))
         else:

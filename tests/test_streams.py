@@ -478,22 +478,29 @@ def test_a_body_that_never_ends_is_408_and_the_connection_goes_on(own: Own) -> N
         assert talk.send(get(3)).answer(3).status == 200
 
 
-@pytest.mark.parametrize("own", [{"SAMEDIGIT_MAX_UNSENT_BYTES": "1000000"}], indirect=True)
-def test_answers_that_nobody_takes_leave_no_room_for_further_requests(own: Own) -> None:
+@pytest.mark.parametrize("own", [{"SAMEDIGIT_MAX_UNSENT_BYTES": "5000000"}], indirect=True)
+def test_who_leaves_the_most_answers_untaken_is_cut_off_and_nobody_else(own: Own) -> None:
     """Counted over all connections, until they are taken or given up."""
-    with Talk(own, PREFACE + settings(initial_window(0))) as greedy, Talk(own) as other:
-        greedy.send(get(1, "/large") + ping())
-        greedy.until(lambda client: client.pongs)
-        assert own.connections.unsent_bytes == 50_000_000
-        assert other.send(get(1)).answer(1).status == 503
+    start = PREFACE + settings(initial_window(0))
+    with Talk(own, start) as modest, Talk(own, start) as greedy, Talk(own) as other:
+        for talk, size in ((modest, 2_000_000), (greedy, 3_000_000)):
+            talk.send(get(1, f"/large/{size}") + ping())
+            talk.until(lambda client: client.pongs)
+        assert own.connections.unsent_bytes == 5_000_000
+        greedy.send(get(3, "/later") + get(5, "/large/1"))
+        assert greedy.ends_with() is Code.ENHANCE_YOUR_CALM
         assert own.door.metrics.reasons == ["unsent"]
-        greedy.send(rst_stream(1) + ping())
-        greedy.until(lambda client: len(client.pongs) > 1)
+        assert own.door.left == ["/later"]
+        assert own.connections.unsent_bytes == 2_000_000
+        assert other.send(get(1)).answer(1).status == 200
+        modest.send(rst_stream(1) + ping())
+        modest.until(lambda client: len(client.pongs) > 1)
         assert own.connections.unsent_bytes == 0
-        assert other.send(get(3)).answer(3).status == 200
-        greedy.send(get(3, "/large") + ping())
-        greedy.until(lambda client: len(client.pongs) > 2)
-    wait_until(lambda: own.connections.unsent_bytes == 0)
+        modest.send(get(3, "/large/3000000") + ping())
+        modest.until(lambda client: len(client.pongs) > 2)
+    wait_until(
+        lambda: own.connections.unsent_bytes == 0 and not own.connections.open
+    )  # though nobody can take it any more
 
 
 @pytest.mark.parametrize("own", [{"SAMEDIGIT_IDLE_SECONDS": "1"}], indirect=True)

@@ -34,7 +34,10 @@ class Open(Protocol):
 
     @property
     def under_way(self) -> bool: ...
+    @property
+    def unsent_bytes(self) -> int: ...
     def check(self, now: float) -> None: ...
+    def give_up(self) -> None: ...
     def finish(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -112,6 +115,17 @@ class Connections:
             retry_after_seconds=1,
             closes=True,
         )
+
+    def count_unsent(self, more: int) -> None:
+        """Counts what HTTP/2's clients have not taken. Above the limit, who leaves the most is cut off, and nobody else."""
+        self.unsent_bytes += more
+        if more > 0 and self.unsent_bytes > self.max_unsent_bytes:
+            asyncio.get_running_loop().call_soon(self._make_room)
+
+    def _make_room(self) -> None:
+        while self.unsent_bytes > self.max_unsent_bytes:
+            self.door.metrics.shed("unsent")
+            max(self.open, key=lambda connection: connection.unsent_bytes).give_up()
 
     def turn_away(self, connection: Connection) -> bool:
         """Whether a connection that found no room may stay to be told so."""
@@ -354,6 +368,11 @@ class Connection(asyncio.Protocol):
                 transport.pause_reading()
 
     # From the port
+
+    unsent_bytes = 0  # HTTP/1.1 has no windows
+
+    def give_up(self) -> None:
+        self.abort()
 
     @property
     def under_way(self) -> bool:

@@ -833,6 +833,8 @@ class Machine:
         self.unsent_bytes += len(data)
         stream.trailers = trailers
         self._send_waiting(now)
+        if self._client_ended and stream.number in self._waiting:  # it grants no more
+            self.cancel(stream, now)
 
     def _send_waiting(self, now: float) -> None:
         """A frame of each stream in turn, as long as there is room."""
@@ -934,12 +936,19 @@ class Machine:
 
     # The end of the connection
 
+    def give_up(self, now: float) -> list[Event]:
+        """Ends the connection of a client that leaves too much of its answers untaken."""
+        self._fail(Code.ENHANCE_YOUR_CALM, "Too much of the answers was not taken.", now)
+        events = list(self._events)
+        self._events.clear()
+        return events
+
     def receive_end(self, now: float) -> list[Event]:
-        """The client has closed its side. What it asked before is still answered; what it had begun to ask is not."""
+        """The client has closed its side. What it asked before is still answered, as far as it has room; the rest is not."""
         self._client_ended = True
         events: list[Event] = []
         for stream in list(self.streams.values()):
-            if stream.side is not _REMOTE:
+            if stream.side is not _REMOTE or stream.number in self._waiting:
                 if stream.awaited:
                     events.append(Reset(stream))
                 self._forget(stream, now)

@@ -73,7 +73,7 @@ class Streams(asyncio.Protocol):
         self._tls = transport.get_extra_info("ssl_object") is not None
         self._exchanges: dict[int, Exchange] = {}  # by stream: admitted, and not yet answered
         self._unread: dict[int, _Unread] = {}  # of calls that stream
-        self._unsent_bytes = 0  # as counted
+        self.unsent_bytes = 0  # of answers that the client's windows have no room for, as counted
         self._can_write = True
         self._cannot_write_since = 0.0
         self._reads = True
@@ -145,7 +145,7 @@ class Streams(asyncio.Protocol):
                 self._go_on()
         finally:
             self._proceeding = False
-        if machine.out or machine.unsent_bytes != self._unsent_bytes:
+        if machine.out or machine.unsent_bytes != self.unsent_bytes:
             self._flush()
         if machine.state is not State.OPEN or not (self._reads and self._can_write):
             self._settle(now)
@@ -160,8 +160,6 @@ class Streams(asyncio.Protocol):
             exchange.is_call = head.headers.get(b"content-type", b"").startswith(_CALLS)
             self._exchanges[stream.number] = exchange
             try:
-                if self._connections.unsent_bytes > self._connections.max_unsent_bytes:
-                    raise self._no_room()
                 door.admit(exchange, foreign=False)
             except RequestError as error:
                 door.refuse(exchange, error)
@@ -198,14 +196,6 @@ class Streams(asyncio.Protocol):
             gone = self._exchanges.pop(stream.number, None)
             if gone is not None:
                 door.leave(gone)
-
-    def _no_room(self) -> RequestError:
-        self._connections.door.metrics.shed("unsent")
-        return RequestError(
-            Kind.BUSY,
-            f"Answers that were not taken fill their room of {self._connections.max_unsent_bytes} bytes. Try again later.",
-            retry_after_seconds=1,
-        )
 
     def _grow(self, exchange: Exchange, stream: Stream) -> bool:
         """Sees that a body whose length nobody said has room, as much as has come of it."""
@@ -331,14 +321,14 @@ class Streams(asyncio.Protocol):
 
     def _flush(self) -> None:
         machine = self._machine
-        if machine.unsent_bytes != self._unsent_bytes:
+        if machine.unsent_bytes != self.unsent_bytes:
             self._count_unsent(machine.unsent_bytes)
         if self._transport is not None and (written := machine.take()):
             self._transport.write(written)
 
     def _count_unsent(self, size: int) -> None:
-        self._connections.unsent_bytes += size - self._unsent_bytes
-        self._unsent_bytes = size
+        more, self.unsent_bytes = size - self.unsent_bytes, size
+        self._connections.count_unsent(more)
 
     def _settle(self, now: float) -> None:
         """Lets the transport follow the machine: closed, half closed, or not read for a while."""
@@ -385,6 +375,14 @@ class Streams(asyncio.Protocol):
         self._settle(now)
         if machine.closes(now):
             self._transport.abort()
+
+    def give_up(self) -> None:
+        """Ends the connection of a client that leaves too much of its answers untaken."""
+        now = self._loop.time()
+        for event in self._machine.give_up(now):
+            self._take(event, now)
+        self._flush()
+        self._settle(now)
 
     def finish(self) -> None:
         """Takes no new stream, and closes once those there are have their answers."""
