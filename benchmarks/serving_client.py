@@ -174,10 +174,11 @@ def check_call(name: str, port: int, call: Call) -> int:
         LoadTestError: an answer is not the right one.
     """
     size = 0
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection from before may have died while the server slept
+    with grpc.insecure_channel(f"127.0.0.1:{port}", own) as channel:
         for _ in range(CHECKED):
             try:
-                answer: bytes = channel.unary_unary(MODEL_INFER)(call.message, timeout=20)
+                answer: bytes = channel.unary_unary(MODEL_INFER)(call.message, timeout=20, wait_for_ready=True)
             except grpc.RpcError as error:
                 raise LoadTestError(f"{name} does not answer ModelInfer: {error!r}") from error
             digits = _most_probable(np.frombuffer(RESPONSE.FromString(answer).raw_output_contents[0], np.float32))
