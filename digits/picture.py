@@ -394,19 +394,25 @@ def standing_out(greys: Greys) -> Greys:
 def from_flat_paper(greys: Greys) -> Greys | None:
     """The distance from the grey of the border, to that side on which there is more; None where the paper is not one grey.
 
-    It is not where what is left is no stroke: half of the picture, wider than a quarter of it at some place, or in a corner.
+    It is not where what is left is no stroke: half of the picture, wider than a quarter of it at some place, or in a corner;
+    but what touches all four sides may be so.
     """
     edge = np.concatenate([greys[0], greys[-1], greys[1:-1, 0], greys[1:-1, -1]])
     away = greys.astype(np.int16) - np.int16(np.median(edge))
     threshold = max(LEAST_CONTRAST, otsu(abs(away).astype(np.uint8)))
     lighter, darker = (int(away[away >= threshold].sum()), -int(away[away <= -threshold].sum()))
     ink = (away if lighter > darker else -away).clip(0).astype(np.uint8)
-    inked = ink >= max(LEAST_CONTRAST, otsu(ink))
+    threshold = max(LEAST_CONTRAST, otsu(ink))
+    inked = ink >= threshold
     if not inked.any() or inked.all():
         return None
     apart = np.cumsum(_histogram(abs(away).astype(np.uint8)[~inked]))
-    paper = int(np.searchsorted(apart, 0.95 * apart[-1]))  # the 95th of 100 of its pixels
-    if inked.mean() >= MOST_INK or paper >= FLAT * ink[inked].mean():
+    paper = int(np.searchsorted(apart, PLAIN * apart[-1]))
+    if paper >= FLAT * ink[inked].mean():
+        return None
+    if min(ink[0].max(), ink[-1].max(), ink[:, 0].max(), ink[:, -1].max()) >= threshold // 2:
+        return ink  # cut out along its edges, or lines; a shadow has a straight edge, and leaves one side free
+    if inked.mean() >= MOST_INK:
         return None
     thick = _opening(inked, max(3, round(WIDE * max(greys.shape))))
     cornered = _opening(inked, max(3, round(CORNER * max(greys.shape))))[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -420,6 +426,7 @@ def _opening(mask: Mask, side: int) -> Mask:
     return opened
 
 
+PLAIN: Final = 0.8  # of the paper's pixels are as plain as that; the others may be edges of strokes
 MOST_INK: Final = 0.5  # of a picture, as a share
 FLAT: Final = 0.3  # of the ink's contrast: by how much paper of one grey may differ from itself
 WIDE: Final = 0.25  # of a picture's side: no stroke is as wide,
