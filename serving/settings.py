@@ -206,6 +206,20 @@ class Settings:
     max_connections_per_address: int = _setting(4096, _COUNT, "the same, from one address", unit="connections")
     max_requests: int = _setting(1024, _COUNT, "under way in one worker: admitted, not yet answered", unit="requests")
     max_request_bytes: int = _setting(256 * 1024 * 1024, _BYTES, "of their bodies together", unit="bytes")
+    max_streams: int = _setting(128, _COUNT, "at once on one HTTP/2 connection", unit="streams")
+    max_resets: int = _setting(
+        200, _COUNT, "a second on one HTTP/2 connection: streams that its client gives up, or makes the server give up",
+        unit="streams",
+    )  # fmt: skip
+    max_control_frames: int = _setting(
+        2000, _COUNT, "a second on one HTTP/2 connection that ask for nothing; 16 more for each request", unit="frames"
+    )
+    max_unsent_bytes: int = _setting(
+        64 * 1024 * 1024,
+        _BYTES,
+        "of answers that HTTP/2's clients leave untaken, in one worker; above it, who leaves the most is cut off",
+        unit="bytes",
+    )
     max_rate: int = _setting(
         0, _whole(0, 1_000_000), "a second from one key, or from one address where there are no keys; 0: any",
         unit="requests",

@@ -78,7 +78,7 @@ class Tracer:
                 "url.scheme": self._scheme,
                 "url.path": head.path[:MAX_TEXT],
                 "client.address": exchange.address,
-                "network.protocol.version": "1.0" if head.http_1_0 else "1.1",
+                "network.protocol.version": "2" if exchange.stream_number else "1.0" if head.http_1_0 else "1.1",
             },
             start_time=exchange.began_ns + to_epoch,
         )

@@ -1,12 +1,14 @@
-"""The data port: the door on a port of its own, with nothing of BentoML's in between."""
+"""The data port: the door on a port of its own, with nothing of BentoML's in between. It speaks HTTP/1.1 and HTTP/2."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 from digits.errors import SettingError
 from serving.ports.connection import Connection, Connections
+from serving.ports.streams import Streams
 from serving.ports.tls import server_context
 from serving.settings import Settings
 
@@ -22,15 +24,18 @@ class DataPort:
         self._tls = server_context(settings)
         self._socket = listening_socket(settings, shared=settings.workers > 1)
         self._server: asyncio.Server | None = None
-        self._open: set[Connection] = set()
+        self._open: set[Any] = set()
 
     async def open(self) -> None:
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._connections, NAME, known=self._open),
+            lambda: Connection(self._connections, NAME, known=self._open, http2=self._http2),
             sock=self._socket,
             backlog=BACKLOG,
             ssl=self._tls,
         )
+
+    def _http2(self, transport: asyncio.Transport, address: str) -> Streams:
+        return Streams(self._connections, NAME, known=self._open, transport=transport, address=address)
 
     def close(self) -> None:
         """Takes no new connection; those there are go on."""
