@@ -249,7 +249,7 @@ def loadtest(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="predict, v2-json or v2-binary; repeatable; all without this.")
+        list[str] | None, typer.Option(help="predict, grpc, v2-json or v2-binary; repeatable; all without this.")
     ] = None,
     users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
     duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
@@ -258,7 +258,7 @@ def loadtest(
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed.
 
-    Over /predict on BentoML's port, and over the Open Inference Protocol, in JSON and in binary, on the data plane.
+    Over /predict on BentoML's port, and over the Open Inference Protocol, over gRPC, in JSON and in binary, on the data plane.
     """
     with saying_when_interrupted("the results are as they were before"):
         runs = commands.loadtest(

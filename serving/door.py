@@ -19,16 +19,17 @@ from digits.picture import Box, Found
 from serving import routes
 from serving.access_log import AccessLog
 from serving.admission import Admission
+from serving.conversations import Reflection, StreamedInfer, Streaming, Watch
 from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
 from serving.exposition import GONE
-from serving.messages import Answer, Exchange, json_answer, refusal
+from serving.messages import STATUS, Answer, Exchange, json_answer
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import ServedModels
 from serving.opening import Opened
 from serving.page import INDEX, Page, find_examples
 from serving.pictures import Pictures
-from serving.protocols import classify, openapi, predict, v2, v2_control
+from serving.protocols import classify, grpc, grpc_control, openapi, predict, protos, v2, v2_control, v2_grpc
 from serving.tracing import Tracer
 
 ECHO: Final = "echo"
@@ -85,7 +86,18 @@ class Door:
             "metrics": self._expose,
             "documentation": self._describe,
             PREFLIGHT: self._preflight,
+            **dict.fromkeys(grpc_control.ANSWERS, self._call),
+            "call_infer": self._call_infer,
+            "call_stream_infer": lambda exchange: self._converse(
+                exchange,
+                StreamedInfer(exchange, ask=self._ask_in_stream, leave=self.leave, finish=self.finish),
+            ),
+            "call_watch": lambda exchange: self._converse(
+                exchange, Watch(exchange, served=self._models, finish=self.finish)
+            ),
+            "call_reflect": lambda exchange: self._converse(exchange, Reflection(exchange, finish=self.finish)),
         }
+        self._conversations: dict[Exchange, Streaming] = {}
 
     # From the ports
 
@@ -99,6 +111,9 @@ class Door:
         Raises:
             RequestError: it is refused; `refuse` answers it.
         """
+        if exchange.is_call:
+            self._admit_call(exchange)
+            return
         head = exchange.head
         if head.method == "OPTIONS" and self._cors.preflight(head.method, head.headers) is not None:
             exchange.answers = PREFLIGHT
@@ -117,6 +132,18 @@ class Door:
             self._check_predict(exchange)
         elif answers == "classify" or answers == "compare":
             self._check_picture(exchange)
+        self._admission.admit(exchange, route)
+
+    def _admit_call(self, exchange: Exchange) -> None:
+        """The same of a call of gRPC, whose model its message names."""
+        exchange.refusal = grpc.refusal
+        route = routes.find_call(exchange.head.path)
+        exchange.route = route.pattern
+        exchange.answers = route.answers
+        exchange.streams = route.streams
+        grpc.check(exchange.head)
+        exchange.expires_ns = grpc.expires_ns(exchange.head.headers, exchange.began_ns)
+        self._admission.check_key(exchange, route)
         self._admission.admit(exchange, route)
 
     def _check_infer(self, exchange: Exchange) -> None:
@@ -183,11 +210,12 @@ class Door:
             self.finish(exchange, _failure(exchange))
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        self.finish(exchange, refusal(error))
+        self.finish(exchange, exchange.refusal(error))
 
     def leave(self, exchange: Exchange) -> None:
         """The client of a request went away: its place is free, and what waits in a queue is not run."""
         exchange.gone = True
+        self._end_conversation(exchange)
         exchange.body = b""  # of a picture that waits
         self._admission.release(exchange)
         if not exchange.answered:
@@ -204,6 +232,7 @@ class Door:
         exchange.answered = True
         self._admission.release(exchange)
         exchange.reply(exchange, answer)
+        self._end_conversation(exchange)
         self._count(exchange, answer.status, len(answer.body))
 
     def _count(self, exchange: Exchange, status: int, answer_bytes: int) -> None:
@@ -396,6 +425,78 @@ class Door:
             self._examples = list(models), json_answer({"examples": found})
         return self._examples[1]
 
+    # Calls of gRPC
+
+    def _call(self, exchange: Exchange) -> None:
+        call = grpc_control.ANSWERS[exchange.answers]
+        found = call.answer(self._models, protos.read(call.takes, grpc.message_of(exchange.body)))
+        if isinstance(found, Coroutine):
+
+            async def answer() -> Answer:
+                return grpc.answered((await found).SerializeToString())
+
+            self._later(answer(), exchange)
+        else:
+            self.finish(exchange, grpc.answered(found.SerializeToString()))
+
+    def _call_infer(self, exchange: Exchange) -> None:
+        asked = v2_grpc.read_infer(grpc.message_of(exchange.body), max_images=self._max_images)
+        self._infer_by_message(exchange, asked, grpc.answered)
+
+    def _infer_by_message(
+        self, exchange: Exchange, asked: v2_grpc.InferRequest, answer: Callable[[bytes], Answer]
+    ) -> None:
+        """Runs a model; `answer` makes the answer of a ModelInferResponse."""
+        if asked.model == ECHO and asked.version is None:
+            exchange.images = len(asked.images)
+            self.finish(exchange, answer(v2_grpc.write_infer(_tenths(len(asked.images)), asked, version="1")))
+            return
+        opened = self._models.named(asked.model, asked.version)
+        self._check_room(opened)
+        version = opened.model.version
+        self._run(
+            opened,
+            asked.images,
+            lambda probabilities: answer(v2_grpc.write_infer(probabilities, asked, version=version)),
+            exchange,
+            timeout_us=grpc.timeout_us(exchange, asked.timeout_us),
+        )
+
+    def _ask_in_stream(self, exchange: Exchange) -> None:
+        """Answers one request of a call that streams; it is admitted as one that comes alone."""
+        identity = ""
+        exchange.refusal = lambda error: Answer(
+            STATUS[error.kind], grpc.framed(v2_grpc.streamed_error(error, identity)), grpc.HEADERS
+        )
+        try:
+            self._admission.admit(exchange, routes.find_call(exchange.route))
+            self._admission.reserve(exchange, len(exchange.body))
+            asked = v2_grpc.read_infer(grpc.message_of(exchange.body), max_images=self._max_images)
+            identity = asked.id
+            self._infer_by_message(exchange, asked, lambda response: grpc.answered(v2_grpc.streamed(response)))
+        except RequestError as error:
+            self.refuse(exchange, error)
+        except Exception:
+            self.finish(exchange, _failure(exchange))
+
+    def _converse(self, exchange: Exchange, streaming: Streaming) -> None:
+        self._conversations[exchange] = streaming
+
+    def _end_conversation(self, exchange: Exchange) -> None:
+        if exchange.stream is not None:
+            self._conversations.pop(exchange, None)
+            exchange.stream.left()
+
+    def tell(self) -> None:
+        """Says to calls that stream what has changed by itself. Due every second."""
+        for streaming in list(self._conversations.values()):
+            streaming.tell()
+
+    def drain(self) -> None:
+        """Ends the calls that stream, once what they have asked is answered."""
+        for streaming in list(self._conversations.values()):
+            streaming.drain()
+
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
         if asked.model not in (None, ECHO):
@@ -421,7 +522,7 @@ class Door:
             try:
                 found = await answer
             except RequestError as error:
-                found = refusal(error)
+                found = exchange.refusal(error)
             except Exception:
                 found = _failure(exchange)
             self.finish(exchange, found)
@@ -442,4 +543,4 @@ def _left_us(expires_ns: int) -> int:
 
 def _failure(exchange: Exchange) -> Answer:
     log.exception("%r failed", exchange.head.path[:100])
-    return refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))
+    return exchange.refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))

@@ -71,14 +71,16 @@ class Conversation:
     A message has gRPC's five bytes before it. What answers it sets `received` and `half_closed` when it handles the exchange.
     """
 
-    __slots__ = ("_carrier", "_number", "half_closed", "paused", "received")
+    __slots__ = ("_carrier", "_number", "half_closed", "left", "paused", "received")
 
     received: Callable[[bytes], None]  # a message came
     half_closed: Callable[[], None]  # none comes any more
+    left: Callable[[], None]  # the call has ended, or its client is gone: nothing more is sent
 
     def __init__(self, carrier: Carrier, number: int) -> None:
         self._carrier = carrier
         self._number = number
+        self.left = _nothing
         self.paused = (
             False  # set to True, no message is given out until `resume`; the client may send no more than its window
         )
@@ -93,6 +95,10 @@ class Conversation:
     def resume(self) -> None:
         self.paused = False
         self._carrier.resume(self._number)
+
+
+def _nothing() -> None:
+    pass
 
 
 class Exchange:
@@ -118,6 +124,7 @@ class Exchange:
     is_call = False  # of gRPC, whose answers have a form of their own
     streams = False  # a call that is handled at once, and whose messages go both ways over `stream`; known once it is admitted
     stream: Conversation | None = None
+    expires_ns = 0  # of the monotonic clock, when its client waits no more; 0: it does not say
     answered = False
     gone = False  # the client went away: what has not begun need not
 
@@ -126,6 +133,7 @@ class Exchange:
         self.address = address  # of the client, without its port
         self.port = port  # api or data
         self.reply = reply
+        self.refusal = refusal  # what is answered to it where it is refused
         self.began_ns = monotonic_ns()  # its head was read
 
 

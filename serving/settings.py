@@ -173,6 +173,11 @@ class Settings:
         "the data plane's address; unset, what BentoML was given as `--host`",
     )  # fmt: skip
     data_port: int = _setting(8000, _whole(1, 65535), "the data plane's port")
+    grpc_port: int | None = _setting(
+        None,
+        _whole(1, 65535),
+        "a further port of the data plane's, for who expects gRPC on 8001; it is on `data_port` too",
+    )
     workers: int = _setting(1, _whole(1, 1024), "processes, each with every model; they share both ports")
     max_batch: int = _setting(256, _COUNT, "that run together; 1: no batching", unit="images")
     batch_budget_ms: int = _setting(
@@ -392,6 +397,10 @@ def _refuse_impossible(settings: Settings) -> None:
         raise SettingError("SAMEDIGIT_TLS_CERTIFICATE is set and SAMEDIGIT_TLS_KEY is not: TLS needs both.")
     if settings.tls_key is not None and settings.tls_certificate is None:
         raise SettingError("SAMEDIGIT_TLS_KEY is set and SAMEDIGIT_TLS_CERTIFICATE is not: TLS needs both.")
+    if settings.grpc_port == settings.data_port:
+        raise SettingError(
+            f"SAMEDIGIT_GRPC_PORT is SAMEDIGIT_DATA_PORT, {settings.data_port}, which speaks gRPC too: leave it out."
+        )
     if settings.max_body_bytes > settings.max_request_bytes:
         raise SettingError(
             f"SAMEDIGIT_MAX_BODY_BYTES is {settings.max_body_bytes}, and all bodies together may have "

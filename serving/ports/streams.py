@@ -80,6 +80,7 @@ class Streams(asyncio.Protocol):
         self._half_closed = False
         self._dropped_bytes = 0
         self._proceeding = False
+        self._flushes = False
         known.add(self)
         if connections.draining:
             self._machine.last(self._loop.time())
@@ -221,6 +222,15 @@ class Streams(asyncio.Protocol):
                 self._machine.respond(stream, header_block(200, answer.headers), b"", None, now)
         else:
             self._write(stream, answer, self._connections.door.header_lines(exchange.head.headers), now)
+        if self._exchanges and not self._proceeding and not self._machine.has_much:
+            if not self._flushes:
+                self._flushes = True
+                self._loop.call_soon(self._flush_soon)
+            return
+        self._flush_later()
+
+    def _flush_soon(self) -> None:
+        self._flushes = False
         self._flush_later()
 
     def _write(self, stream: Stream, answer: Answer, lines: bytes, now: float) -> None:

@@ -6,7 +6,7 @@ import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import hpack
 import numpy as np
@@ -21,8 +21,10 @@ from serving.messages import Answer, Head, refusal
 from serving.ports import http2 as two
 from serving.ports.hpack import Broken, Decoder
 from serving.ports.http1 import Body, Machine, State
-from serving.protocols import v2
+from serving.protocols import v2, v2_grpc
 from serving.protocols.predict import read_request
+
+Read = TypeVar("Read")
 
 MAX_IMAGES: Final = 3
 MAX_PIXELS: Final = 250_000
@@ -56,12 +58,47 @@ def v2_binary(data: bytes) -> None:
         _check_images(found, expected)
 
 
+def grpc(data: bytes) -> None:
+    """A ModelInferRequest: read with what is remembered of others, and without, it says the same."""
+    quick = _read(lambda: v2_grpc.read_infer(data, max_images=MAX_IMAGES))
+    whole = _read(lambda: v2_grpc.read_whole(data, max_images=MAX_IMAGES))
+    assert (quick is None) == (whole is None)
+    if quick is not None and whole is not None:
+        assert quick[1:] == whole[1:]
+        assert quick.images.shape == whole.images.shape
+        assert quick.images.tobytes() == whole.images.tobytes()
+
+
 def http1(data: bytes) -> None:
     """Two bytes that say how the rest is cut into pieces, and what a client sends: however it is cut, the same is read."""
     sent = data[2:]
     whole = _events([sent])
     assert _events(_cut(sent, data[:2])) == whole
     assert len(whole) <= 2 * len(sent) + 1
+
+
+def http2(data: bytes) -> None:
+    """The same behind HTTP/2's preface and SETTINGS; and what the machine writes is what a client may be sent."""
+    sent = PREFACE + settings() + data[2:]
+    whole, written = _events2([sent])
+    assert _events2(_cut(sent, data[:2])) == (whole, written)
+    Client().read(written)
+
+
+def header_blocks(data: bytes) -> None:
+    """Two header blocks, the first as long as the first byte says: the same fields as hpack reads, or neither reads any."""
+    theirs, ours = hpack.Decoder(1 << 20), Decoder()
+    end = 1 + (data[0] if data else 0)
+    for block in (data[1:end], data[end:]):
+        try:
+            expected = [tuple(field) for field in theirs.decode(block, raw=True)]
+        except hpack.HPACKError:
+            try:
+                ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20)
+            except Broken:
+                return
+            raise AssertionError("hpack cannot read it") from None
+        assert ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20) == (expected, True)
 
 
 def picture(data: bytes) -> None:
@@ -97,39 +134,15 @@ def _with_checksums(png: bytes) -> bytes:
     return b"".join(right)
 
 
-def http2(data: bytes) -> None:
-    """The same behind HTTP/2's preface and SETTINGS; and what the machine writes is what a client may be sent."""
-    sent = PREFACE + settings() + data[2:]
-    whole, written = _events2([sent])
-    assert _events2(_cut(sent, data[:2])) == (whole, written)
-    Client().read(written)
-
-
-def header_blocks(data: bytes) -> None:
-    """Two header blocks, the first as long as the first byte says: the same fields as hpack reads, or neither reads any."""
-    theirs, ours = hpack.Decoder(1 << 20), Decoder()
-    end = 1 + (data[0] if data else 0)
-    for block in (data[1:end], data[end:]):
-        try:
-            expected = [tuple(field) for field in theirs.decode(block, raw=True)]
-        except hpack.HPACKError:
-            try:
-                ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20)
-            except Broken:
-                return
-            raise AssertionError("hpack cannot read it") from None
-        assert ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20) == (expected, True)
-
-
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "predict": predict,
     "v2_json": v2_json,
     "v2_binary": v2_binary,
+    "grpc": grpc,
     "http1": http1,
-    "picture": picture,
-=======
     "http2": http2,
     "header_blocks": header_blocks,
+    "picture": picture,
 }
 
 
@@ -144,7 +157,7 @@ def _cut(sent: bytes, sizes: bytes) -> list[bytes]:
     return pieces
 
 
-def _read(read: Callable[[], Images]) -> Images | None:
+def _read(read: Callable[[], Read]) -> Read | None:
     try:
         return read()
     except RequestError as error:
