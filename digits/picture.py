@@ -68,8 +68,8 @@ class Picture:
 def decode(body: bytes, *, max_pixels: int) -> Picture:
     """The picture of a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
 
-    Memory: the picture as the file holds it, 4 bytes a pixel at the most, and a few megabytes. A JPEG is decoded at an eighth
-    of its sides, or a quarter, or a half, where that is enough.
+    Memory: 4 bytes a pixel and some 40 megabytes; 16 bytes of WebP, whose decoder holds several pictures. A JPEG is decoded
+    at an eighth of its sides, or a quarter, or a half, where that is enough; a progressive one has all its coefficients.
 
     Args:
         body: the file.
@@ -264,7 +264,7 @@ def _reduced(file: Image.Image) -> npt.NDArray[Any]:
     """
     factor = -(-max(file.size) // LONGEST)
     rows = factor * max(1, BAND_PIXELS // (file.width * factor))
-    bands = [file.crop((0, top, file.width, min(top + rows, file.height))) for top in range(0, file.height, rows)]
+    bands = (file.crop((0, top, file.width, min(top + rows, file.height))) for top in range(0, file.height, rows))
     if file.mode in NUMBERS:
         return np.vstack([_mean_of_blocks(np.asarray(band, np.float32), factor) for band in bands])
     transparent = file.has_transparency_data
