@@ -68,8 +68,8 @@ class Picture:
 def decode(body: bytes, *, max_pixels: int) -> Picture:
     """The picture of a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
 
-    Memory: the picture as the file holds it, 4 bytes a pixel at the most, and a few megabytes. A JPEG is decoded at an eighth
-    of its sides, or a quarter, or a half, where that is enough.
+    Memory: 4 bytes a pixel and some 40 megabytes; 16 bytes of WebP, whose decoder holds several pictures. A JPEG is decoded
+    at an eighth of its sides, or a quarter, or a half, where that is enough; a progressive one has all its coefficients.
 
     Args:
         body: the file.
@@ -124,8 +124,6 @@ def _png(body: bytes, max_pixels: int) -> ImageFile.ImageFile:
             raise PictureError(f"The PNG is broken: the checksum of its chunk at byte {at:,} is wrong. Send it again.")
         if name in PNG_CHUNKS:
             kept.append(body[at:end])
-        if name == b"IHDR":
-            _refuse_bomb((int.from_bytes(body[at + 8 : at + 12]), int.from_bytes(body[at + 12 : at + 16])), max_pixels)
         if name == b"IEND":
             return PngImageFile(io.BytesIO(b"".join(kept)))
         at = end
@@ -266,7 +264,7 @@ def _reduced(file: Image.Image) -> npt.NDArray[Any]:
     """
     factor = -(-max(file.size) // LONGEST)
     rows = factor * max(1, BAND_PIXELS // (file.width * factor))
-    bands = [file.crop((0, top, file.width, min(top + rows, file.height))) for top in range(0, file.height, rows)]
+    bands = (file.crop((0, top, file.width, min(top + rows, file.height))) for top in range(0, file.height, rows))
     if file.mode in NUMBERS:
         return np.vstack([_mean_of_blocks(np.asarray(band, np.float32), factor) for band in bands])
     transparent = file.has_transparency_data
@@ -394,19 +392,25 @@ def standing_out(greys: Greys) -> Greys:
 def from_flat_paper(greys: Greys) -> Greys | None:
     """The distance from the grey of the border, to that side on which there is more; None where the paper is not one grey.
 
-    It is not where what is left is no stroke: half of the picture, wider than a quarter of it at some place, or in a corner.
+    It is not where what is left is no stroke: half of the picture, wider than a quarter of it at some place, or in a corner;
+    but what touches all four sides may be so.
     """
     edge = np.concatenate([greys[0], greys[-1], greys[1:-1, 0], greys[1:-1, -1]])
     away = greys.astype(np.int16) - np.int16(np.median(edge))
     threshold = max(LEAST_CONTRAST, otsu(abs(away).astype(np.uint8)))
     lighter, darker = (int(away[away >= threshold].sum()), -int(away[away <= -threshold].sum()))
     ink = (away if lighter > darker else -away).clip(0).astype(np.uint8)
-    inked = ink >= max(LEAST_CONTRAST, otsu(ink))
+    threshold = max(LEAST_CONTRAST, otsu(ink))
+    inked = ink >= threshold
     if not inked.any() or inked.all():
         return None
     apart = np.cumsum(_histogram(abs(away).astype(np.uint8)[~inked]))
-    paper = int(np.searchsorted(apart, 0.95 * apart[-1]))  # the 95th of 100 of its pixels
-    if inked.mean() >= MOST_INK or paper >= FLAT * ink[inked].mean():
+    paper = int(np.searchsorted(apart, PLAIN * apart[-1]))
+    if paper >= FLAT * ink[inked].mean():
+        return None
+    if min(ink[0].max(), ink[-1].max(), ink[:, 0].max(), ink[:, -1].max()) >= threshold // 2:
+        return ink  # cut out along its edges, or lines; a shadow has a straight edge, and leaves one side free
+    if inked.mean() >= MOST_INK:
         return None
     thick = _opening(inked, max(3, round(WIDE * max(greys.shape))))
     cornered = _opening(inked, max(3, round(CORNER * max(greys.shape))))[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -420,6 +424,7 @@ def _opening(mask: Mask, side: int) -> Mask:
     return opened
 
 
+PLAIN: Final = 0.8  # of the paper's pixels are as plain as that; the others may be edges of strokes
 MOST_INK: Final = 0.5  # of a picture, as a share
 FLAT: Final = 0.3  # of the ink's contrast: by how much paper of one grey may differ from itself
 WIDE: Final = 0.25  # of a picture's side: no stroke is as wide,
