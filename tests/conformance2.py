@@ -203,6 +203,9 @@ def _streams() -> Iterator[Case]:
     yield Case("PRIORITY on an idle stream", clause, frame(Frame.PRIORITY, 0, 9, SOME_PRIORITY) + get())
     yield wrong("WINDOW_UPDATE on an idle stream", clause, window_update(1, 1))
     yield wrong("RST_STREAM on an idle stream", "9113 6.4", rst_stream(1))
+    yield wrong("WINDOW_UPDATE on the server's idle stream", clause, get(5) + window_update(2, 1))
+    yield wrong("RST_STREAM on the server's idle stream", "9113 6.4", get(5) + rst_stream(2))
+    yield wrong("DATA on the server's idle stream before the client's", clause, get(5) + data(2))
     yield wrong("RST_STREAM on the connection", "9113 6.4", rst_stream(0))
     yield wrong(
         "RST_STREAM of five bytes",
@@ -324,6 +327,7 @@ def _requests() -> Iterator[Case]:
     yield refused("no host at all", clause, without(b":authority"), 400)
     yield refused("an :authority that is no host", clause, headers(1, request(authority="a b")), 400)
     yield refused("an :authority with a user", clause, headers(1, request(authority="user@x")), 400)
+    yield refused("no host at all, for HEAD", clause, headers(1, request("HEAD", authority=None)), 400)
     yield refused("a :path that is a whole URL", clause, fields(path="http://x/x"), 400)
     yield refused("a :path without a slash", clause, fields(path="x"), 400)
     yield refused("a :path with a space", clause, fields(path="/x y"), 400)

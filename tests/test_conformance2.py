@@ -5,17 +5,67 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import orjson
 import pytest
-from conformance2 import BODY_BYTES, CASES, Case
-from frames import Client, get, ping
+from conformance2 import BODY_BYTES, CASES, START, Case
+from frames import Client, get, headers, ping, request
 
 from serving.messages import Answer, refusal
-from serving.ports.http2 import Body, Code, Machine, Refused, Request, Reset, State, Stream, limits_of
+from serving.ports.http2 import Body, Code, Frame, Machine, Refused, Request, Reset, State, Stream, limits_of
 from serving.settings import read_settings
 
 LIMITS: Final = limits_of(read_settings({"SAMEDIGIT_MAX_BODY_BYTES": str(BODY_BYTES)}))
 LAST: Final = 2**31 - 1  # a stream that comes behind any other
 NAMES: Final = [f"{case.clause} {case.name}".replace("\\", "|") for case in CASES]
+
+TOLD: Final = {
+    "A client opens streams with odd numbers.",
+    "A client promises nothing.",
+    "A frame is longer than 16384 bytes.",
+    "A frame is shorter than its padding.",
+    "A header block cannot be read. A string in it ends early.",
+    "A header block cannot be read. A string in it is not of Huffman's code.",
+    "A header block cannot be read. An integer in it is too large.",
+    "A header block cannot be read. It ends early, or an index is beyond its tables.",
+    "A header block cannot be read. Its index is 0.",
+    "A header block cannot be read. The table may have 4096 bytes.",
+    "A header block cannot be read. The table's size changes behind a field.",
+    "A header block goes on with CONTINUATION, and nothing comes between.",
+    "A header block is longer than 65536 bytes.",
+    "A padded frame says how much of it is padding.",
+    "A setting has 6 bytes.",
+    "A stream's window became too large.",
+    "A window grows by 1 at least.",
+    "An acknowledgement of SETTINGS is empty.",
+    "CONTINUATION goes on with nothing.",
+    "DATA belong to a stream.",
+    "DATA came on stream 1, which is closed.",
+    "DATA came on stream 1, which is idle.",
+    "DATA came on stream 2, which is idle.",
+    "GOAWAY belongs to no stream.",
+    "GOAWAY has at least 8 bytes.",
+    "HEADERS are too short for their priority.",
+    "HEADERS came on stream 1, which is closed.",
+    "HEADERS came on stream 3, which is closed.",
+    "PING belongs to no stream.",
+    "PING has 8 bytes.",
+    "PRIORITY belongs to a stream.",
+    "PRIORITY has 5 bytes.",
+    "RST_STREAM came on stream 0, which is idle.",
+    "RST_STREAM came on stream 1, which is idle.",
+    "RST_STREAM came on stream 2, which is idle.",
+    "RST_STREAM has 4 bytes.",
+    "SETTINGS belong to no stream.",
+    "SETTINGS_ENABLE_PUSH takes 0 or 1.",
+    "SETTINGS_INITIAL_WINDOW_SIZE takes up to 2147483647.",
+    "SETTINGS_MAX_FRAME_SIZE takes 16384 to 16777215.",
+    "The connection's window is too large.",
+    "The first frame has to be SETTINGS.",
+    "The preface of HTTP/2 was expected.",
+    "WINDOW_UPDATE came on stream 1, which is idle.",
+    "WINDOW_UPDATE came on stream 2, which is idle.",
+    "WINDOW_UPDATE has 4 bytes.",
+}
 
 
 class Found(NamedTuple):
@@ -92,7 +142,8 @@ def test_the_machine_follows_the_clause(case: Case, bytes_at_once: int) -> None:
         assert first.status == case.status
         assert first.ended
         assert first.reset in (None, Code.NO_ERROR)
-        assert first.headers[b"content-length"] == b"%d" % len(first.body)
+        assert first.headers[b"content-length"] == b"%d" % len(first.body) or case.name.endswith("for HEAD")
+        assert bool(first.body) is not case.name.endswith("for HEAD")
         assert not {b"connection", b"transfer-encoding", b"keep-alive"} & set(first.headers)
         assert first.headers[b"x-extra"] == b"y"
     if case.status == 200:
@@ -101,3 +152,45 @@ def test_the_machine_follows_the_clause(case: Case, bytes_at_once: int) -> None:
         assert first.body == b"an answer"
     else:
         assert 1 not in found.bodies or found.gone == [1] or case.ends is not None or case.status is None
+
+
+def test_what_is_wrong_with_a_connection_is_told_in_words() -> None:
+    """In the last GOAWAY too, where a client's log may show them."""
+    told = set()
+    for case in CASES:
+        if case.ends is not None:
+            found = run(case.start + case.sent)
+            told.add(found.machine.error)
+            (goaway,) = [one for one in found.client.frames if one.kind == Frame.GOAWAY]
+            assert goaway.payload[8:].decode() == found.machine.error
+    assert told == TOLD
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (get(1, "x"), "A path was expected, such as /v2."),
+        (headers(1, request(authority=None)), "An :authority was expected."),
+        (headers(1, request(authority="a b")), "The :authority is not a host."),
+        (headers(1, request("G,T")), "This is no method."),
+        (headers(1, request("A" * 33)), "There is no method of more than 32 letters."),
+        (get(1, "/" + "a" * 9000), "The path and query are longer than 8192 bytes."),
+        (
+            get(1, "/x", *((b"a%d" % i, b"") for i in range(101))),
+            "The headers are longer than 65536 bytes, or more than 100.",
+        ),
+        (get(1, "/x", (b"host", b"x"), (b"host", b"x")), ""),
+        (
+            get(1, "/x", (b"content-type", b"a"), (b"content-type", b"a")),
+            "The header content-type was expected once, came twice.",
+        ),
+        (get(1, "/x#"), "This is not a path: '/x#'. Write characters that do not belong there as %XX."),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_a_request_is_told_in_its_answer(sent: bytes, said: str) -> None:
+    first = run(START + sent).client.streams[1]
+    if said:
+        assert orjson.loads(first.body) == {"error": said}
+    else:
+        assert first.reset == Code.PROTOCOL_ERROR

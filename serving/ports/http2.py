@@ -239,10 +239,9 @@ class _ConnectionError(Exception):
 
 
 class _StreamError(Exception):
-    """The same of one stream."""
+    """The same of one stream. Nobody is told more than the code."""
 
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: Code) -> None:
         self.code = code
 
 
@@ -499,14 +498,14 @@ class Machine:
     def _read_trailers(self, stream: Stream, block: bytes, ends: bool, now: float) -> Event | None:
         fields, _ = self._decode(block)
         if stream.side is not _SIDE_OPEN and stream.side is not _LOCAL:
-            raise _StreamError(Code.STREAM_CLOSED, "HEADERS came behind the end.")
+            raise _StreamError(Code.STREAM_CLOSED)  # behind its end
         if not ends or any(name[:1] == b":" for name, _ in fields):
-            raise _StreamError(Code.PROTOCOL_ERROR, "Trailers end their stream, and have no pseudo-headers.")
+            raise _StreamError(Code.PROTOCOL_ERROR)
         try:
             for name, value in fields:
                 check_field(name, value)
-        except Malformed as error:
-            raise _StreamError(Code.PROTOCOL_ERROR, str(error)) from None
+        except Malformed:
+            raise _StreamError(Code.PROTOCOL_ERROR) from None
         return self._ended(stream, b"", now)
 
     # Bodies
@@ -528,10 +527,10 @@ class Machine:
                 return None
             raise _ConnectionError(Code.STREAM_CLOSED, f"DATA came on stream {number}, which is closed.")
         if stream.side is not _SIDE_OPEN and stream.side is not _LOCAL:
-            raise _StreamError(Code.STREAM_CLOSED, "DATA came behind the end.")
+            raise _StreamError(Code.STREAM_CLOSED)  # behind its end
         stream.granted -= len(payload)
         if stream.granted < 0:
-            raise _StreamError(Code.FLOW_CONTROL_ERROR, "More came than the stream's window has room for.")
+            raise _StreamError(Code.FLOW_CONTROL_ERROR)
         if flags & _PADDED:
             payload = _unpadded(payload)
         ends = flags & _END_STREAM
@@ -540,8 +539,8 @@ class Machine:
             return None
         stream.received += len(payload)
         length = stream.head.length
-        if length is not None and (stream.received > length or (ends and stream.received < length)):
-            raise _StreamError(Code.PROTOCOL_ERROR, f"Content-Length said {length} bytes, and that is not what came.")
+        if length is not None and stream.received > length:
+            raise _StreamError(Code.PROTOCOL_ERROR)
         if ends:
             return self._ended(stream, payload, now)
         stream.frames += 1
@@ -550,7 +549,7 @@ class Machine:
             return None
         if stream.streams:
             if stream.frames > self._limits.data_frames:
-                raise _StreamError(Code.ENHANCE_YOUR_CALM, "Messages came in too many pieces.")
+                raise _StreamError(Code.ENHANCE_YOUR_CALM)
             return Piece(stream, payload, False)
         if stream.received > self._limits.body_bytes:
             return Refused(stream, too_long(self._limits.body_bytes))
@@ -570,7 +569,7 @@ class Machine:
         """The request's last bytes came."""
         length = stream.head.length
         if length is not None and stream.received < length:
-            raise _StreamError(Code.PROTOCOL_ERROR, f"Content-Length said {length} bytes, {stream.received} came.")
+            raise _StreamError(Code.PROTOCOL_ERROR)
         if stream.side is _SIDE_OPEN:
             stream.side = TABLE[_SIDE_OPEN][_CAME]
         else:
@@ -633,9 +632,11 @@ class Machine:
                 if not number:
                     raise _protocol("PRIORITY belongs to a stream.")
                 if len(payload) != 5:
-                    # What is idle or closed cannot be reset.
-                    wrong = _StreamError if number in self.streams else _ConnectionError
-                    raise wrong(Code.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes.")
+                    if number in self.streams:
+                        raise _StreamError(Code.FRAME_SIZE_ERROR)
+                    raise _ConnectionError(
+                        Code.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes."
+                    )  # no stream that could be reset
             case Frame.PUSH_PROMISE:
                 raise _protocol("A client promises nothing.")
             case Frame.CONTINUATION:
@@ -660,10 +661,10 @@ class Machine:
                 raise _protocol(f"WINDOW_UPDATE came on stream {number}, which is idle.")
             return  # it may have been on its way when the stream was closed
         if not more:
-            raise _StreamError(Code.PROTOCOL_ERROR, "A window grows by 1 at least.")
+            raise _StreamError(Code.PROTOCOL_ERROR)
         stream.window += more
         if stream.window > MAX_WINDOW:
-            raise _StreamError(Code.FLOW_CONTROL_ERROR, "The stream's window is too large.")
+            raise _StreamError(Code.FLOW_CONTROL_ERROR)
         if number in self._waiting:
             self._send_waiting(now)
 

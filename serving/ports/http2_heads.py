@@ -61,12 +61,10 @@ def read_head(fields: list[Field], ends: bool, limits: HeadLimits, *, whole: boo
     for name, value in fields:
         if name[:1] == b":":
             if headers or name in pseudo or name not in _PSEUDO:
-                raise Malformed(
-                    "Its pseudo-headers are :method, :scheme, :authority and :path, once each, and come first."
-                )
+                raise Malformed  # those four, once each, before all others
             pseudo[name] = value
             if _VALUE.fullmatch(value) is None:
-                raise Malformed("A pseudo-header's value is none.")
+                raise Malformed
             continue
         check_field(name, value)
         if name not in headers:
@@ -79,15 +77,15 @@ def read_head(fields: list[Field], ends: bool, limits: HeadLimits, *, whole: boo
             headers[name] += b", " + value
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     if not method or (method != b"CONNECT" and not (path and pseudo.get(b":scheme"))):
-        raise Malformed("It has no :method, no :scheme or no :path.")
+        raise Malformed
     if method == b"CONNECT" and (b":path" in pseudo or b":scheme" in pseudo):
-        raise Malformed("CONNECT has neither :scheme nor :path.")
+        raise Malformed
     host = headers.get(b"host")
     authority = pseudo.get(b":authority", host)
     if host is not None and authority != host:
-        raise Malformed("Its host is not its :authority.")
+        raise Malformed
     if ends and headers.get(b"content-length", b"0").strip(b"0"):
-        raise Malformed("Its content-length is not that of its body, which is empty.")
+        raise Malformed  # nothing comes
 
     if len(method) > METHOD_BYTES:
         raise RequestError(Kind.UNSUPPORTED, f"There is no method of more than {METHOD_BYTES} letters.")
@@ -112,19 +110,23 @@ def read_head(fields: list[Field], ends: bool, limits: HeadLimits, *, whole: boo
     return Head(method.decode(), path, decoded, query, headers, False, length, True, expects)
 
 
+_NO_HEAD: Final = Head("", b"", "", "", {}, False, None, True, False)
+
+
 def head_of_refused(fields: list[Field]) -> Head:
     """Of a request whose head is refused: what its answer needs."""
     method = next((value for name, value in fields if name == b":method"), b"")
-    return Head(method[:METHOD_BYTES].decode("latin-1"), b"", "", "", {}, False, None, True, False)
+    return _NO_HEAD._replace(method=method[:METHOD_BYTES].decode("latin-1"))
 
 
 def check_field(name: bytes, value: bytes) -> None:
+    """Raises Malformed if it is no field of a request or of its trailers (8.2)."""
     if _NAME.fullmatch(name) is None:
-        raise Malformed("A header's name is in lower case, and no pseudo-header's.")
+        raise Malformed
     if _VALUE.fullmatch(value) is None:
-        raise Malformed("A header's value has no NUL, CR or LF, and no space around it.")
+        raise Malformed
     if name in _OF_CONNECTIONS or (name == b"te" and value != b"trailers"):
-        raise Malformed("A header is about the connection, which in HTTP/2 is none of theirs.")
+        raise Malformed  # 8.2.2: they are about a connection
 
 
 # Writing an answer
