@@ -441,8 +441,8 @@ def test_the_page_is_no_wider_than_its_window(
     assert title is not None, printed[:500]
     scroll_width, client_width, pictures, inside = title[1].split()
     assert int(scroll_width) <= int(client_width) <= width
-    # Three of door and model, three of latencies, one of accuracy, three of training.
-    assert (pictures, inside) == ("10", "true")
+    # One of door and model for each protocol, three of latencies, one of accuracy, three of training.
+    assert (pictures, inside) == (str(len(PROTOCOLS) + 7), "true")
 
 
 # ---- the benchmark of serving
