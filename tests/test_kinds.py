@@ -460,7 +460,9 @@ def test_scikit_learns_digits_are_all_there() -> None:
     assert sides == (20, 20)
 
 
-def test_without_scikit_learn_the_kind_is_missing_and_says_what_to_do(without: Callable[..., dict[str, str]]) -> None:
+def test_without_scikit_learn_or_pillow_a_kind_is_missing_and_says_what_to_do(
+    without: Callable[..., dict[str, str]],
+) -> None:
     code = """
 import numpy as np
 from digits.errors import KindMissing
@@ -478,6 +480,11 @@ for kind in KINDS:
         "scikit-learn needs scikit-learn, whose package holds these digits: pip install scikit-learn",
         "printed fonts needs Pillow, which draws the fonts: pip install pillow",
         "handwriting fonts needs Pillow, which draws the fonts: pip install pillow",
+        *(
+            f"{kind.name} needs Pillow, which draws and reads pictures: pip install pillow"
+            for kind in KINDS
+            if kind.group == "pictures"
+        ),
     ]
 
 

@@ -198,7 +198,7 @@ def test_an_unknown_backend_is_404_and_those_there_are_are_named(
 def test_what_is_below_a_backend_is_404_and_what_there_is_is_named(path: str, client: httpx.Client) -> None:
     message = error_of(client.post(path, content=b"{}", headers=JSON), 404)
     named = path.replace("%2e", ".")
-    assert message == f"Nothing is at {named}; /v2, /predict/BACKEND and /models are here."
+    assert message == f"Nothing is at {named}; /v2, /predict/BACKEND, /classify, /models and /ui are here."
 
 
 @pytest.mark.parametrize(

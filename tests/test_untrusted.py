@@ -21,6 +21,7 @@ PLANES: Final = ("API port", "data plane")
 # What would run or fetch what it is given. A name of a module, or of a built-in function.
 RUNS: Final = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "subprocess", "runpy"}
 FETCHES: Final = {"urllib", "http", "requests", "httpx", "aiohttp", "fsspec", "smtplib", "ftplib"}
+PARSES: Final = {"urllib.parse"}  # of the same package, and fetches nothing
 EVALUATES: Final = {"eval", "exec", "compile", "__import__"}
 
 
@@ -31,7 +32,7 @@ def test_what_reads_requests_can_neither_run_nor_fetch_anything(file: Path) -> N
             assert not {alias.name.partition(".")[0] for alias in node.names} & (RUNS | FETCHES)
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None
-            assert node.module.partition(".")[0] not in RUNS | FETCHES
+            assert node.module in PARSES or node.module.partition(".")[0] not in RUNS | FETCHES
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in EVALUATES
 

@@ -166,6 +166,9 @@ def test_a_worker_that_is_killed_comes_back_with_what_is_wanted_and_the_other_go
         with asking(server, found):
             time.sleep(0.3)
             os.kill(killed, signal.SIGKILL)
+            wait_until(
+                lambda: killed not in listeners(server)
+            )  # what had reached it is lost, and nothing reaches it any more
             keep("a", 2, day=2)
             assert change(server, server.data_port, "a.numpy", "load") == (200, "")
             keep("a", 3, day=3)  # which nobody loads
