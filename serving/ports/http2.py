@@ -650,10 +650,12 @@ class Machine:
         if not number:
             if not more:
                 raise _protocol("A window grows by 1 at least.")
+            was_shut = self._window <= 0
             self._window += more
             if self._window > MAX_WINDOW:
                 raise _ConnectionError(Code.FLOW_CONTROL_ERROR, "The connection's window is too large.")
-            self._send_waiting(now)
+            if was_shut:  # otherwise what waits, waits for its stream's own
+                self._send_waiting(now)
             return
         stream = self.streams.get(number)
         if stream is None:
@@ -666,7 +668,7 @@ class Machine:
         if stream.window > MAX_WINDOW:
             raise _StreamError(Code.FLOW_CONTROL_ERROR)
         if number in self._waiting:
-            self._send_waiting(now)
+            self._send_stream(stream, now)
 
     def _read_rst_stream(self, number: int, payload: bytes, now: float) -> Event | None:
         if len(payload) != 4:
@@ -833,9 +835,14 @@ class Machine:
             stream.sent = 0
         self.unsent_bytes += len(data)
         stream.trailers = trailers
-        self._send_waiting(now)
+        self._send_stream(stream, now)
         if self._client_ended and stream.number in self._waiting:  # it grants no more
             self.cancel(stream, now)
+
+    def _send_stream(self, stream: Stream, now: float) -> None:
+        """As much of one answer as there is room for."""
+        while stream.number in self._waiting and self._send_frame(stream, now):
+            pass
 
     def _send_waiting(self, now: float) -> None:
         """A frame of each stream in turn, as long as there is room."""

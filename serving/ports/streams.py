@@ -320,10 +320,12 @@ class Streams(asyncio.Protocol):
             self._settle(self._loop.time())
 
     def _flush(self) -> None:
+        if self._transport is None:
+            return
         machine = self._machine
         if machine.unsent_bytes != self.unsent_bytes:
             self._count_unsent(machine.unsent_bytes)
-        if self._transport is not None and (written := machine.take()):
+        if written := machine.take():
             self._transport.write(written)
 
     def _count_unsent(self, size: int) -> None:
