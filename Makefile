@@ -1,7 +1,8 @@
 # make demo    train, serve, load and compare: ends with a table and a report
 # make test    the whole test suite
+# make protos  the messages of gRPC, from the .proto files
 # make mutants whether the tests would notice mistakes: some minutes
-.PHONY: demo test check mutants image lock clean
+.PHONY: demo test check protos mutants image lock clean
 
 # The first Python that is new enough, and not too new for the frameworks.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -23,6 +24,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+protos: $(READY)
+	cd serving/protocols && ../../$(BIN)/python -m grpc_tools.protoc -I . --descriptor_set_out=descriptors.binpb *.proto
 
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py

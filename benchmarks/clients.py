@@ -26,6 +26,12 @@ SHED: Final = (429, 503)
 LARGE_BODY: Final = 200_000
 PAUSE_SECONDS: Final = 1.3  # of a body that is kept half sent: longer than what a server does once a second
 MAX_FAULTS: Final = 20  # kept as text
+# Files whose headers are true: a BMP of noise, and one that says it has 3.6 gigapixels.
+_BMP: Final = struct.Struct("<2sIIIIiiHHIIiiII")
+NOISE: Final = _BMP.pack(b"BM", 54 + 3 * 256**2, 0, 54, 40, 256, 256, 1, 24, 0, 3 * 256**2, 0, 0, 0, 0) + random.Random(
+    1
+).randbytes(3 * 256**2)
+BOMB: Final = _BMP.pack(b"BM", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(1000)
 
 
 class Fault(Exception):
@@ -368,6 +374,16 @@ async def vanishes(target: Target, dice: random.Random, tally: Tally) -> None:
     connection.reset()
 
 
+async def drops_a_picture(target: Target, dice: random.Random, tally: Tally) -> None:
+    """Sends half a picture, or all of it, slowly or at once, and goes before the answer."""
+    connection = await connect(dice.choice((target.data_port, target.api_port)))
+    request = head("/classify", f"Content-Length: {len(NOISE)}", "Content-Type: image/bmp") + NOISE
+    end = dice.choice((len(request), dice.randrange(200, len(request))))
+    await connection.send(request[: end // 2], request[end // 2 : end], pause=dice.choice((0, 0.2)))
+    await asyncio.sleep(dice.choice((0, 0.01)))
+    connection.reset()
+
+
 async def never_reads(target: Target, dice: random.Random, tally: Tally) -> None:
     """Asks for many answers, reads none of them, and goes."""
     connection = await connect(target.data_port)
@@ -399,6 +415,11 @@ MALFORMED: Final[Sequence[tuple[bytes, int]]] = (
     (head("/predict/onnx", method="GET"), 405),
     (head("/v2/nothing", method="GET"), 404),
     (head("/predict/onnx", "Content-Length: 1000000000000"), 413),
+    (head("/classify", "Content-Length: 5") + b"hello", 415),
+    (head("/classify?x=1", "Content-Length: 5") + b"hello", 400),
+    (head("/classify", f"Content-Length: {len(BOMB)}") + BOMB, 413),
+    (head("/compare", "Content-Length: 5", "Content-Type: text/html") + b"hello", 415),
+    (head("/ui/nothing.js", method="GET"), 404),
 )  # fmt: skip
 
 
@@ -430,6 +451,7 @@ BAD: Final[dict[str, Behaviour]] = {
     "drops a body": drops_body,
     "drops tiny chunks": drops_tiny_chunks,
     "vanishes": vanishes,
+    "drops a picture": drops_a_picture,
     "never reads": never_reads,
     "talks garbage": talks_garbage,
     "asks wrongly": asks_wrongly,

@@ -3,15 +3,16 @@
     python -m benchmarks.serving [--seconds N] [--json FILE] [--peers NAME ...]
 
 The same ONNX model (the torch-relu that the store serves, and torch-conv where a slow one is asked) and the same images for
-everybody. Servers have one worker, and one core; wrk (Locust's fast client, where wrk is missing) has another. A measurement
-is a closed loop of one second in each of N rounds. A round measures every server, in a new random order, so that what else the
-machine does hits all alike; compared are the medians of the rounds. Who is not measured sleeps (SIGSTOP), since some poll.
+everybody. Servers have one worker, and one core; wrk (Locust's fast client, where wrk is missing), and for gRPC h2load, has
+another. A measurement is a closed loop of one second in each of N rounds. A round measures every server, in a new random order,
+so that what else the machine does hits all alike; compared are the medians of the rounds. Who is not measured sleeps (SIGSTOP),
+since some poll.
 Before each measurement 16 answers must be the model's own; in it, answers with an error status and requests without an answer
 are counted, as failed.
 
 The peers are FastAPI with pydantic, MLServer, bentoml as its quickstart has it, LitServe, and Triton's C++ server, which is
 left out where it does not start. Each comes from its package in an environment of its own (`peers`), made at first use. An
-empty bentoml service and bentoml's adaptive batching run in this project's environment.
+empty bentoml service, bentoml's adaptive batching and grpcio's own server run in this project's environment.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
         cores = bench.cores
         parts: dict[str, Callable[[], list[Measurement]]] = {
             "one image a request, and 64": lambda: cases.through_onnx(bench, peers),
+            "gRPC": lambda: cases.through_grpc(bench, peers),
             "batching": lambda: cases.batching(bench),
             "a slow model": lambda: cases.slow_model(bench, peers),
             "start and memory": lambda: cases.start_and_memory(bench),
@@ -104,7 +106,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
         "client": client,
         "model": bench.model.tag,
         "versions": {
-            **{package: version(package) for package in ("bentoml", "uvicorn", "numpy")},
+            **{package: version(package) for package in ("bentoml", "grpcio", "uvicorn", "numpy")},
             "onnxruntime": onnxruntime.__version__,
             **{NAMES.get(name, PEERS[name]): locked_version(name) for name in peers},
         },

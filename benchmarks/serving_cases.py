@@ -19,8 +19,8 @@ import numpy as np
 from rich.progress import Progress
 
 from benchmarks import serving_client as client
-from benchmarks.serving_client import Load, Question
-from benchmarks.serving_servers import PEERS, bentoml_here, ours, peer, started
+from benchmarks.serving_client import Call, Load, Question
+from benchmarks.serving_servers import PEERS, bentoml_here, grpcio_here, ours, peer, started
 from digits import mnist
 from digits.contract import Backend, Images
 from digits.errors import LoadTestError, ModelNotFound
@@ -28,6 +28,7 @@ from digits.store import StoredModel, find_model
 from loadtests.server import Server, free_ports, on_cores
 from runtimes.backends import Runtime, is_installed, open_runtime
 from runtimes.device import CPU
+from serving.protocols.grpc import framed
 from serving.start import ROOT
 
 RECIPE: Final = "torch-relu"
@@ -54,6 +55,13 @@ BATCHED: Final[dict[Backend, str]] = {  # torch before TensorFlow, whose LLVM ot
     "onnx": "ONNX, 64 connections",
 }
 
+GRPC_16: Final = "gRPC, 16 connections"
+GRPC_64: Final = "gRPC, 64 connections"
+GRPC_STREAMS: Final = "gRPC, one connection with 16 streams at once"
+GRPC_1: Final = "gRPC, one connection"
+GRPC_BATCHED: Final = "TensorFlow over gRPC, 64 connections"
+GRPC_CASES: Final = {GRPC_16: (16, 1), GRPC_64: (64, 1), GRPC_STREAMS: (1, 16), GRPC_1: (1, 1)}  # connections, streams
+
 US: Final = "samedigit"
 UNBATCHED: Final = "samedigit, unbatched"
 TWO_WORKERS: Final = "samedigit, two workers"
@@ -65,6 +73,7 @@ BESIDE: Final = f"{RECIPE} beside {SLOW_RECIPE} under full load"
 FULL_LOAD: Final = f"{SLOW_RECIPE} under full load"
 ADAPTIVE: Final = "bentoml, adaptive batching"
 ADAPTIVE_OFF: Final = "bentoml, the same, unbatched"
+GRPCIO: Final = {"threads": "grpcio, threads", "asyncio": "grpcio, asyncio"}
 EMPTY: Final = "empty bentoml service"
 UNCOMPILED: Final = "empty bentoml service, bytecode not compiled"
 
@@ -104,7 +113,7 @@ class Cell:
     label: str  # what it is called in the results
     case: str
     port: int
-    question: Question
+    question: Question | Call
     connections: int
     warm_up_seconds: int = 1
     ca_file: Path | None = None  # the server speaks TLS with its certificate
@@ -218,6 +227,35 @@ def through_onnx(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
         return [*measurements, memory]
 
 
+def through_grpc(bench: Bench, peers: Sequence[str]) -> list[Measurement]:
+    """One image a call, over gRPC: ours, Triton's, and grpcio's own server."""
+    api_port, data_port, triton_port, triton_grpc, *others = free_ports(4 + 2 * len(GRPCIO))
+    ports = {US: data_port}
+    starts = {US: ours(bench.model, "onnx", (api_port, data_port))}
+    if "triton" in peers:
+        ports[PEERS["triton"]] = triton_grpc
+        starts[PEERS["triton"]] = peer("triton", bench.model, triton_port, triton_grpc)
+    for (mode, name), port, grpc_port in zip(GRPCIO.items(), others[::2], others[1::2], strict=True):
+        ports[name] = grpc_port
+        starts[name] = grpcio_here(mode, bench.model, port, grpc_port)
+    with started(starts, cores=bench.cores.server, optional={PEERS["triton"]}, progress=bench.progress) as servers:
+        cells = [
+            Cell(
+                server=name,
+                label=name,
+                case=case,
+                port=ports[name],
+                question=client.model_infer(
+                    f"{RECIPE}.onnx" if name == US else "digits", bench.images[0], bench.digits[0], streams=streams
+                ),
+                connections=connections,
+            )
+            for case, (connections, streams) in GRPC_CASES.items()
+            for name in servers
+        ]
+        return measure(bench, cells, servers)
+
+
 def _in_process(bench: Bench, images: int) -> Load:
     """The runtime's own time for so many images, on the server's core, while every server sleeps."""
     batches = [bench.images[start : start + images].copy() for start in range(0, len(bench.images), images)]
@@ -262,6 +300,12 @@ def batching(bench: Bench) -> list[Measurement]:
                 warm_up_seconds=DISPATCHER_SECONDS if label == ADAPTIVE else 1,
             )
             for server, label, port, question in asked
+        ]
+    if "tensorflow" in backends:
+        call = client.model_infer(f"{RECIPE}.tensorflow", bench.images[0], bench.digits[0])
+        cells += [
+            Cell(server=name, label=name, case=GRPC_BATCHED, port=port, question=call, connections=64)
+            for name, port in ((US, ports[1]), (UNBATCHED, ports[3]))
         ]
     with started(starts, cores=bench.cores.server, progress=bench.progress) as servers:
         return measure(bench, cells, servers)
@@ -447,7 +491,11 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(i) for i in range(len(cells))]
         for cell, file in zip(cells, files, strict=True):
-            if isinstance(cell, Cell):
+            if isinstance(cell, InProcess):
+                continue
+            if isinstance(cell.question, Call):
+                file.write_bytes(framed(cell.question.message))
+            else:
                 client.write_requests(cell.question, file)
         for round_ in range(1 + bench.rounds):
             for i in random.sample(range(len(cells)), len(cells)):
@@ -458,16 +506,8 @@ def measure(
                 else:
                     server = servers[cell.server]
                     server.wake()
-                    client.check(cell.label, cell.port, cell.question, ca_file=cell.ca_file)
-                    before = server.cpu_seconds()
-                    load = client.load(
-                        cell.port,
-                        files[i],
-                        connections=cell.connections,
-                        seconds=1 if round_ else cell.warm_up_seconds,
-                        cores=client_cores or bench.cores.client,
-                        tls=cell.ca_file is not None,
-                    )
+                    seconds = 1 if round_ else cell.warm_up_seconds
+                    load, before = _load(cell, files[i], server, seconds, client_cores or bench.cores.client)
                     cpu_seconds = server.cpu_seconds() - before
                     server.sleep()
                 if round_:  # the first is the warm-up
@@ -479,6 +519,27 @@ def measure(
         _median(cell.label, cell.case, cell.connections, rounds, cpu if isinstance(cell, Cell) else ())
         for cell, rounds, cpu in zip(cells, loads, cpu_us, strict=True)
     ]
+
+
+def _load(cell: Cell, file: Path, server: Server, seconds: int, cores: list[int] | None) -> tuple[Load, float]:
+    """What one measurement found, and the server's CPU seconds before it."""
+    if isinstance(cell.question, Call):
+        size = client.check_call(cell.label, cell.port, cell.question)
+        before = server.cpu_seconds()
+        load = client.load_calls(
+            cell.port,
+            cell.question,
+            file,
+            connections=cell.connections,
+            seconds=seconds,
+            cores=cores,
+            answer_bytes=size,
+        )
+        return load, before
+    client.check(cell.label, cell.port, cell.question, ca_file=cell.ca_file)
+    before = server.cpu_seconds()
+    tls = cell.ca_file is not None
+    return client.load(cell.port, file, connections=cell.connections, seconds=seconds, cores=cores, tls=tls), before
 
 
 def _median(
@@ -534,6 +595,13 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
 
     for name, limit in (("fastapi", 2.0), ("mlserver", 4.0), ("bentoml", 9.0), ("triton", 1.4)):
         compare(JSON_16, f"at least {limit:g}x {PEERS[name]}'s", "requests/s", rate, PEERS[name], limit)
+    triton = PEERS["triton"]
+    compare(GRPC_16, "at least 2x Triton's", "requests/s", rate, triton, 2)
+    compare(GRPC_16, "at least 4.5x grpcio's", "requests/s", rate, GRPCIO["threads"], 4.5)
+    for case in (GRPC_64, GRPC_STREAMS):
+        compare(case, "at least 1.7x Triton's", "requests/s", rate, triton, 1.7)
+    compare(GRPC_1, "p50 at most 0.7x Triton's", "ms", lambda one: one.p50_ms, triton, 0.7, at_least=False)
+    compare(GRPC_BATCHED, "at least 4x unbatched", "requests/s", rate, UNBATCHED, 4)
     fastapi = PEERS["fastapi"]
     compare(BINARY_16, "at least 3.3x FastAPI's JSON", "requests/s", rate, fastapi, 3.3, their_case=JSON_16)
     compare(JSON_1, "p50 at most 0.7x FastAPI's", "ms", lambda one: one.p50_ms, fastapi, 0.7, at_least=False)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import numpy as np
 
 from digits.contract import CLASSES, Images
 from digits.errors import LoadTestError
 from loadtests.client import Client, request_bytes
 from loadtests.server import on_cores
+from serving.protocols.v2_grpc import INFER, RESPONSE
 
+MODEL_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 LUA: Final = Path(__file__).with_name("serving.lua")
 CHECKED: Final = 16  # answers that are compared before each measurement; they also wake the server up
 
@@ -36,6 +41,15 @@ class Question:
     bodies: list[bytes]
     digits: list[list[int]]  # the right answer to each
     read: Read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One ModelInfer of gRPC, again and again: h2load sends one body."""
+
+    message: bytes
+    digit: int  # the right answer
+    streams: int = 1  # at once on each connection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,13 @@ def v2_binary(path: str, images: Images, digits: list[int], *, batch: int = 1) -
         digits=[digits[start : start + batch] for start in starts],
         read=_read_v2_binary,
     )
+
+
+def model_infer(model: str, image: Images, digit: int, *, streams: int = 1) -> Call:
+    """Of one image, `[28, 28]`, raw."""
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28]}
+    request = INFER(model_name=model, inputs=[tensor], raw_input_contents=[image.tobytes()])
+    return Call(message=request.SerializeToString(), digit=digit, streams=streams)
 
 
 def nested_json(path: str, images: Images, digits: list[int]) -> Question:
@@ -146,6 +167,27 @@ def check(name: str, port: int, question: Question, *, ca_file: Path | None = No
         raise LoadTestError(f"{name} does not answer {question.path} as expected: {error!r}") from error
 
 
+def check_call(name: str, port: int, call: Call) -> int:
+    """Calls as often, by grpcio's client. Gives the bytes of an answer.
+
+    Raises:
+        LoadTestError: an answer is not the right one.
+    """
+    size = 0
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection from before may have died while the server slept
+    with grpc.insecure_channel(f"127.0.0.1:{port}", own) as channel:
+        for _ in range(CHECKED):
+            try:
+                answer: bytes = channel.unary_unary(MODEL_INFER)(call.message, timeout=20, wait_for_ready=True)
+            except grpc.RpcError as error:
+                raise LoadTestError(f"{name} does not answer ModelInfer: {error!r}") from error
+            digits = _most_probable(np.frombuffer(RESPONSE.FromString(answer).raw_output_contents[0], np.float32))
+            if digits != [call.digit]:
+                raise LoadTestError(f"{name} answers ModelInfer with {digits}; expected {call.digit}")
+            size = 5 + len(answer)
+    return size
+
+
 def write_requests(question: Question, file: Path) -> None:
     """The whole HTTP requests, each after a line with its length: what both clients read."""
     with open(file, "wb") as requests:
@@ -167,6 +209,50 @@ def client() -> str:
         return f"Locust {version('locust')}"
     except ModuleNotFoundError as error:  # importlib's PackageNotFoundError
         raise LoadTestError("Neither wrk nor Locust is installed: apt install wrk, or pip install locust.") from error
+
+
+def load_calls(
+    port: int, call: Call, body: Path, *, connections: int, seconds: int, cores: list[int] | None, answer_bytes: int
+) -> Load:
+    """A closed loop of calls by h2load, which reads what it sends from `body`.
+
+    It takes every answer of gRPC for a success, since their status comes behind them: what is refused has no bytes.
+
+    Raises:
+        LoadTestError: h2load is missing or failed, or got no answer at all.
+    """
+    with tempfile.NamedTemporaryFile(prefix="h2load-") as log:
+        command = [
+            "h2load", "-D", str(seconds), "-c", str(connections), "-m", str(call.streams), "-t", "1", "-d", str(body),
+            "-H", "content-type: application/grpc", "-H", "te: trailers", f"--log-file={log.name}",
+            f"http://127.0.0.1:{port}{MODEL_INFER}",
+        ]  # fmt: skip
+        with on_cores(cores):
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * seconds)
+            except FileNotFoundError as error:
+                raise LoadTestError("h2load is not installed: apt install nghttp2-client.") from error
+            except subprocess.TimeoutExpired as error:
+                raise LoadTestError("h2load did not end in time.") from error
+        rows = [line.split("\t") for line in Path(log.name).read_text().splitlines()]
+    printed = done.stdout + done.stderr
+    data = re.search(r"\((\d+)\) data", printed)
+    failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", printed)
+    if done.returncode != 0 or data is None or failed is None or not rows:
+        raise LoadTestError(f"h2load failed (exit {done.returncode}). It printed:\n{printed[-2000:]}")
+    taken_ms = np.array([int(row[2]) for row in rows]) / 1000
+    empty = max(0, len(rows) - int(data[1]) // answer_bytes)
+    p50, p99 = np.percentile(taken_ms, (50, 99)).tolist()
+    right = len(rows) - empty
+    if right <= 0:
+        raise LoadTestError(f"Port {port} refused every call of h2load.")
+    return Load(
+        answers=right,
+        requests_per_second=right / seconds,
+        p50_ms=p50,
+        p99_ms=p99,
+        failed=empty + int(failed[1]) + int(failed[3]),
+    )
 
 
 def _url(port: int, *, tls: bool) -> str:

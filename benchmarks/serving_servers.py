@@ -98,8 +98,24 @@ def _bentoml(python: str, service: str, port: int, variables: Mapping[str, str])
     )
 
 
-def peer(name: str, model: StoredModel, port: int) -> Start:
-    """A server of `PEERS`, from an environment of its own, made if it is not there yet.
+def grpcio_here(mode: str, model: StoredModel, port: int, grpc_port: int) -> Start:
+    """grpcio's server in this project's own environment; `mode`: threads or asyncio."""
+    variables = {
+        "PYTHONPATH": str(ROOT),
+        "MODEL": str(model.path("onnx")),
+        "PORT": str(port),
+        "GRPC_PORT": str(grpc_port),
+        "MODE": mode,
+    }
+    return Start(
+        command=[sys.executable, str(PEERS_FOLDER / "grpcio_server.py")],
+        environment=serve_environment(variables),
+        ready=[f"http://127.0.0.1:{port}/"],
+    )
+
+
+def peer(name: str, model: StoredModel, port: int, grpc_port: int | None = None) -> Start:
+    """A server of `PEERS`, from an environment of its own, made if it is not there yet; Triton's with a port for gRPC.
 
     Raises:
         LoadTestError: its environment cannot be made.
@@ -132,7 +148,7 @@ def peer(name: str, model: StoredModel, port: int) -> Start:
         ready = "/v2/models/digits/ready"
     elif name == "triton":
         command = [python, str(PEERS_FOLDER / "triton_server.py")]
-        variables |= {"GRPC_PORT": other, "METRICS_PORT": third}
+        variables |= {"GRPC_PORT": str(grpc_port or other), "METRICS_PORT": third}
         ready = "/v2/models/digits/ready"
     else:
         raise LoadTestError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")

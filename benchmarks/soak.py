@@ -57,6 +57,7 @@ NUMBERS: Final = {  # of clients of each behaviour
     "stays idle": 10,
     "scrapes": 1,
     "drops a body": 12,
+    "drops a picture": 2,
     "drops tiny chunks": 4,
     "vanishes": 3,
     "never reads": 3,

@@ -18,7 +18,7 @@ class Cell:
     """One model's reading of one kind; without a score where it was not read."""
 
     score: Score | None
-    trained_like: tuple[str, ...]  # the model's augmentations that resemble the kind
+    trained_like: tuple[str, ...]  # the model's augmentations that resemble the kind, and drawn digits where they do
 
     @property
     def accuracy(self) -> float | None:

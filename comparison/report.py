@@ -22,7 +22,8 @@ from training.evaluate import Reading, kept_readings
 TEMPLATE: Final = "report.html.j2"
 ABOUT: Final[dict[ProtocolName, str]] = {
     "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
-    "v2-json": "the Open Inference Protocol in JSON, on the data plane: the door on a port of its own",
+    "grpc": "the Open Inference Protocol over gRPC, on the data plane, by Triton's own client: most of it is the client",
+    "v2-json": "the same protocol over HTTP in JSON, on the data plane: the door on a port of its own",
     "v2-binary": "the same with binary tensors: raw pixels in, raw numbers out",
 }
 

@@ -32,7 +32,7 @@ from locust.exception import StopUser
 from locust.runners import STATE_CLEANUP, STATE_STOPPED, STATE_STOPPING
 
 from digits import mnist
-from digits.contract import BACKENDS
+from digits.contract import BACKENDS, Images
 from digits.errors import SamedigitError
 from loadtests.client import get
 from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
@@ -80,13 +80,14 @@ class OnnxUser(BackendUser):
 
 _protocol = PROTOCOLS["predict"]
 _paths: dict[str, str] = {}  # backend -> where its most accurate model is
-_bodies: list[bytes] = []  # of the test images
+_bodies: list[Any] = []  # of the test images
 _shuffled = list(range(len(LABELS)))
 random.Random(0).shuffle(_shuffled)
 _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few as possible are asked twice
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
 _hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
+_calling: dict[FastHttpUser, Any] = {}  # Triton's clients, with a connection of its own for each
 _unanswered: dict[FastHttpUser, tuple[str, float]] = {}  # path, and when it was sent, in seconds since the epoch
 _started = 0.0  # seconds since the epoch
 _before: dict[str, dict[str, int]] = {}  # what the server had counted when the warm-up ended
@@ -104,7 +105,10 @@ def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> N
     ):
         raise StopUser  # Locust ends a user between two requests, which may come to send one more
     image = next(_next_image)
-    body: Any = _bodies[image]  # Locust sends bytes too, though it does not say so
+    if _protocol.is_call:
+        _call(user, path, image, expected[image])
+        return
+    body = _bodies[image]  # Locust sends bytes too, though it does not say so
     _unanswered[user] = path, time.time()
     with user.client.post(path, data=body, headers=_protocol.headers, catch_response=True) as response:
         if response.status_code == 200:
@@ -121,6 +125,48 @@ def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> N
     del _unanswered[user]  # not in a `finally`: a user that is stopped while it waits leaves its request here
 
 
+def _call(user: FastHttpUser, path: str, image: int, expected: int) -> None:
+    """The same over gRPC, by Triton's own client; Locust is told what became of it."""
+    from tritonclient.grpc import InferenceServerClient
+    from tritonclient.utils import InferenceServerException
+
+    client = _calling.get(user)
+    if client is None:
+        address = str(user.environment.host).rpartition("/")[2]
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        client = _calling[user] = InferenceServerClient(address, channel_args=options)
+    outcome, message, failure = "failed", b"", None
+    start_time, started = time.time(), time.perf_counter()
+    _unanswered[user] = path, start_time
+    try:
+        result = client.infer(path.rpartition("/")[2], _bodies[image])
+        seconds = time.perf_counter() - started
+        message = result.get_response().SerializeToString()
+        outcome = "right" if _protocol.read(message, {}) == expected else "wrong"
+    except (WrongAnswer, InferenceServerException) as error:
+        seconds = time.perf_counter() - started
+        failure = error
+    del _unanswered[user]
+    user.environment.events.request.fire(
+        request_type="POST", name=path, start_time=start_time, response_time=1000 * seconds,
+        response_length=len(message), response=None, context={"outcome": outcome}, exception=failure,
+    )  # fmt: skip
+
+
+def _prepare_calls(images: Images) -> list[Any]:
+    """What Triton's client sends of each image. Without gRPC none of its libraries are needed."""
+    from grpc.experimental.gevent import init_gevent
+    from tritonclient.grpc import InferInput
+
+    init_gevent()  # a call that waits lets other users go on
+    tensors = []
+    for image in images:
+        tensor = InferInput("images", [1, *image.shape], "UINT8")
+        tensor.set_data_from_numpy(image[None])
+        tensors.append([tensor])
+    return tensors
+
+
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_protocol(parser: argparse.ArgumentParser, **_: Any) -> None:
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="predict", help="How to ask.")
@@ -135,7 +181,8 @@ def protocol_of(environment: Environment) -> Protocol:
 def prepare(environment: Environment, **_: Any) -> None:
     global _protocol, _bodies, _paths, _started, _first_failure
     _protocol = protocol_of(environment)
-    _bodies = [_protocol.write(image) for image in _test.images]
+    images = _test.images
+    _bodies = _prepare_calls(images) if _protocol.is_call else [_protocol.write(image) for image in images]
     served = _served(environment)
     _paths = {backend: _protocol.path(models[0][1].partition(":")[0], backend) for backend, models in served.items()}
     missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
@@ -147,6 +194,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     _hundredths.clear()
     _latencies.clear()
     _unanswered.clear()
+    _calling.clear()
     _first_failure = None
     environment.stop_timeout = environment.stop_timeout or DRAIN_SECONDS  # Locust's own would drop what is in flight
     _started = time.time()

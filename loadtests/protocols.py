@@ -1,8 +1,9 @@
-"""The three ways to ask for a digit: an image to a request's body, and an answer to its digit, checked.
+"""The four ways to ask for a digit: an image to a request's body, and an answer to its digit, checked.
 
     predict      POST /predict/{backend}                     JSON
-    v2-json      POST /v2/models/{recipe}.{backend}/infer    the Open Inference Protocol, JSON
-    v2-binary    the same                                    its binary tensors: raw pixels in, raw numbers out
+    grpc         ModelInfer                                  the Open Inference Protocol over gRPC: raw pixels, raw numbers
+    v2-json      POST /v2/models/{recipe}.{backend}/infer    the same over HTTP, in JSON
+    v2-binary    the same                                    its binary tensors: raw pixels, raw numbers
 
 Each asks for the same: ten probabilities, and the digit.
 """
@@ -19,9 +20,13 @@ import numpy.typing as npt
 import orjson
 
 from digits.contract import CLASSES, SIDE
+from serving.errors import RequestError
+from serving.protocols import protos
+from serving.protocols.v2_grpc import RESPONSE
 
-ProtocolName = Literal["predict", "v2-json", "v2-binary"]
+ProtocolName = Literal["predict", "grpc", "v2-json", "v2-binary"]
 Image = npt.NDArray[np.uint8]  # [28, 28]
+CALL: Final = "/inference.GRPCInferenceService/ModelInfer"
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 
@@ -32,11 +37,14 @@ class WrongAnswer(Exception):
 @dataclass(frozen=True)
 class Protocol:
     on_data_plane: bool  # its port; otherwise BentoML's
-    path: Callable[[str, str], str]  # of a recipe through a backend
+    path: Callable[
+        [str, str], str
+    ]  # of a recipe through a backend; of gRPC the method's, and the model that its message names
     echo_path: str  # of the door without a model
     headers: dict[str, str]
-    write: Callable[[Image], bytes]
+    write: Callable[[Image], bytes]  # of gRPC the message's raw contents alone
     read: Callable[[bytes, Mapping[str, str]], int]  # body and headers of an answer to its digit, or WrongAnswer
+    is_call: bool = False  # of gRPC, which Triton's own client makes
 
 
 def _write_predict(image: Image) -> bytes:
@@ -71,6 +79,21 @@ def _read_v2_json(body: bytes, _: Mapping[str, str]) -> int:
     return int(digit)
 
 
+def _read_grpc(message: bytes, _: Mapping[str, str]) -> int:
+    try:
+        response = protos.read(RESPONSE, message)
+        outputs = [
+            {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+            for output in response.outputs
+        ]
+        for expected in _OUTPUTS:
+            _only(outputs, *expected)
+        raw = dict(zip((output["name"] for output in outputs), response.raw_output_contents, strict=True))
+        return _read_raw(raw)
+    except (KeyError, TypeError, ValueError, struct.error, RequestError) as error:
+        _not_one_prediction(message, error)
+
+
 _BINARY_HEAD: Final = orjson.dumps(
     {
         "inputs": [
@@ -103,11 +126,16 @@ def _read_v2_binary(body: bytes, headers: Mapping[str, str]) -> int:
             _only(outputs, *expected)
         if start != len(body):
             raise WrongAnswer(f"the tensors' sizes add up to {start} bytes with the JSON, but the body has {len(body)}")
-        probabilities = struct.unpack(f"<{CLASSES}f", raw["probabilities"])
-        (digit,) = struct.unpack("<q", raw["digits"])
-        _check(digit, probabilities)
+        return _read_raw(raw)
     except (KeyError, TypeError, ValueError, struct.error) as error:
         _not_one_prediction(body, error)
+
+
+def _read_raw(raw: Mapping[str, bytes]) -> int:
+    """The digit of the raw outputs."""
+    probabilities = struct.unpack(f"<{CLASSES}f", raw["probabilities"])
+    (digit,) = struct.unpack("<q", raw["digits"])
+    _check(digit, probabilities)
     return int(digit)
 
 
@@ -144,6 +172,15 @@ PROTOCOLS: Final[dict[ProtocolName, Protocol]] = {
         headers=_JSON,
         write=_write_predict,
         read=_read_predict,
+    ),
+    "grpc": Protocol(
+        on_data_plane=True,
+        path=lambda recipe, backend: f"{CALL}/{recipe}.{backend}",
+        echo_path=f"{CALL}/echo",
+        headers={"content-type": "application/grpc", "te": "trailers"},
+        write=lambda image: image.tobytes(),
+        read=_read_grpc,
+        is_call=True,
     ),
     "v2-json": Protocol(
         on_data_plane=True,

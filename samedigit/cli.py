@@ -213,6 +213,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     settings: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page to draw on in your browser, once the server is ready.")
+    ] = False,
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Print each setting and where it comes from, and serve nothing.")
     ] = False,
@@ -235,6 +238,7 @@ def serve(
         host=host,
         port=port,
         only_show=show_settings,
+        open_page=open_page,
     )
 
 
@@ -245,7 +249,7 @@ def loadtest(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; all that a model has without this.")] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="predict, v2-json or v2-binary; repeatable; all without this.")
+        list[str] | None, typer.Option(help="predict, grpc, v2-json or v2-binary; repeatable; all without this.")
     ] = None,
     users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
     duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
@@ -254,7 +258,7 @@ def loadtest(
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed.
 
-    Over /predict on BentoML's port, and over the Open Inference Protocol, in JSON and in binary, on the data plane.
+    Over /predict on BentoML's port, and over the Open Inference Protocol, over gRPC, in JSON and in binary, on the data plane.
     """
     with saying_when_interrupted("the results are as they were before"):
         runs = commands.loadtest(

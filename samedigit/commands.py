@@ -453,7 +453,9 @@ def show_beyond(read: dict[str, Any]) -> None:
         blank = f", said to be blank {100 * kind['blank'] / kind['total']:.1f} %" if kind["blank"] else ""
         console.print(f"{said}{blank}, of {kind['total']}", highlight=False, soft_wrap=True)
     console.print(
-        f"trained on alike: nothing where no augmentation resembles the kind. Kept in {read['kept']}", style="dim"
+        "trained on alike: nothing where neither an augmentation nor drawn digits resemble the kind. "
+        f"Kept in {read['kept']}",
+        style="dim",
     )
 
 
@@ -541,12 +543,14 @@ def drawn_in_characters(image: Sequence[Sequence[int]]) -> str:
     return "\n".join("".join(SHADES[pixel * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in image)
 
 
-def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) -> None:
+def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, open_page: bool = False) -> None:
     """Becomes `bentoml serve`, or shows with what settings it would start.
 
     Args:
         given: variables that the command line sets.
+        open_page: in the user's browser, once the server is ready.
     """
+    from samedigit.browser import open_when_ready, page_url
     from serving.keys import keys_of
     from serving.ports.tls import server_context
     from serving.settings import FILE, PREFIX, Reading, absolute_paths, read, shown
@@ -557,6 +561,10 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool) ->
     settings, origins = read(environment)
     if not only_show:
         command = serve_command(host=host, port=port, settings=settings)
+        if open_page:
+            url = page_url(host=host, port=port, tls=settings.tls_certificate is not None)
+            print(f"The page to draw on: {url}", flush=True)
+            open_when_ready(url)
         os.execve(command[0], command, environment)  # signals reach bentoml itself
     keys_of(settings)  # what else stops a start
     server_context(settings)
@@ -634,7 +642,12 @@ def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
     return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
 
 
-SHORT: Final = {"predict": "predict", "v2-json": "v2 JSON", "v2-binary": "v2 bin."}  # so that tables fit 80 columns
+SHORT: Final = {
+    "predict": "predict",
+    "grpc": "gRPC",
+    "v2-json": "v2 JSON",
+    "v2-binary": "v2 bin.",
+}  # so that tables fit 80 columns
 
 
 def show_summary(results: Path) -> None:
@@ -657,8 +670,10 @@ def show_summary(results: Path) -> None:
     costs.add_column("model\n  backend")
     for column in ("stored\n%", "right\n%", *(f"{SHORT[protocol]}\np50, ms" for protocol in protocols)):
         costs.add_column(column, justify="right")
-    for protocol in protocols if comparison.users else ():
-        costs.add_column(f"{SHORT[protocol]}\nreq./s", justify="right")
+    throughput = _table(f"Requests a second with {comparison.users} callers")
+    throughput.add_column("model\n  backend")
+    for protocol in protocols:
+        throughput.add_column(SHORT[protocol], justify="right")
     shares = _table("Mean latency of one caller; what is not the model is the door")
     shares.add_column("model\n  backend")
     for protocol in protocols:
@@ -668,13 +683,15 @@ def show_summary(results: Path) -> None:
         measured = [target.over(protocol) for protocol in protocols] if target is not None else []
         medians = [f"{each.one.p50_ms:.2f}" if each.one else "-" for each in measured]
         rates = [f"{each.many.requests_per_second:,.0f}" if each.many else "-" for each in measured]
-        costs.add_row(name, stored, of_answers, *medians, *(rates if comparison.users else ()))
+        costs.add_row(name, stored, of_answers, *medians)
+        throughput.add_row(name, *rates)
         means = [f"{each.one.mean_ms:.3f}" if each.one else "-" for each in measured]
         models = [f"{each.share.model_ms:.3f}" if each.share else "-" for each in measured]
         shares.add_row(name, *(cell for pair in zip(means, models, strict=True) for cell in pair))
     console.print(costs)
-    note = "stored: on all test images; right: of the answers under load; p50: one caller"
-    console.print(note + (f"; req./s: {comparison.users} callers." if comparison.users else "."), style="dim")
+    console.print("stored: on all test images; right: of the answers under load; p50: one caller.", style="dim")
+    if comparison.users:
+        console.print(throughput)
     console.print(shares)
     for name, target in (
         *((f"{served.model.recipe} through {served.backend}", served) for served in comparison.served),

@@ -78,6 +78,8 @@ class AccessLog:
         if exchange.model:
             line["model"] = exchange.model
             line["version"] = exchange.version
+        if exchange.picture_ns:
+            line["picture_ms"] = exchange.picture_ns / 1e6
         if exchange.images:
             line["images"] = exchange.images
             line["queue_ms"] = exchange.queue_ns / 1e6

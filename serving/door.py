@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from digits.contract import CLASSES, Probabilities
+from digits.contract import CLASSES, Images, Probabilities
+from digits.picture import Box, Found
 from serving import routes
 from serving.access_log import AccessLog
 from serving.admission import Admission
+from serving.conversations import Reflection, StreamedInfer, Streaming, Watch
 from serving.cors import SECURITY_LINES, Cors
 from serving.errors import Kind, RequestError
 from serving.exposition import GONE
-from serving.messages import Answer, Exchange, json_answer, refusal
+from serving.messages import STATUS, Answer, Exchange, json_answer
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import ServedModels
 from serving.opening import Opened
-from serving.protocols import openapi, predict, v2, v2_control
+from serving.page import INDEX, Page, find_examples
+from serving.pictures import Pictures
+from serving.protocols import classify, grpc, grpc_control, openapi, predict, protos, v2, v2_control, v2_grpc
 from serving.tracing import Tracer
 
 ECHO: Final = "echo"
@@ -59,6 +64,10 @@ class Door:
         self._models = models
         self._max_images = settings.max_images
         self._admission = Admission(settings, metrics.shed)
+        self._pictures = Pictures(settings)
+        self._deadline_ns = settings.deadline_ms * 1_000_000
+        self._page = Page()
+        self._examples: tuple[list[str], Answer] | None = None  # of these models
         self._cors = Cors(settings.cors_origins)
         self._speaks_cors = bool(settings.cors_origins)
         self._tracer = tracer
@@ -69,11 +78,26 @@ class Door:
             "infer": self._infer,
             "predict": self._predict,
             "echo": self._echo,
+            "classify": self._classify,
+            "compare": self._compare,
+            "page": self._show_page,
+            "examples": lambda exchange: self._later(self._show_examples(), exchange),
             "models": lambda exchange: self.finish(exchange, json_answer(self._models.describe())),
             "metrics": self._expose,
             "documentation": self._describe,
             PREFLIGHT: self._preflight,
+            **dict.fromkeys(grpc_control.ANSWERS, self._call),
+            "call_infer": self._call_infer,
+            "call_stream_infer": lambda exchange: self._converse(
+                exchange,
+                StreamedInfer(exchange, ask=self._ask_in_stream, leave=self.leave, finish=self.finish),
+            ),
+            "call_watch": lambda exchange: self._converse(
+                exchange, Watch(exchange, served=self._models, finish=self.finish)
+            ),
+            "call_reflect": lambda exchange: self._converse(exchange, Reflection(exchange, finish=self.finish)),
         }
+        self._conversations: dict[Exchange, Streaming] = {}
 
     # From the ports
 
@@ -87,6 +111,9 @@ class Door:
         Raises:
             RequestError: it is refused; `refuse` answers it.
         """
+        if exchange.is_call:
+            self._admit_call(exchange)
+            return
         head = exchange.head
         if head.method == "OPTIONS" and self._cors.preflight(head.method, head.headers) is not None:
             exchange.answers = PREFLIGHT
@@ -103,6 +130,20 @@ class Door:
             self._check_infer(exchange)
         elif answers == "predict" or answers == ECHO:
             self._check_predict(exchange)
+        elif answers == "classify" or answers == "compare":
+            self._check_picture(exchange)
+        self._admission.admit(exchange, route)
+
+    def _admit_call(self, exchange: Exchange) -> None:
+        """The same of a call of gRPC, whose model its message names."""
+        exchange.refusal = grpc.refusal
+        route = routes.find_call(exchange.head.path)
+        exchange.route = route.pattern
+        exchange.answers = route.answers
+        exchange.streams = route.streams
+        grpc.check(exchange.head)
+        exchange.expires_ns = grpc.expires_ns(exchange.head.headers, exchange.began_ns)
+        self._admission.check_key(exchange, route)
         self._admission.admit(exchange, route)
 
     def _check_infer(self, exchange: Exchange) -> None:
@@ -121,6 +162,24 @@ class Door:
             raise RequestError(Kind.MEDIA_TYPE, f"Expected the content type application/json, got {came}.")
         if exchange.answers != ECHO:
             self._check_room(self._models.find(exchange.parameters["backend"], None))
+
+    def _check_picture(self, exchange: Exchange) -> None:
+        """The same of /classify and /compare: what the query asks for, and whether one more picture may wait."""
+        head = exchange.head
+        if exchange.answers == "classify":
+            asked = classify.read_query(head.query, "many", "image", "model")
+            classify.check_type(head.headers)
+            self._check_room(self._models.pick(asked.model))
+        else:
+            classify.read_query(head.query, "image")
+            classify.check_type(head.headers, json=True)
+            if classify.media_type(head.headers) == classify.JSON:
+                return
+        try:
+            self._pictures.check_room()
+        except RequestError:
+            self.metrics.shed("pictures")
+            raise
 
     def _check_room(self, opened: Opened) -> None:
         try:
@@ -151,11 +210,13 @@ class Door:
             self.finish(exchange, _failure(exchange))
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        self.finish(exchange, refusal(error))
+        self.finish(exchange, exchange.refusal(error))
 
     def leave(self, exchange: Exchange) -> None:
         """The client of a request went away: its place is free, and what waits in a queue is not run."""
         exchange.gone = True
+        self._end_conversation(exchange)
+        exchange.body = b""  # of a picture that waits
         self._admission.release(exchange)
         if not exchange.answered:
             self._count(exchange, GONE, 0)
@@ -171,6 +232,7 @@ class Door:
         exchange.answered = True
         self._admission.release(exchange)
         exchange.reply(exchange, answer)
+        self._end_conversation(exchange)
         self._count(exchange, answer.status, len(answer.body))
 
     def _count(self, exchange: Exchange, status: int, answer_bytes: int) -> None:
@@ -178,6 +240,10 @@ class Door:
         trace = self._tracer.answered(exchange, status) if self._tracer is not None else ""
         if self._access_log is not None:
             self._access_log.answered(exchange, status, answer_bytes, trace)
+
+    async def close(self) -> None:
+        """Ends what the door has started; what is under way is no longer answered."""
+        await self._pictures.close()
 
     def write_snapshot(self) -> None:
         """Keeps the metrics for whichever worker is asked for them. Due every second."""
@@ -230,24 +296,206 @@ class Door:
         exchange.version = opened.model.version
         exchange.images = len(images)
         exchange.body = b""  # what is kept of it, `images` keeps
+        self._submit(opened, images, lambda found: self.finish(exchange, write(found)), exchange, timeout_us=timeout_us)
+
+    def _submit(
+        self,
+        opened: Opened,
+        images: Images,
+        take: Callable[[Probabilities], None],
+        exchange: Exchange,
+        *,
+        timeout_us: int,
+    ) -> None:
+        """Queues `images` `[N, 28, 28]` for a model; `take` gets their probabilities `[N, 10]`, and goes on with them."""
 
         def done(outcome: Probabilities | RequestError) -> None:
-            if isinstance(outcome, RequestError):
-                if outcome.kind is Kind.EXPIRED:
-                    self.metrics.shed("expired")
-                self.refuse(exchange, outcome)
-                return
             try:
-                answer = write(outcome)
+                if isinstance(outcome, RequestError):
+                    if outcome.kind is Kind.EXPIRED:
+                        self.metrics.shed("expired")
+                    self.refuse(exchange, outcome)
+                else:
+                    take(outcome)
+            except RequestError as error:
+                self.refuse(exchange, error)
             except Exception:
-                answer = _failure(exchange)
-            self.finish(exchange, answer)
+                self.finish(exchange, _failure(exchange))
 
         try:
             opened.batcher.submit(images, done, exchange=exchange, timeout_us=timeout_us)
         except RequestError:
             self.metrics.shed("queue")
             raise
+
+    def _classify(self, exchange: Exchange) -> None:
+        asked = classify.read_query(exchange.head.query, "many", "image", "model")
+        expires_ns = time.monotonic_ns() + self._deadline_ns
+
+        def run(found: Sequence[Found]) -> None:
+            opened = self._models.pick(asked.model)
+            self._check_room(opened)
+
+            def write(probabilities: Probabilities) -> Answer:
+                model = opened.model
+                body = classify.write_classified(
+                    found, probabilities, model=model.tag, backend=opened.backend, card=model.card, image=asked.image
+                )
+                return Answer(200, body)
+
+            images = np.stack([one.image for one in found])  # [N, 28, 28]
+            self._run(opened, images, write, exchange, timeout_us=_left_us(expires_ns))
+
+        self._read_picture(exchange, run, many=asked.many)
+
+    def _compare(self, exchange: Exchange) -> None:
+        asked = classify.read_query(exchange.head.query, "image")
+        expires_ns = time.monotonic_ns() + self._deadline_ns
+
+        def run(image: Images, box: Box | None) -> None:
+            remaining = iter(self._models.in_order())
+            rows: list[classify.Row] = []
+            exchange.images = 1
+            exchange.body = b""
+            waited_ns = ran_ns = 0
+
+            def ask_next() -> None:
+                opened = next(remaining, None)
+                if opened is None:
+                    exchange.queue_ns, exchange.run_ns = waited_ns, ran_ns
+                    self.finish(exchange, Answer(200, classify.write_compared(image, box, rows, show=asked.image)))
+                    return
+
+                def take(probabilities: Probabilities) -> None:
+                    nonlocal waited_ns, ran_ns
+                    waited_ns += exchange.queue_ns
+                    ran_ns += exchange.run_ns
+                    model, score = opened.model, opened.score.accuracy
+                    rows.append(
+                        classify.Row(
+                            model.tag, model.recipe, opened.backend, model.card, probabilities, exchange.run_ns, score
+                        )
+                    )
+                    ask_next()
+
+                self._check_room(opened)
+                self._submit(opened, image[None], take, exchange, timeout_us=_left_us(expires_ns))
+
+            ask_next()
+
+        if classify.media_type(exchange.head.headers) == classify.JSON:
+            request = predict.read_request(exchange.body, max_images=1)
+            if request.model is not None:
+                raise RequestError(Kind.MALFORMED, "/compare asks every model; leave model out.")
+            run(request.images[0], None)
+        else:
+            self._read_picture(exchange, lambda found: run(found[0].image, found[0].box), many=False)
+
+    def _read_picture(self, exchange: Exchange, run: Callable[[Sequence[Found]], None], *, many: bool) -> None:
+        """Queues a picture, and has the digits that were found `run`."""
+
+        def done(outcome: Sequence[Found] | RequestError) -> None:
+            try:
+                if isinstance(outcome, RequestError):
+                    if outcome.kind is Kind.EXPIRED:
+                        self.metrics.shed("expired")
+                    raise outcome
+                run(outcome)
+            except RequestError as error:
+                self.refuse(exchange, error)
+            except Exception:
+                self.finish(exchange, _failure(exchange))
+
+        try:
+            self._pictures.submit(exchange, done, many=many)
+        except RequestError:
+            self.metrics.shed("pictures")
+            raise
+
+    def _show_page(self, exchange: Exchange) -> None:
+        name = exchange.parameters.get("file", INDEX)
+        self.finish(exchange, self._page.file(name))
+        if name == INDEX:
+            self._pictures.warm()
+
+    async def _show_examples(self) -> Answer:
+        models = {one.model.tag: one.model for one in self._models.in_order()}
+        if self._examples is None or self._examples[0] != list(models):
+            found = await asyncio.to_thread(find_examples, list(models.values()))
+            self._examples = list(models), json_answer({"examples": found})
+        return self._examples[1]
+
+    # Calls of gRPC
+
+    def _call(self, exchange: Exchange) -> None:
+        call = grpc_control.ANSWERS[exchange.answers]
+        found = call.answer(self._models, protos.read(call.takes, grpc.message_of(exchange.body)))
+        if isinstance(found, Coroutine):
+
+            async def answer() -> Answer:
+                return grpc.answered((await found).SerializeToString())
+
+            self._later(answer(), exchange)
+        else:
+            self.finish(exchange, grpc.answered(found.SerializeToString()))
+
+    def _call_infer(self, exchange: Exchange) -> None:
+        asked = v2_grpc.read_infer(grpc.message_of(exchange.body), max_images=self._max_images)
+        self._infer_by_message(exchange, asked, grpc.answered)
+
+    def _infer_by_message(
+        self, exchange: Exchange, asked: v2_grpc.InferRequest, answer: Callable[[bytes], Answer]
+    ) -> None:
+        """Runs a model; `answer` makes the answer of a ModelInferResponse."""
+        if asked.model == ECHO and asked.version is None:
+            exchange.images = len(asked.images)
+            self.finish(exchange, answer(v2_grpc.write_infer(_tenths(len(asked.images)), asked, version="1")))
+            return
+        opened = self._models.named(asked.model, asked.version)
+        self._check_room(opened)
+        version = opened.model.version
+        self._run(
+            opened,
+            asked.images,
+            lambda probabilities: answer(v2_grpc.write_infer(probabilities, asked, version=version)),
+            exchange,
+            timeout_us=grpc.timeout_us(exchange, asked.timeout_us),
+        )
+
+    def _ask_in_stream(self, exchange: Exchange) -> None:
+        """Answers one request of a call that streams; it is admitted as one that comes alone."""
+        identity = ""
+        exchange.refusal = lambda error: Answer(
+            STATUS[error.kind], grpc.framed(v2_grpc.streamed_error(error, identity)), grpc.HEADERS
+        )
+        try:
+            self._admission.admit(exchange, routes.find_call(exchange.route))
+            self._admission.reserve(exchange, len(exchange.body))
+            asked = v2_grpc.read_infer(grpc.message_of(exchange.body), max_images=self._max_images)
+            identity = asked.id
+            self._infer_by_message(exchange, asked, lambda response: grpc.answered(v2_grpc.streamed(response)))
+        except RequestError as error:
+            self.refuse(exchange, error)
+        except Exception:
+            self.finish(exchange, _failure(exchange))
+
+    def _converse(self, exchange: Exchange, streaming: Streaming) -> None:
+        self._conversations[exchange] = streaming
+
+    def _end_conversation(self, exchange: Exchange) -> None:
+        if exchange.stream is not None:
+            self._conversations.pop(exchange, None)
+            exchange.stream.left()
+
+    def tell(self) -> None:
+        """Says to calls that stream what has changed by itself. Due every second."""
+        for streaming in list(self._conversations.values()):
+            streaming.tell()
+
+    def drain(self) -> None:
+        """Ends the calls that stream, once what they have asked is answered."""
+        for streaming in list(self._conversations.values()):
+            streaming.drain()
 
     def _echo(self, exchange: Exchange) -> None:
         asked = predict.read_request(exchange.body, max_images=self._max_images)
@@ -274,7 +522,7 @@ class Door:
             try:
                 found = await answer
             except RequestError as error:
-                found = refusal(error)
+                found = exchange.refusal(error)
             except Exception:
                 found = _failure(exchange)
             self.finish(exchange, found)
@@ -288,6 +536,11 @@ def _tenths(images: int) -> Probabilities:
     return np.full((images, CLASSES), 0.1, np.float32)
 
 
+def _left_us(expires_ns: int) -> int:
+    """How long is left, for a model's queue; at least a microsecond, so that it is the queue that says it is too late."""
+    return max(1, (expires_ns - time.monotonic_ns()) // 1000)
+
+
 def _failure(exchange: Exchange) -> Answer:
     log.exception("%r failed", exchange.head.path[:100])
-    return refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))
+    return exchange.refusal(RequestError(Kind.FAILED, "The server failed; its log says why."))

@@ -134,7 +134,7 @@ def add(numbers: Numbers, further: Numbers) -> None:
 def _protocol(route: str) -> str:
     if route.startswith("/v2"):
         return "v2"
-    if route.startswith("/inference."):
+    if route.startswith(("/inference.", "/grpc.")):
         return "grpc"
     return "predict" if route.startswith(("/predict", "/echo", "/models")) else "other"
 
@@ -274,7 +274,11 @@ def _triton(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
         yield Family(name, "counter", says, labels, series)
     failures: dict[Labels, int] = {}
     for (route, status, model, version), times in counters["requests"].items():
-        if model and int(status) >= 400 and (route.endswith("/infer") or route.startswith("/predict")):
+        if (
+            model
+            and int(status) >= 400
+            and (route.endswith(("/infer", "/ModelInfer", "/ModelStreamInfer")) or route.startswith("/predict"))
+        ):
             values = (model, version, _reason(int(status)))
             failures[values] = failures.get(values, 0) + sum(times[:SUM])
     yield Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -57,6 +57,50 @@ class Head(NamedTuple):
     expects_continue: bool
 
 
+class Carrier(Protocol):
+    """What a conversation is carried by: the connection. A stream that is no more is passed over in silence."""
+
+    def send(self, number: int, message: bytes) -> None: ...
+    def end(self, number: int, headers: Headers) -> None: ...
+    def resume(self, number: int) -> None: ...
+
+
+class Conversation:
+    """A call that streams, between the connection that carries it and what answers it.
+
+    A message has gRPC's five bytes before it. What answers it sets `received` and `half_closed` when it handles the exchange.
+    """
+
+    __slots__ = ("_carrier", "_number", "half_closed", "left", "paused", "received")
+
+    received: Callable[[bytes], None]  # a message came
+    half_closed: Callable[[], None]  # none comes any more
+    left: Callable[[], None]  # the call has ended, or its client is gone: nothing more is sent
+
+    def __init__(self, carrier: Carrier, number: int) -> None:
+        self._carrier = carrier
+        self._number = number
+        self.left = _nothing
+        self.paused = (
+            False  # set to True, no message is given out until `resume`; the client may send no more than its window
+        )
+
+    def send(self, message: bytes) -> None:
+        self._carrier.send(self._number, message)
+
+    def end(self, headers: Headers) -> None:
+        """Ends the answer with gRPC's status, among `headers`. A call that is refused ends by its Answer in the same way."""
+        self._carrier.end(self._number, headers)
+
+    def resume(self) -> None:
+        self.paused = False
+        self._carrier.resume(self._number)
+
+
+def _nothing() -> None:
+    pass
+
+
 class Exchange:
     """One request on its way through the server, from its admission to its answer.
 
@@ -73,8 +117,14 @@ class Exchange:
     model = ""  # which answered, once that is known: recipe.backend,
     version = ""  # and its version
     images = 0
+    picture_ns = 0  # what it took to find the digits in a picture,
     queue_ns = 0  # what it waited for its model,
     run_ns = 0  # and what that took
+    stream_number = 0  # of HTTP/2
+    is_call = False  # of gRPC, whose answers have a form of their own
+    streams = False  # a call that is handled at once, and whose messages go both ways over `stream`; known once it is admitted
+    stream: Conversation | None = None
+    expires_ns = 0  # of the monotonic clock, when its client waits no more; 0: it does not say
     answered = False
     gone = False  # the client went away: what has not begun need not
 
@@ -83,6 +133,7 @@ class Exchange:
         self.address = address  # of the client, without its port
         self.port = port  # api or data
         self.reply = reply
+        self.refusal = refusal  # what is answered to it where it is refused
         self.began_ns = monotonic_ns()  # its head was read
 
 
@@ -105,4 +156,6 @@ def refusal(error: RequestError) -> Answer:
 
 def too_long(limit: int) -> RequestError:
     # It closes, since otherwise the server would read on, to find where the next request begins.
-    return RequestError(Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images.", closes=True)
+    return RequestError(
+        Kind.TOO_LARGE, f"The body is longer than {limit} bytes. Send fewer images, or a smaller picture.", closes=True
+    )

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from digits import store
-from digits.contract import BACKENDS
+from digits.contract import BACKENDS, Backend
 from digits.errors import ModelNotFound, SamedigitError
 from runtimes.backends import how_to_install, is_installed
 from serving import choice
@@ -25,6 +25,9 @@ WATCH_SECONDS: Final = 1.0  # between looks at the store
 SWITCH_SECONDS: Final = (
     0.0005  # for which a thread that opens or runs a model may keep the event loop waiting; Python has 0.005
 )
+
+# In which order backends answer where none is named: by what one image takes (docs and benchmarks have the figures).
+FIRST_ASKED: Final[tuple[Backend, ...]] = ("onnx", "numpy", "torch", "tensorflow")
 
 log = logging.getLogger("samedigit")
 
@@ -152,6 +155,29 @@ class ServedModels:
                 f"The model {name} is not served in version {version[:100]!r}, but in {', '.join(versions)}.",
             )
         return versions[version]
+
+    def pick(self, name: str | None) -> Opened:
+        """The model called `recipe` or `recipe.backend`; without a name, the one that reads other digits than MNIST's best.
+
+        Where no backend is named, through the one that is quickest with a single image.
+
+        Raises:
+            RequestError: 404, it is not served.
+        """
+        if name is not None and name in self._opened:
+            return self.named(name)
+        found = [one for one in self.all() if name in (None, one.model.recipe)]
+        if not found:
+            assert name is not None or not self._opened
+            raise _not_served(name or "", [*self._opened, *(one.model.recipe for one in self.all())])
+        if name is not None:
+            newest = max(one.model.card.trained_at for one in found)
+            found = [one for one in found if one.model.card.trained_at == newest]
+        return max(found, key=lambda one: (*_reads(one), -FIRST_ASKED.index(one.backend)))
+
+    def in_order(self) -> list[Opened]:
+        """All that is open, by recipe and then by backend, which is no order of merit."""
+        return sorted(self.all(), key=lambda one: (one.model.recipe, FIRST_ASKED.index(one.backend)))
 
     def versions(self, name: str) -> list[str]:
         return list(self._opened[name])
@@ -369,3 +395,8 @@ def _worth(opened: Opened) -> tuple[float, float]:
     A user's are not MNIST's. A model of which only the latter is known comes after those that have read others.
     """
     return opened.model.card.accuracy_beyond or 0.0, opened.score.accuracy
+
+
+def _reads(opened: Opened) -> tuple[float, float]:
+    """The same of the model, whatever its backend."""
+    return opened.model.card.accuracy_beyond or 0.0, opened.model.card.accuracy

@@ -70,6 +70,7 @@ class Server:
             self._drained_at = asyncio.get_running_loop().time()
             self.models.drain()
             self._data_port.close()
+            self.door.drain()
             self.connections.drain()
 
     async def end(self) -> None:
@@ -80,6 +81,7 @@ class Server:
         await self.connections.end(max(0.0, left))
         for task in self._tasks:
             task.cancel()
+        await self.door.close()
         self.door.write_snapshot()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
@@ -90,6 +92,7 @@ class Server:
         while True:
             await asyncio.sleep(1)
             self.door.write_snapshot()
+            self.door.tell()
             if self._access_log is not None:
                 self._access_log.flush()
 

@@ -18,7 +18,7 @@ from serving.keys import keys_of
 from serving.models import ServedModels
 from serving.ports.api_port import connection_factory, speak_on_bentomls_port
 from serving.ports.connection import Connection
-from serving.ports.data_port import listening_socket
+from serving.ports.data_port import listening_sockets
 from serving.ports.tls import server_context
 from serving.server import Server
 from serving.settings import Settings, read_settings
@@ -45,10 +45,11 @@ def _settings() -> Settings:
             adopt_options(options, os.environ)
         settings = read_settings()
         if options is not None:
-            if settings.data_port == (options["port"] or BENTOML_PORT):
-                raise SettingError(
-                    f"BentoML and the data plane cannot both listen on port {settings.data_port}. Set SAMEDIGIT_DATA_PORT."
-                )
+            for port, name in ((settings.data_port, "DATA"), (settings.grpc_port, "GRPC")):
+                if port == (options["port"] or BENTOML_PORT):
+                    raise SettingError(
+                        f"BentoML and the data plane cannot both listen on port {port}. Set SAMEDIGIT_{name}_PORT."
+                    )
             ServedModels(settings).check()
             keys_of(settings)
             server_context(settings)
@@ -56,7 +57,8 @@ def _settings() -> Settings:
             access_log = open_access_log(settings)
             if access_log is not None:
                 access_log.close()
-            listening_socket(settings, shared=False).close()  # nobody else has the port
+            for listener in listening_sockets(settings, shared=False):  # nobody else has the ports
+                listener.close()
             make_run_folder(settings)
     except SamedigitError as error:
         raise click.ClickException(str(error)) from error

@@ -173,6 +173,11 @@ class Settings:
         "the data plane's address; unset, what BentoML was given as `--host`",
     )  # fmt: skip
     data_port: int = _setting(8000, _whole(1, 65535), "the data plane's port")
+    grpc_port: int | None = _setting(
+        None,
+        _whole(1, 65535),
+        "a further port of the data plane's, for who expects gRPC on 8001; it is on `data_port` too",
+    )
     workers: int = _setting(1, _whole(1, 1024), "processes, each with every model; they share both ports")
     max_batch: int = _setting(256, _COUNT, "that run together; 1: no batching", unit="images")
     batch_budget_ms: int = _setting(
@@ -191,6 +196,12 @@ class Settings:
     )
     max_images: int = _setting(1024, _COUNT, "in one request", unit="images")
     max_body_bytes: int = _setting(8 * 1024 * 1024, _BYTES, "of one request", unit="bytes")
+    max_pixels: int = _setting(
+        40_000_000, _whole(1, 1_000_000_000), "of one picture, which is refused before it is decoded", unit="pixels"
+    )
+    max_pictures: int = _setting(
+        32, _COUNT, "that may wait to be read in one worker, which reads one at a time", unit="pictures"
+    )
     max_head_bytes: int = _setting(
         65536, _BYTES, "of a request's line and headers together; of trailers too", unit="bytes"
     )
@@ -200,6 +211,20 @@ class Settings:
     max_connections_per_address: int = _setting(4096, _COUNT, "the same, from one address", unit="connections")
     max_requests: int = _setting(1024, _COUNT, "under way in one worker: admitted, not yet answered", unit="requests")
     max_request_bytes: int = _setting(256 * 1024 * 1024, _BYTES, "of their bodies together", unit="bytes")
+    max_streams: int = _setting(128, _COUNT, "at once on one HTTP/2 connection", unit="streams")
+    max_resets: int = _setting(
+        200, _COUNT, "a second on one HTTP/2 connection: streams that its client gives up, or makes the server give up",
+        unit="streams",
+    )  # fmt: skip
+    max_control_frames: int = _setting(
+        2000, _COUNT, "a second on one HTTP/2 connection that ask for nothing; 16 more for each request", unit="frames"
+    )
+    max_unsent_bytes: int = _setting(
+        64 * 1024 * 1024,
+        _BYTES,
+        "of answers that HTTP/2's clients leave untaken, in one worker; above it, who leaves the most is cut off",
+        unit="bytes",
+    )
     max_rate: int = _setting(
         0, _whole(0, 1_000_000), "a second from one key, or from one address where there are no keys; 0: any",
         unit="requests",
@@ -372,6 +397,10 @@ def _refuse_impossible(settings: Settings) -> None:
         raise SettingError("SAMEDIGIT_TLS_CERTIFICATE is set and SAMEDIGIT_TLS_KEY is not: TLS needs both.")
     if settings.tls_key is not None and settings.tls_certificate is None:
         raise SettingError("SAMEDIGIT_TLS_KEY is set and SAMEDIGIT_TLS_CERTIFICATE is not: TLS needs both.")
+    if settings.grpc_port == settings.data_port:
+        raise SettingError(
+            f"SAMEDIGIT_GRPC_PORT is SAMEDIGIT_DATA_PORT, {settings.data_port}, which speaks gRPC too: leave it out."
+        )
     if settings.max_body_bytes > settings.max_request_bytes:
         raise SettingError(
             f"SAMEDIGIT_MAX_BODY_BYTES is {settings.max_body_bytes}, and all bodies together may have "

@@ -78,7 +78,7 @@ class Tracer:
                 "url.scheme": self._scheme,
                 "url.path": head.path[:MAX_TEXT],
                 "client.address": exchange.address,
-                "network.protocol.version": "1.0" if head.http_1_0 else "1.1",
+                "network.protocol.version": "2" if exchange.stream_number else "1.0" if head.http_1_0 else "1.1",
             },
             start_time=exchange.began_ns + to_epoch,
         )
@@ -96,6 +96,8 @@ class Tracer:
             if status >= 500:  # the server's fault; a client's is none of a server's span
                 span.set_attribute("error.type", str(status))
                 span.set_status(Status(StatusCode.ERROR))
+            if exchange.picture_ns:
+                span.set_attribute("samedigit.picture_ms", exchange.picture_ns / 1e6)
             if exchange.queue_ns or exchange.run_ns:
                 within = set_span_in_context(span)
                 ran_from = max(exchange.began_ns, now - exchange.run_ns)

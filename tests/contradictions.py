@@ -7,13 +7,19 @@ wrong on purpose stays wrong.
 from __future__ import annotations
 
 import copy
+import io
 import os
 from itertools import count
 from typing import Any, Final
 
 import schemathesis
+from hypothesis import strategies
+from PIL import Image, ImageDraw
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation import GenerationMode
+from schemathesis.transport.serialization import Binary
+
+from serving.protocols.classify import IMAGE_TYPES
 
 PIXELS: Final = 784
 SECOND_US: Final = 1_000_000
@@ -21,6 +27,20 @@ MODEL: Final = os.environ["CONTRADICTIONS_MODEL"]  # recipe.backend:version, whi
 SPARE: Final = os.environ["CONTRADICTIONS_SPARE"]  # recipe.backend, which is loaded and unloaded
 NOTHING: Final = "nothing.onnx"
 
+
+def _picture() -> bytes:
+    picture = Image.new("L", (60, 80), 255)
+    ImageDraw.Draw(picture).line([(20, 15), (42, 15), (28, 65)], fill=0, width=6)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE: Final = _picture()
+# Files with a digit in them, where schemathesis would send any bytes, or a blank picture.
+schemathesis.openapi.format("binary", strategies.just(Binary(PICTURE)))
+for _type in IMAGE_TYPES:
+    schemathesis.openapi.media_type(_type, strategies.just(PICTURE))
 _cases = count()
 
 
@@ -35,10 +55,12 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         if path.startswith("/v2/repository"):  # schemathesis would take names from answers, and unload them
             case.path_parameters = {"model": SPARE if known else NOTHING}
         elif known:
-            served = {"model": name, "version": version, "backend": backend}
+            served = {"model": name, "version": version, "backend": backend, "file": "index.html"}
             case.path_parameters = {parameter: served[parameter] for parameter in case.path_parameters}
     if path.startswith("/predict") and known and right and isinstance(case.body, dict) and case.body.get("model"):
         case.body = {**case.body, "model": recipe}
+    if path == "/classify" and known and right and "model" in (case.query or {}):
+        case.query = {**case.query, "model": recipe}
     if path.endswith("/infer"):
         _make_consistent(case, right)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from digits import store
 from digits.card import Card, Score
+from digits.confidence import Confidence
 from digits.contract import CLASSES, PIXELS
+from digits.misread import Misread
 from digits.store import StoredModel
 
 
@@ -20,6 +23,8 @@ def keep(
     correct: int = 9000,
     beyond: tuple[int, ...] = (),
     departures: tuple[str, ...] = (),
+    confidence: Confidence | None = None,
+    misread: Misread | None = None,
 ) -> StoredModel:
     """Stores a version of `recipe`, trained on this day of a month, for the NumPy backend alone.
 
@@ -37,30 +42,46 @@ def keep(
             weight_0=np.zeros((PIXELS, CLASSES), np.float32),
             bias_0=np.eye(CLASSES, dtype=np.float32)[digit] * 20,
         )
-        return Card(
+        if misread is not None:
+            misread.write(folder)
+        return dataclasses.replace(
+            card_of(),
             recipe={"name": recipe},
             departures=departures,
-            framework="numpy",
-            seed=1,
-            device="cpu",
-            parameters=PIXELS * CLASSES + CLASSES,
-            history=(),
-            held_out="test images",
             scores={"numpy": Score(correct=correct, total=10_000)},
-            largest_difference={"numpy": 0.0},
             bytes={"numpy": store.size(folder)},
             files=store.hashes(folder),
-            data={},
-            versions={},
-            machine="",
-            threads=1,
             trained_at=f"2026-01-{day:02}T00:00:00+00:00",
-            train_seconds=1.0,
-            export_seconds=1.0,
             beyond={f"kind {i}": Score(correct=one, total=10_000) for i, one in enumerate(beyond)},
+            confidence=confidence,
         )
 
     return store.save(recipe, fill=fill)
+
+
+def card_of() -> Card:
+    """The card of such a model, but for what is its own."""
+    return Card(
+        recipe={},
+        departures=(),
+        framework="numpy",
+        seed=1,
+        device="cpu",
+        parameters=PIXELS * CLASSES + CLASSES,
+        history=(),
+        held_out="test images",
+        scores={},
+        largest_difference={"numpy": 0.0},
+        bytes={},
+        files={},
+        data={},
+        versions={},
+        machine="",
+        threads=1,
+        trained_at="",
+        train_seconds=1.0,
+        export_seconds=1.0,
+    )
 
 
 def alter(model: StoredModel) -> None:

@@ -15,6 +15,11 @@ PAGES = [
     *(PROJECT / "docs").glob("*.md"),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```", re.DOTALL)
+
+
+def links_of(page: Path) -> list[str]:
+    return LINK.findall(CODE.sub("", page.read_text()))
 
 
 def anchors(page: Path) -> set[str]:
@@ -25,8 +30,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
-    links = LINK.findall(page.read_text())
-    for link in links:
+    for link in links_of(page):
         if link.startswith("https://"):
             continue
         name, _, anchor = link.partition("#")
@@ -37,7 +41,5 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
 
 
 def test_every_page_is_led_to_from_the_readme() -> None:
-    linked = {
-        (PROJECT / link.partition("#")[0]).resolve() for link in LINK.findall((PROJECT / "README.md").read_text())
-    }
+    linked = {(PROJECT / link.partition("#")[0]).resolve() for link in links_of(PROJECT / "README.md")}
     assert {page for page in PAGES if page.parent.name == "docs"} <= linked

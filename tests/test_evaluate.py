@@ -94,8 +94,15 @@ def test_a_model_is_known_to_have_been_trained_on_something_alike(
     assert trained_like(BY_NAME["fog"], recipe) == expected
 
 
-def test_what_a_kind_resembles_are_augmentations() -> None:
-    assert {name for kind in KINDS for name in kind.resembles} <= {*augmentation.KINDS}
+@pytest.mark.parametrize("kind", ["scikit-learn", "printed fonts", "handwriting fonts"])
+def test_fonts_and_other_peoples_digits_count_as_trained_on_alike_where_digits_were_drawn(kind: str) -> None:
+    assert trained_like(BY_NAME[kind], {"augmentation": [{"augmentation": "fog"}]}) == ()
+    assert trained_like(BY_NAME[kind], {"drawn": 0}) == ()
+    assert trained_like(BY_NAME[kind], RECIPES["torch-robust"].to_data()) == ("drawn digits",)
+
+
+def test_what_a_kind_resembles_are_augmentations_and_drawn_digits() -> None:
+    assert {name for kind in KINDS for name in kind.resembles} <= {*augmentation.KINDS, "drawn digits"}
 
 
 def test_a_users_images_are_read_too(tmp_path: Path) -> None:

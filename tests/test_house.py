@@ -85,6 +85,8 @@ INPUT_AND_OUTPUT = {"asyncio", "socket", "ssl", "uvloop", "uvicorn", "httptools"
     [
         ("serving/ports/*.py", MODELS | {"serving.protocols"}),  # a port knows no model, and not what bytes mean
         ("serving/ports/http1.py", INPUT_AND_OUTPUT | DOOR),  # a machine: bytes and times in, events and bytes out
+        ("serving/ports/http2*.py", INPUT_AND_OUTPUT | DOOR | {"h2"}),
+        ("serving/ports/hpack.py", INPUT_AND_OUTPUT | DOOR),
         ("serving/protocols/*.py", PORTS | DOOR | {"asyncio"}),  # a protocol knows no socket
         ("serving/admission.py", PORTS | MODELS),
         ("serving/batching.py", PORTS | DOOR | {"serving.protocols"}),

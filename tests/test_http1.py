@@ -911,7 +911,7 @@ LONG: Final = "This is not a path: '" + "/" + "%" * 49 + "'. Write characters th
         (
             head("POST / HTTP/1.1", "Content-Length: 1000001"),
             Kind.TOO_LARGE,
-            "The body is longer than 1000000 bytes. Send fewer images.",
+            "The body is longer than 1000000 bytes. Send fewer images, or a smaller picture.",
         ),
         (
             CHUNKED + b"1\r\nabc",
@@ -928,7 +928,7 @@ LONG: Final = "This is not a path: '" + "/" + "%" * 49 + "'. Write characters th
         (
             CHUNKED + b"f4241\r\n",
             Kind.TOO_LARGE,
-            "The body is longer than 1000000 bytes. Send fewer images.",
+            "The body is longer than 1000000 bytes. Send fewer images, or a smaller picture.",
         ),
         (CHUNKED + b"0\r\n" + b"A: b\r\n" * 21, Kind.HEAD_TOO_LARGE, "There are more than 20 trailers."),
         (

@@ -31,6 +31,7 @@ from loadtests.bare_socket import mean_latency_ms
 from loadtests.load_test import Figures, Run, read_figures, run_load_test, run_locust, steps
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import FreshServer, fresh_server
+from serving.protocols.v2_grpc import RESPONSE
 
 PROBABILITIES = [0.01] * 3 + [0.91] + [0.01] * 6
 NEARLY = [0.0102, *PROBABILITIES[1:]]  # 1.0002, further off than rounding
@@ -121,7 +122,31 @@ WRONG_BINARY = {
 }
 
 
+def inferred_by_call(
+    probabilities: list[float] = PROBABILITIES, digit: int = 3, *, raw: tuple[bytes, ...] = (), **fields: Any
+) -> bytes:
+    contents = (struct.pack(f"<{len(probabilities)}f", *probabilities), struct.pack("<q", digit), *raw)
+    answer: bytes = RESPONSE(outputs=outputs(**fields), raw_output_contents=contents).SerializeToString()
+    return answer
+
+
+WRONG_CALLS = {
+    "no message": b"\xff",
+    "no outputs": b"",
+    "another output": inferred_by_call(name="figures"),
+    "another datatype": inferred_by_call(datatype="INT32"),
+    "another shape": inferred_by_call(shape=[1, 1]),
+    "contents too many": inferred_by_call(raw=(b"",)),
+    "nine probabilities": inferred_by_call([0.01] * 3 + [0.92] + [0.01] * 5),
+    "not adding up": inferred_by_call([0.5] * 10),
+    "not a number": inferred_by_call([float("nan")] * 10),
+    "not the largest": inferred_by_call(digit=4),
+    "a negative digit": inferred_by_call(digit=-7),
+}
+
+
 def test_a_good_answer_gives_its_digit_over_every_protocol() -> None:
+    assert PROTOCOLS["grpc"].read(inferred_by_call(), {}) == 3
     assert PROTOCOLS["predict"].read(predicted(), {}) == 3
     assert PROTOCOLS["v2-json"].read(inferred(), {}) == 3
     assert PROTOCOLS["v2-binary"].read(*inferred_binary()) == 3
@@ -131,6 +156,7 @@ def test_a_good_answer_gives_its_digit_over_every_protocol() -> None:
     ("protocol", "body", "headers"),
     [
         *(pytest.param("predict", body, {}, id=f"predict: {name}") for name, body in WRONG_PREDICTIONS.items()),
+        *(pytest.param("grpc", body, {}, id=f"grpc: {name}") for name, body in WRONG_CALLS.items()),
         *(pytest.param("v2-json", body, {}, id=f"v2-json: {name}") for name, body in WRONG_INFERENCES.items()),
         *(pytest.param("v2-binary", *answer, id=f"v2-binary: {name}") for name, answer in WRONG_BINARY.items()),
     ],
@@ -241,7 +267,7 @@ def loaded(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
 
 @pytest.mark.slow
 def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(loaded: Loaded) -> None:
-    assert len(loaded.said) == steps(1, 3, 4)
+    assert len(loaded.said) == steps(1, len(PROTOCOLS), 4)
     expected = product(("numpy", "echo"), PROTOCOLS, (1, 4))
     assert [(run.backend, run.protocol, run.users) for run in loaded.runs] == list(expected)
     for run in loaded.runs:
@@ -305,7 +331,8 @@ def test_the_table_of_a_load_test_of_every_model_fits_a_terminal_of_80_columns(
     document = json.loads((loaded.results / "loadtest.json").read_text())
     with bentoml_home(trained_home):
         models = served_models()
-    measured, door = document["runs"][:6], document["runs"][6:]
+    of_each = 2 * len(PROTOCOLS)
+    measured, door = document["runs"][:of_each], document["runs"][of_each:]
     runs = []
     for model in models:
         named = {"model": model.tag, "recipe": model.recipe, "framework": model.card.framework}

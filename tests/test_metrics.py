@@ -94,6 +94,7 @@ def test_requests_count_by_protocol_route_model_version_outcome_and_status() -> 
         metrics.answered(inference(), status)
     metrics.answered(exchange(route="/predict/{backend}"), 429)
     metrics.answered(exchange(route="/inference.GRPCInferenceService/ModelInfer"), 200)
+    metrics.answered(exchange(route="/grpc.health.v1.Health/Check"), 200)
     metrics.answered(exchange(route="/metrics"), 200)
     found = samples(metrics)
     counted = {
@@ -115,6 +116,7 @@ def test_requests_count_by_protocol_route_model_version_outcome_and_status() -> 
         ("v2", INFER, "torch-relu.onnx", "abc", "gone", "499"): 1,
         ("predict", "/predict/{backend}", "", "", "shed", "429"): 1,
         ("grpc", "/inference.GRPCInferenceService/ModelInfer", "", "", "success", "200"): 1,
+        ("grpc", "/grpc.health.v1.Health/Check", "", "", "success", "200"): 1,
         ("other", "/metrics", "", "", "success", "200"): 1,
     }
 
@@ -165,6 +167,10 @@ def test_the_batchers_statistics_are_there_under_tritons_names() -> None:
     no_inference = inference()
     no_inference.route = "/v2/models/{model}/config"
     metrics.answered(no_inference, 500)
+    for method in ("ModelInfer", "ModelStreamInfer"):
+        called = inference()
+        called.route = f"/inference.GRPCInferenceService/{method}"
+        metrics.answered(called, 503)
     queue = Queue(statistics(7, {1: 3, 4: 1}), requests_waiting=2, images_waiting=9)
     found = samples(metrics, [Model(queue)])
     model = {"model": "torch-relu.onnx", "version": "abc"}
@@ -188,7 +194,7 @@ def test_the_batchers_statistics_are_there_under_tritons_names() -> None:
     assert {
         labels["reason"]: value(found, "nv_inference_request_failure", **labels)
         for labels in labels_of(found, "nv_inference_request_failure")
-    } == {"OTHER": 1, "REJECTED": 2, "BACKEND": 1, "CANCELED": 1}
+    } == {"OTHER": 1, "REJECTED": 4, "BACKEND": 1, "CANCELED": 1}
 
 
 def test_tritons_counters_are_typed_as_counters() -> None:

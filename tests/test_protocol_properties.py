@@ -233,7 +233,7 @@ def test_what_is_written_for_one_image_is_what_a_load_test_reads(logits: Probabi
     digit = int(probabilities.argmax())
     by_predict = predict.write_answer(probabilities, model="a:b", backend="onnx")
     assert PROTOCOLS["predict"].read(by_predict, {}) == digit
-    for outputs, protocol in ((v2._ALL_JSON, PROTOCOLS["v2-json"]), (v2._ALL_BINARY, PROTOCOLS["v2-binary"])):
+    for outputs, protocol in ((v2._ALL_JSON, PROTOCOLS["v2-json"]), (v2.ALL_BINARY, PROTOCOLS["v2-binary"])):
         asked = v2.InferRequest(np.zeros((1, 28, 28), np.uint8), id=None, outputs=outputs, timeout_us=0)
         body, length = v2.write_infer(probabilities, asked, model="a.b", version="1")
         assert protocol.read(body, {} if length is None else {HEADER_LENGTH: str(length)}) == digit

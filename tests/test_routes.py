@@ -29,6 +29,9 @@ from serving.routes import FOREIGN, ROUTES, find, owns
         ),
         ("POST", "/v2/repository/models/m/unload", "/v2/repository/models/{model}/unload", {"model": "m"}),
         ("GET", "/metrics", "/metrics", {}),
+        ("GET", "/ui", "/ui", {}),
+        ("GET", "/ui/examples", "/ui/examples", {}),
+        ("GET", "/ui/page.js", "/ui/{file}", {"file": "page.js"}),
     ],
 )  # fmt: skip
 def test_a_path_leads_to_its_route_with_the_pattern_s_parameters(
@@ -81,14 +84,18 @@ def test_another_method_is_refused_and_those_that_are_right_are_allowed(
         ("/v2/models", True, "The protocol has nothing at /v2/models."),
         ("/v2/models/a/b", True, "The protocol has nothing at /v2/models/a/b."),
         ("/v2/" + "x" * 9000, True, "The protocol has nothing at /v2/" + "x" * 96 + "."),
-        ("/predict/onnx/", True, "Nothing is at /predict/onnx/; /v2, /predict/BACKEND and /models are here."),
-        ("/predict", False, "Nothing is at /predict; /v2, /predict/BACKEND and /models are here."),
-        ("/models/", False, "Nothing is at /models/; /v2, /predict/BACKEND and /models are here."),
-        ("/modelsx", False, "Nothing is at /modelsx; /v2, /predict/BACKEND and /models are here."),
-        ("", False, "Nothing is at ; /v2, /predict/BACKEND and /models are here."),
-        ("*", False, "Nothing is at *; /v2, /predict/BACKEND and /models are here."),
-        ("//v2", False, "Nothing is at //v2; /v2, /predict/BACKEND and /models are here."),
-        ("/", False, "Nothing is at /; /v2, /predict/BACKEND and /models are here."),
+        (
+            "/predict/onnx/",
+            True,
+            "Nothing is at /predict/onnx/; /v2, /predict/BACKEND, /classify, /models and /ui are here.",
+        ),
+        ("/predict", False, "Nothing is at /predict; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("/models/", False, "Nothing is at /models/; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("/modelsx", False, "Nothing is at /modelsx; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("", False, "Nothing is at ; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("*", False, "Nothing is at *; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("//v2", False, "Nothing is at //v2; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
+        ("/", False, "Nothing is at /; /v2, /predict/BACKEND, /classify, /models and /ui are here."),
     ],
 )
 def test_a_path_of_nobody_is_unknown_by_any_method(method: str, path: str, owned: bool, message: str) -> None:
@@ -109,9 +116,9 @@ def test_invented_paths_are_remembered_up_to_a_number_and_a_length() -> None:
         assert routes._find_again.cache_info().currsize == remembered
 
 
-def test_control_is_asked_for_where_what_is_served_changes_and_no_key_for_health_alone() -> None:
+def test_control_is_asked_for_where_what_is_served_changes_and_no_key_for_health_and_the_page() -> None:
     assert {route.answers for route in ROUTES if route.control} == {"load", "unload"}
-    assert {route.answers for route in ROUTES if route.open} == {"live", "ready"}
+    assert {route.answers for route in ROUTES if route.open} == {"live", "ready", "page"}
 
 
 def test_what_the_protocol_answers_is_answered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import TRAINED, Expected, require, require_recipe
+from PIL import Image
 from servers import JSON, Server, body, everything_from, failed_start, folder_of, serving
 
 from digits.contract import BACKENDS, Backend
@@ -42,6 +44,25 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 # Right answers
+
+
+def test_a_picture_of_a_digit_is_read_by_every_model_through_every_backend_as_its_card_says(
+    client: httpx.Client, test_set: LabelledImages
+) -> None:
+    right = 0
+    for image, label in zip(test_set.images[:20], test_set.labels[:20], strict=True):
+        file = io.BytesIO()
+        Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC).save(file, "PNG")
+        answer = client.post("/compare", content=file.getvalue()).json()
+        rows = answer["answers"]
+        assert {(row["recipe"], row["backend"]) for row in rows} == {(one, two) for one in TRAINED for two in BACKENDS}
+        assert all(row["accuracy"] > 0.9 and row["run_ms"] > 0 for row in rows)
+        right += sum(row["digit"] == label for row in rows)
+        one = client.post("/classify?model=torch-relu", content=file.getvalue()).json()
+        assert one["backend"] == "onnx"  # the quickest of those that there are
+        (same,) = [row for row in rows if (row["model"], row["backend"]) == (one["model"], "onnx")]
+        assert one["predictions"][0]["probabilities"] == same["probabilities"]
+    assert right >= 0.9 * 20 * len(TRAINED) * len(BACKENDS)
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
@@ -270,7 +291,7 @@ def test_a_body_that_is_announced_too_long_is_413_before_any_of_it_is_sent(
         answer = everything_from(connection)  # which ends when the server closes the connection
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
-    assert b"The body is longer than 1000000 bytes. Send fewer images." in answer
+    assert b"The body is longer than 1000000 bytes. Send fewer images, or a smaller picture." in answer
     assert time.monotonic() - started < 10  # that is, without waiting for the body
     server.is_well(test_set.images)
 

@@ -50,12 +50,15 @@ def test_without_a_certificate_the_port_speaks_plain_http() -> None:
     assert server_context(Settings()) is None
 
 
-def test_a_client_that_trusts_the_certificate_gets_http_1_1_over_tls_1_3(made: Certificate) -> None:
+def test_a_client_that_trusts_the_certificate_gets_the_protocol_that_it_asks_for_over_tls_1_3(
+    made: Certificate,
+) -> None:
     server, client = server_context(settings(made.certificate, made.key)), made.client_context()
     assert server is not None
-    client.set_alpn_protocols(["h2", "http/1.1"])
-    end = shake_hands(server, client)
-    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
+    for offered, agreed in ((["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["h3"], None)):
+        client.set_alpn_protocols(offered)
+        end = shake_hands(server, client)
+        assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.3", agreed)
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     assert shake_hands(server, client).version() == "TLSv1.2"
 

@@ -97,6 +97,16 @@ def test_what_no_model_answered_is_the_doors_span_alone() -> None:
     assert set(spans_of((exchange(method="GET", route="/models"), 200))) == {"GET /models"}
 
 
+def test_a_span_tells_the_protocols_version() -> None:
+    versions = set()
+    for stream_number in (0, 1):
+        came = inference()
+        came.stream_number = stream_number
+        [span] = [span for span in spans_of((came, 200)).values() if span.kind is SpanKind.SERVER]
+        versions.add((span.attributes or {})["network.protocol.version"])
+    assert versions == {"1.1", "2"}
+
+
 def test_the_doors_span_says_what_was_asked_and_what_came_of_it() -> None:
     came = inference(images=3, headers={b"user-agent": b"curl/8"})
     [span] = [span for span in spans_of((came, 200), https=True).values() if span.kind is SpanKind.SERVER]

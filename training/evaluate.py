@@ -37,7 +37,7 @@ class Reading:
     made: str
     score: Score | None  # None where the kind is missing
     missing: str | None  # what it needs then
-    trained_like: tuple[str, ...]  # the model's augmentations that resemble the kind
+    trained_like: tuple[str, ...]  # the model's augmentations that resemble the kind, and drawn digits where they do
     faces: tuple[tuple[str, str], ...] = ()  # of fonts: name, and sha256 of the file
 
     @classmethod
@@ -137,8 +137,10 @@ def quickest(backends: Collection[Backend]) -> Backend:
 
 
 def trained_like(kind: Kind, recipe: Mapping[str, Any]) -> tuple[str, ...]:
-    """The augmentations in a card's recipe after which the model was trained on something like this kind."""
+    """What in a card's recipe makes that the model was trained on something like this kind: augmentations, drawn digits."""
     used = {str(each.get("augmentation")) for each in recipe.get("augmentation", ()) if isinstance(each, Mapping)}
+    if recipe.get("drawn"):
+        used.add("drawn digits")
     return tuple(name for name in kind.resembles if name in used)
 
 

@@ -41,7 +41,8 @@ class Kind:
     about: str  # what it is, in a sentence
     source: str
     made: str  # how it comes to 28 by 28
-    resembles: tuple[str, ...]  # augmentations after which a model has been trained on something like it
+    # Augmentations after which a model has been trained on something like it; "drawn digits" where it trained on such.
+    resembles: tuple[str, ...]
     make: Callable[[LabelledImages, np.random.Generator, tuple[Path, ...]], Made]
 
     @property
@@ -146,7 +147,7 @@ KINDS: Final = (
         "1,797 digits of 43 people, written on forms and kept as 8 by 8 pixels",
         "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; the part in scikit-learn's package",
         BOXED,
-        (),
+        ("drawn digits",),
         _of_scikit_learn,
     ),
     Kind(
@@ -155,7 +156,7 @@ KINDS: Final = (
         "the ten digits of every upright face on this machine that is no handwriting",
         "the fonts of this machine",
         BOXED,
-        (),
+        ("drawn digits",),
         partial(_of_fonts, False),
     ),
     Kind(
@@ -164,7 +165,7 @@ KINDS: Final = (
         "the ten digits of every upright face on this machine that imitates handwriting",
         "the fonts of this machine",
         BOXED,
-        (),
+        ("drawn digits",),
         partial(_of_fonts, True),
     ),
     _drawn("thicker", "strokes wider by a pixel on each side", drawn.thicker, "thickness"),

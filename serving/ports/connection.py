@@ -7,11 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final, Protocol, cast
 
 from serving.door import Door
 from serving.errors import Kind, RequestError
 from serving.messages import STATUS, Answer, Exchange, Head
+from serving.ports import http2
 from serving.ports.http1 import Http1Limits, LocalError, Machine, State, limits_of
 from serving.settings import Settings
 
@@ -28,17 +29,43 @@ _IDLE: Final = State.IDLE
 _BODY: Final = State.BODY
 
 
+class Open(Protocol):
+    """A connection, as all of them are looked after."""
+
+    @property
+    def under_way(self) -> bool: ...
+    @property
+    def unsent_bytes(self) -> int: ...
+    def check(self, now: float) -> None: ...
+    def give_up(self) -> None: ...
+    def finish(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Http2(Protocol):
+    """Goes on with a connection from `address` in HTTP/2."""
+
+    def __call__(self, transport: asyncio.Transport, address: str) -> Http2Connection: ...
+
+
+class Http2Connection(Open, Protocol):
+    def data_received(self, data: bytes) -> None: ...
+
+
 class Connections:
     """Every connection of this process, over both ports: counted, limited, looked after, and finished in the end."""
 
     def __init__(self, door: Door, settings: Settings) -> None:
         self.door = door
         self.limits: Http1Limits = limits_of(settings)
+        self.http2_limits = http2.limits_of(settings)
+        self.max_unsent_bytes = settings.max_unsent_bytes
+        self.unsent_bytes = 0  # of answers, for want of room in the windows of HTTP/2's clients
         self.date = _date()
         self.draining = False
         self._max = settings.max_connections
         self._max_per_address = settings.max_connections_per_address
-        self.open: set[Connection] = set()
+        self.open: set[Open] = set()
         self._addresses: Counter[str] = Counter()
         self._turned_away = 0
         self._watch: asyncio.Task[None] | None = None
@@ -89,6 +116,17 @@ class Connections:
             closes=True,
         )
 
+    def count_unsent(self, more: int) -> None:
+        """Counts what HTTP/2's clients have not taken. Above the limit, who leaves the most is cut off, and nobody else."""
+        self.unsent_bytes += more
+        if more > 0 and self.unsent_bytes > self.max_unsent_bytes:
+            asyncio.get_running_loop().call_soon(self._make_room)
+
+    def _make_room(self) -> None:
+        while self.unsent_bytes > self.max_unsent_bytes:
+            self.door.metrics.shed("unsent")
+            max(self.open, key=lambda connection: connection.unsent_bytes).give_up()
+
     def turn_away(self, connection: Connection) -> bool:
         """Whether a connection that found no room may stay to be told so."""
         if self._turned_away >= TURNED_AWAY:
@@ -97,7 +135,12 @@ class Connections:
         self.open.add(connection)
         return True
 
-    def leave(self, connection: Connection, address: str, port: str, *, counted: bool) -> None:
+    def hand_over(self, connection: Connection, to: Open) -> None:
+        """What was one connection goes on as another, with its place."""
+        self.open.discard(connection)
+        self.open.add(to)
+
+    def leave(self, connection: Open, address: str, port: str, *, counted: bool) -> None:
         self.open.discard(connection)
         if not counted:
             self._turned_away -= 1
@@ -127,12 +170,19 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, connections: Connections, port: str, *, known: set[Connection], foreign: Foreign | None = None
+        self,
+        connections: Connections,
+        port: str,
+        *,
+        known: set[Any],
+        foreign: Foreign | None = None,
+        http2: Http2 | None = None,
     ) -> None:
         self._connections = connections
         self._port = port
         self._known = known  # those of this port
         self._foreign = foreign
+        self._http2 = http2  # None: it is not spoken here
         self._loop = asyncio.get_running_loop()
         self._machine = Machine(connections.limits, self._loop.time())
         self._transport: asyncio.Transport | None = None
@@ -160,6 +210,8 @@ class Connection(asyncio.Protocol):
             self._counted = True
             if self._connections.draining:
                 self._machine.last()
+            if self._tls and _agreed(transport) == "h2":
+                self._become_http2(b"")
         elif self._connections.turn_away(self):
             self._refuse(no_room, self._loop.time())
         else:
@@ -235,10 +287,25 @@ class Connection(asyncio.Protocol):
             if machine.state is _BODY:
                 self._grow()
         except RequestError as error:
-            self._refuse(error, now)
+            if error.kind is Kind.VERSION and self._http2 is not None and (unread := machine.preface()):
+                self._become_http2(unread)
+            else:
+                self._refuse(error, now)
         finally:
             self._proceeding = False
         self._settle(now)
+
+    def _become_http2(self, unread: bytes) -> None:
+        """Goes on as a connection of HTTP/2."""
+        transport, self._transport = self._transport, None
+        assert transport is not None
+        assert self._http2 is not None
+        self._known.discard(self)
+        other = self._http2(transport, self._address)
+        transport.set_protocol(cast(asyncio.Protocol, other))
+        self._connections.hand_over(self, other)
+        if unread:
+            other.data_received(unread)
 
     def _grow(self) -> None:
         """Sees that a chunked body, as much as has come of it, has room."""
@@ -302,6 +369,11 @@ class Connection(asyncio.Protocol):
 
     # From the port
 
+    unsent_bytes = 0  # HTTP/1.1 has no windows
+
+    def give_up(self) -> None:
+        self.abort()
+
     @property
     def under_way(self) -> bool:
         """Whether a request is being read or answered."""
@@ -333,6 +405,12 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _agreed(transport: asyncio.BaseTransport) -> str | None:
+    """The protocol that TLS has agreed on."""
+    agreed: str | None = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+    return agreed
 
 
 def _date() -> bytes:

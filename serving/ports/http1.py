@@ -43,6 +43,7 @@ EMPTY_LINES: Final = 8  # before a request, as some old clients send after a bod
 TRICKLE_SECONDS: Final = 2  # of a body, before its rate is looked at
 PIECES: Final = 64  # of a body, before they are put into one
 
+PREFACE: Final = b"PRI * HTTP/2.0\r\n"  # of HTTP/2, as far as it looks like a request line
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -289,6 +290,11 @@ class Machine:
         elif self.state is State.DISCARDING and self._discard(now):
             return self._read_head(now)
         return None
+
+    def preface(self) -> bytes:
+        """What came, if it begins with HTTP/2's preface where the first request was expected; else nothing."""
+        begins = self._head is _NO_HEAD and self._data.startswith(PREFACE)
+        return bytes(self._data) if begins else b""
 
     # The head
 
@@ -643,7 +649,7 @@ _CHUNK: Final = re.compile(
 )
 
 # Headers that say how to read the request: two of them are two ways to read it.
-_ONCE: Final = frozenset(
+ONCE: Final = frozenset(
     {
         b"content-encoding",
         b"content-length",
@@ -664,13 +670,13 @@ def parse_head(raw: bytes, limits: Http1Limits) -> Head:
         RequestError: it is not one, or is longer than the limits allow.
     """
     method, target, version, headers = _read_lines(raw[:-2], limits)
-    path, query = _read_target(method, target)
+    path, query = read_target(method, target)
     http_1_0 = version == b"1.0"
     host = headers.get(b"host")
     if host is None:
         if not http_1_0:
             raise _closing("A Host header was expected.")
-    elif host and not _is_host(host):  # it is empty where the client knows none
+    elif host and not is_host(host):  # it is empty where the client knows none
         raise _closing(f"This is not a host: {_shown(host)}.")
     length = _read_length(headers, http_1_0, limits)
     connection = headers.get(b"connection")
@@ -704,7 +710,7 @@ def _read_lines(raw: bytes, limits: Http1Limits) -> tuple[bytes, bytes, bytes, d
         name, value = name.lower(), value.strip(b" \t")
         if name not in headers:
             headers[name] = value
-        elif name in _ONCE:
+        elif name in ONCE:
             raise _closing(f"The header {name.decode()} was expected once, came twice.")
         else:
             headers[name] += b", " + value
@@ -744,7 +750,7 @@ def _check_line_begun(line: bytes, limits: Http1Limits) -> None:
         )
 
 
-def _read_target(method: bytes, target: bytes) -> tuple[str, str]:
+def read_target(method: bytes, target: bytes) -> tuple[str, str]:
     """The decoded path, and the query as it came."""
     if method == b"CONNECT":
         raise RequestError(Kind.UNSUPPORTED, "This server is no proxy: it takes no CONNECT.", closes=True)
@@ -754,7 +760,7 @@ def _read_target(method: bytes, target: bytes) -> tuple[str, str]:
         return "*", ""
     else:
         match = _ABSOLUTE.fullmatch(target)
-        if match is None or not _is_host(match[1]):
+        if match is None or not is_host(match[1]):
             raise _closing(f"A path was expected, such as /v2, got {_shown(target)}.")
         path, _, query = match[2].partition(b"?")
         path = path or b"/"
@@ -763,7 +769,7 @@ def _read_target(method: bytes, target: bytes) -> tuple[str, str]:
     return unquote(path.decode()) if b"%" in path else path.decode(), query.decode()
 
 
-def _is_host(host: bytes) -> bool:
+def is_host(host: bytes) -> bool:
     match = _HOST.fullmatch(host)
     if match is None or int(match[2] or 0) > 65535:
         return False
@@ -796,11 +802,16 @@ def _read_length(headers: Mapping[bytes, bytes], http_1_0: bool, limits: Http1Li
         raise RequestError(Kind.UNSUPPORTED, f"Transfer-Encoding takes 'chunked', got {_shown(coding)}.", closes=True)
     if length is None:
         return 0
-    if not length.isdigit():
-        raise _closing(f"Content-Length takes a whole number, got {_shown(length)}.")
-    digits = length.lstrip(b"0")
-    if len(digits) > 18 or int(digits or b"0") > limits.body_bytes:
-        raise too_long(limits.body_bytes)
+    return content_length(length, limits.body_bytes)
+
+
+def content_length(text: bytes, most: int) -> int:
+    """What a Content-Length says, in bytes. Raises RequestError if it is no number, or above `most`."""
+    if not text.isdigit():
+        raise _closing(f"Content-Length takes a whole number, got {_shown(text)}.")
+    digits = text.lstrip(b"0")
+    if len(digits) > 18 or int(digits or b"0") > most:
+        raise too_long(most)
     return int(digits or b"0")
 
 

@@ -10,7 +10,7 @@ from serving.settings import Settings
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """What the data port speaks TLS with: 1.2 or later, HTTP/1.1. None where it speaks plain HTTP.
+    """What the data port speaks TLS with: 1.2 or later, HTTP/2 or HTTP/1.1. None where it speaks plain HTTP.
 
     The files are read once. A renewed certificate is taken by a restart, as BentoML's port does too.
 
@@ -32,7 +32,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from digits.contract import BACKENDS, CLASSES, PIXELS, SIDE
 from serving.errors import Kind
 from serving.messages import STATUS
+from serving.protocols.classify import IMAGE_TYPES
 from serving.protocols.v2 import EXTENSIONS, INPUT, OUTPUTS
 from serving.protocols.v2_control import PLATFORMS, server_version
 from serving.routes import ROUTES, Route
@@ -23,6 +24,7 @@ VERSION: Final = "3.0.2"  # BentoML's
 DIGITS: Final = "Samedigit"
 INFERENCE: Final = "Open Inference Protocol, version 2"
 OPERATIONS: Final = "Operations"
+_DIGITS: Final = ("predict", "echo", "classify", "compare", "models", "page", "examples")
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
 
@@ -74,6 +76,7 @@ def _needs_control_key(settings: Settings) -> bool:
 def _operation(route: Route, settings: Settings) -> dict[str, Any]:
     takes = _TAKES.get(route.answers)
     parameters = [_PARAMETERS[name] for name in re.findall(r"{(\w+)}", route.pattern)]
+    parameters += _QUERIES.get(route.answers, ())
     if route.answers == "infer":
         parameters.append(_LENGTH_OF_JSON)
     operation: dict[str, Any] = {"summary": route.summary, "tags": [_tag(route)], "parameters": parameters}
@@ -91,7 +94,7 @@ def _operation(route: Route, settings: Settings) -> dict[str, Any]:
 def _tag(route: Route) -> str:
     if route.pattern.startswith("/v2"):
         return INFERENCE
-    return DIGITS if route.answers in ("predict", "echo", "models") else OPERATIONS
+    return DIGITS if route.answers in _DIGITS else OPERATIONS
 
 
 def _refusals(route: Route) -> dict[str, Any]:
@@ -171,15 +174,15 @@ _HEADERS: Final[dict[int, dict[str, Any]]] = {
     503: {"Retry-After": {"schema": _SECONDS}},
 }
 _WHY: Final = {
-    400: "The request, or an image in it, is not what it should be",
+    400: "The request, or an image in it, is not what it should be; or a picture is broken, or blank",
     401: "It needs a key, and has none that is known",
     403: "Nobody may do this here, or not with that key",
     404: "No such backend, model or version is served; the message names those that are",
     405: "Another method is right; Allow names it",
     408: "It did not come whole in time",
-    413: "The body is too long",
+    413: "The body is too long, or a picture has too many pixels",
     414: "The path and query are too long",
-    415: "The content type is not application/json, or the body is compressed",
+    415: "The content type is not what is taken, the body is compressed, or it is no kind of picture that is read",
     429: "More requests than one client may send",
     431: "The headers are too long or too many",
     500: "The server failed; its log says why",
@@ -214,6 +217,7 @@ _PARAMETERS: Final = {
         "model", {"type": "string", "minLength": 1}, description="recipe.backend", example="torch-relu.onnx"
     ),
     "version": _parameter("version", {"type": "string", "minLength": 1}),
+    "file": _parameter("file", {"type": "string", "minLength": 1}, example="index.html"),
 }
 _LENGTH_OF_JSON: Final = {
     "name": HEADER_LENGTH,
@@ -231,6 +235,25 @@ _PREDICT: Final = _object({"images": _IMAGES, "model": _MODEL}, optional={"model
 _NO_MODEL: Final = {"type": "string", "nullable": True, "enum": ["echo", None]}
 _ECHO: Final = _object({"images": _IMAGES, "model": _NO_MODEL}, optional={"model"})
 _FLAG: Final[Schema] = {"type": "boolean"}
+
+
+def _query(name: str, schema: Schema, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+_SHOW: Final = _query("image", {**_FLAG, "default": False}, "the answer has the 28 x 28 that the model saw")
+_QUERIES: Final = {
+    "classify": (
+        _query("many", {**_FLAG, "default": False}, "each digit of the picture, in reading order"),
+        _SHOW,
+        _query(
+            "model",
+            {"type": "string", "minLength": 1},
+            "recipe or recipe.backend; without it, the one that reads digits that are not MNIST's best",
+        ),
+    ),
+    "compare": (_SHOW,),
+}
 _TENSOR: Final = _object(
     {
         "name": _one_of(str(INPUT["name"])),
@@ -279,7 +302,19 @@ _INFER: Final = {
     "example": {"inputs": [{**INPUT, "shape": [1, SIDE, SIDE], "data": [0] * PIXELS}]},
 }
 _RAW: Final = {"type": "string", "format": "binary"}
+_PICTURE: Final = {**_RAW, "description": "a file: PNG, JPEG, WebP, BMP, GIF or TIFF"}
+_FORM: Final = _object({"file": _PICTURE})
+_PICTURES: Final = {
+    **{name: {"schema": _PICTURE} for name in IMAGE_TYPES},
+    "application/octet-stream": {"schema": _PICTURE},
+    "multipart/form-data": {"schema": {**_FORM, "description": "one file, whatever its field is called"}},
+}
 _TAKES: Final[dict[str, Any]] = {
+    "classify": {"required": True, "content": _PICTURES},
+    "compare": {
+        "required": True,
+        "content": {**_PICTURES, "application/json": {"schema": _object({"images": {**_IMAGES, "maxItems": 1}})}},
+    },
     "predict": {"required": True, **_content(_PREDICT)},
     "echo": {"required": True, **_content(_ECHO)},
     "infer": {
@@ -310,6 +345,49 @@ _PREDICTION: Final = _object(
         "digit": _DIGIT,
         "probability": {**_PROBABILITY, "description": "of that digit"},
         "probabilities": {**_array(_PROBABILITY, least=CLASSES, most=CLASSES), "description": "of the digits 0 to 9"},
+    }
+)
+_BELIEF: Final[dict[str, Schema]] = {
+    "digit": _DIGIT,
+    "sure": _or_null(
+        {**_FLAG, "description": "false: no digit should be believed; null: the model's card does not say when"}
+    ),
+    "probability": {**_PROBABILITY, "description": "of that digit"},
+    "probabilities": {
+        **_array(_PROBABILITY, least=CLASSES, most=CLASSES),
+        "description": "of the digits 0 to 9, calibrated by the model's card",
+    },
+}
+_BOX: Final = {
+    **_array(_COUNT, least=4, most=4),
+    "description": "left, top, right, bottom, in pixels of the picture as a person sees it",
+}
+_SEEN: Final = {"$ref": "#/components/schemas/Image"}
+_CLASSIFIED: Final = _object(
+    {
+        "model": {"type": "string", "description": "recipe:version"},
+        "backend": _one_of(*BACKENDS),
+        "predictions": _array(_object({**_BELIEF, "box": _BOX, "image": _SEEN}, optional={"image"}), least=1),
+    }
+)
+_ANSWERED: Final = _object(
+    {
+        "model": {"type": "string", "description": "recipe:version"},
+        "recipe": _STRING,
+        "backend": _one_of(*BACKENDS),
+        **_BELIEF,
+        "run_ms": {"type": "number", "minimum": 0, "description": "in the runtime"},
+        "accuracy": {**_PROBABILITY, "description": "of this model's file on MNIST's test images"},
+    }
+)
+_COMPARED: Final = _object(
+    {"image": _SEEN, "box": _or_null(_BOX), "answers": _array(_ANSWERED), "note": _STRING}, optional={"image"}
+)
+_EXAMPLE: Final = _object(
+    {
+        "image": _SEEN,
+        "label": _DIGIT,
+        "read": {"type": "object", "additionalProperties": _DIGIT, "description": "what each recipe:version reads"},
     }
 )
 _PREDICTIONS: Final = _object(
@@ -407,6 +485,10 @@ _SERVER: Final = _object({"name": _STRING, "version": _STRING, "extensions": _ar
 _GIVES: Final[dict[str, Any]] = {
     "predict": _gives("One prediction for each image, in order", _PREDICTIONS),
     "echo": _gives("One prediction for each image", _PREDICTIONS),
+    "classify": _gives("The digits of the picture", _CLASSIFIED),
+    "compare": _gives("What every model and backend answers, asked one after another", _COMPARED),
+    "page": {"description": "A file of the page", "content": {"*/*": {"schema": _RAW}}},
+    "examples": _gives("The images", _object({"examples": _array(_EXAMPLE)})),
     "models": _gives("The served models", _object({"models": _array(_SERVED)})),
     "infer": {
         "description": "The outputs for each image, in order; as raw bytes after the JSON where that was asked for",

@@ -32,9 +32,9 @@ MAX_REMEMBERED_BYTES: Final = 1024  # of the JSON before raw images
 Outputs = tuple[tuple[str, bool], ...]  # name, binary
 
 # Of an output: its datatype, and the shape and bytes of one image's part.
-_FORMS: Final = {"probabilities": ("FP32", (CLASSES,), 4 * CLASSES), "digits": ("INT64", (), 8)}
-_ALL_JSON: Final[Outputs] = tuple((name, False) for name in _FORMS)
-_ALL_BINARY: Final[Outputs] = tuple((name, True) for name in _FORMS)
+FORMS: Final = {"probabilities": ("FP32", (CLASSES,), 4 * CLASSES), "digits": ("INT64", (), 8)}
+_ALL_JSON: Final[Outputs] = tuple((name, False) for name in FORMS)
+ALL_BINARY: Final[Outputs] = tuple((name, True) for name in FORMS)
 
 
 class InferRequest(NamedTuple):
@@ -74,7 +74,7 @@ def read_infer(body: bytes, header_length: bytes | None, *, max_images: int) -> 
         length = _length(header_length, len(body))
         tail = memoryview(body)[length:]
         if length == 0:
-            return InferRequest(_raw_images(tail, max_images), id=None, outputs=_ALL_BINARY, timeout_us=0)
+            return InferRequest(_raw_images(tail, max_images), id=None, outputs=ALL_BINARY, timeout_us=0)
         read = _read_again if length <= MAX_REMEMBERED_BYTES else _read_head
         head = read(body[:length], max_images)
     images = _json_images(head, tail) if head.raw_bytes is None else _binary_images(head.raw_bytes, tail, head.number)
@@ -86,17 +86,17 @@ def write_infer(
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON if raw tensors follow."""
     number = len(probabilities)
-    if request.outputs is _ALL_BINARY and request.id is None:  # most requests by far
-        head = _head_again(model, version, _ALL_BINARY, number)
-        return b"".join((head, *(_tensor(name, probabilities).tobytes() for name in _FORMS))), len(head)
+    if request.outputs is ALL_BINARY and request.id is None:  # most requests by far
+        head = _head_again(model, version, ALL_BINARY, number)
+        return b"".join((head, *(tensor_of(name, probabilities).tobytes() for name in FORMS))), len(head)
     if request.outputs is _ALL_JSON and request.id is None:
         first, second, last = _json_again(model, version, number)
         flat, digits = (
-            orjson.dumps(_tensor(name, probabilities).ravel(), option=orjson.OPT_SERIALIZE_NUMPY) for name in _FORMS
+            orjson.dumps(tensor_of(name, probabilities).ravel(), option=orjson.OPT_SERIALIZE_NUMPY) for name in FORMS
         )
         return b"".join((first, flat, second, digits, last)), None
     if any(binary for _, binary in request.outputs):
-        tensors = [_tensor(name, probabilities).tobytes() for name, binary in request.outputs if binary]
+        tensors = [tensor_of(name, probabilities).tobytes() for name, binary in request.outputs if binary]
         if all(binary for _, binary in request.outputs) and request.id is None:
             head = _head_again(model, version, request.outputs, number)
         else:
@@ -115,12 +115,12 @@ def _write_head(
 ) -> bytes:
     described: list[dict[str, Any]] = []
     for name, binary in outputs:
-        datatype, shape, size = _FORMS[name]
+        datatype, shape, size = FORMS[name]
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [number, *shape]}
         if binary:
             output["parameters"] = {"binary_data_size": number * size}
         elif probabilities is not None:
-            output["data"] = _tensor(name, probabilities).ravel()
+            output["data"] = tensor_of(name, probabilities).ravel()
         described.append(output)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
     if identity is not None:
@@ -128,7 +128,7 @@ def _write_head(
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _tensor(name: str, probabilities: Probabilities) -> npt.NDArray[Any]:
+def tensor_of(name: str, probabilities: Probabilities) -> npt.NDArray[Any]:
     tensor: npt.NDArray[Any] = probabilities if name == "probabilities" else probabilities.argmax(axis=1)
     return tensor.astype("<f4" if name == "probabilities" else "<i8", copy=False)
 
@@ -154,14 +154,11 @@ def _read_head(body: bytes, max_images: int) -> _Head:
         raise malformed(f"id must be a string; got {kind_of(identity)}.")
     parameters = _parameters(document, "the request")
     binary = _flag(parameters, "binary_data_output")
-    timeout_us = parameters.get("timeout", 0)
-    if type(timeout_us) is not int or timeout_us < 0:
-        raise malformed(f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}.")
-    tensor = _input(document.get("inputs"))
-    number = _number(tensor.get("shape"), max_images)
+    timeout_us = read_timeout(parameters)
+    tensor = read_input(document.get("inputs"))
+    number = read_shape(tensor.get("shape"), max_images)
     given = _parameters(tensor, "the input images")
-    if "shared_memory_region" in given:
-        raise malformed("There is no shared memory here; send the images in the body.")
+    refuse_shared_memory(given)
     raw_bytes = given.get("binary_data_size")
     if "binary_data_size" in given:
         if "data" in tensor:
@@ -174,7 +171,7 @@ def _read_head(body: bytes, max_images: int) -> _Head:
         raise malformed("The input images needs data, or the parameter binary_data_size and raw bytes.")
     return _Head(
         id=identity,
-        outputs=_outputs(document.get("outputs"), binary),
+        outputs=read_outputs(document.get("outputs"), binary),
         timeout_us=timeout_us,
         number=number,
         data=tensor.get("data"),
@@ -218,7 +215,23 @@ def _raw_images(raw: memoryview, max_images: int) -> Images:
     return np.frombuffer(raw, np.uint8).reshape(number, SIDE, SIDE)
 
 
-def _input(inputs: Any) -> dict[str, Any]:
+# What JSON and gRPC say alike, as JSON's values. Each raises RequestError.
+
+
+def read_timeout(parameters: dict[str, Any]) -> int:
+    """How long a request may wait, in microseconds; 0: as long as the server lets it."""
+    timeout_us = parameters.get("timeout", 0)
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise malformed(f"The parameter timeout takes whole microseconds, at least 0; got {kind_of(timeout_us)}.")
+    return timeout_us
+
+
+def refuse_shared_memory(parameters: dict[str, Any]) -> None:
+    if "shared_memory_region" in parameters:
+        raise malformed("There is no shared memory here; send the images in the body.")
+
+
+def read_input(inputs: Any) -> dict[str, Any]:
     """The one input, images."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         came = f"{len(inputs)} inputs" if isinstance(inputs, list) and len(inputs) != 1 else kind_of(inputs)
@@ -231,7 +244,7 @@ def _input(inputs: Any) -> dict[str, Any]:
     return tensor
 
 
-def _number(shape: Any, max_images: int) -> int:
+def read_shape(shape: Any, max_images: int) -> int:
     """N of the shape [N, 28, 28]."""
     if (
         not isinstance(shape, list)
@@ -287,16 +300,16 @@ def _json_images(head: _Head, tail: memoryview | None) -> Images:
     return np.frombuffer(flat, np.uint8).reshape(number, SIDE, SIDE)
 
 
-def _outputs(outputs: Any, binary: bool) -> Outputs:
+def read_outputs(outputs: Any, binary: bool) -> Outputs:
     if outputs is None or outputs == []:
-        return _ALL_BINARY if binary else _ALL_JSON
+        return ALL_BINARY if binary else _ALL_JSON
     if not isinstance(outputs, list):
         raise malformed(f"outputs must be a list of objects with a name; got {kind_of(outputs)}.")
     wanted: dict[str, bool] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else output
-        if not isinstance(output, dict) or not isinstance(name, str) or name not in _FORMS:
-            raise malformed(f"The model's outputs are {' and '.join(_FORMS)}; got {kind_of(name)}.")
+        if not isinstance(output, dict) or not isinstance(name, str) or name not in FORMS:
+            raise malformed(f"The model's outputs are {' and '.join(FORMS)}; got {kind_of(name)}.")
         parameters = _parameters(output, f"the output {name}")
         for unsupported in ("classification", "shared_memory_region"):
             if parameters.get(unsupported):

@@ -31,8 +31,46 @@ Parameters = Mapping[str, str]  # of the route: model and version, where its pat
 Answering = Callable[[ServedModels, Parameters, bytes], Answer | Coroutine[Any, Any, Answer]]
 
 
+# What there is to say, whatever the protocol. Each raises RequestError.
+
+
+def server() -> dict[str, Any]:
+    return {"name": "samedigit", "version": server_version(), "extensions": EXTENSIONS}
+
+
+def metadata(served: ServedModels, name: str, version: str | None) -> dict[str, Any]:
+    opened = served.named(name, version)
+    return {
+        "name": opened.name,
+        "versions": served.versions(opened.name),
+        "platform": PLATFORMS[opened.backend],
+        "inputs": [INPUT],
+        "outputs": OUTPUTS,
+    }
+
+
+def statistics(served: ServedModels, name: str | None, version: str | None) -> dict[str, Any]:
+    """Of one model, or of all."""
+    wanted = served.all() if name is None else [served.named(name, version)]
+    return {"model_stats": [_statistics_of(opened) for opened in wanted]}
+
+
+async def index(served: ServedModels, *, ready: bool) -> list[dict[str, str]]:
+    """What can be served; `ready`: what is."""
+    return [entry for entry in await served.index() if not ready or entry["state"] == "READY"]
+
+
+async def load(served: ServedModels, name: str, parameters: object) -> None:
+    if parameters not in (None, {}):
+        raise malformed("load takes no parameters: a stored model is loaded as it is.")
+    await served.load(name)
+
+
+# The same over HTTP
+
+
 def _server(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    return json_answer({"name": "samedigit", "version": server_version(), "extensions": EXTENSIONS})
+    return json_answer(server())
 
 
 def _live(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
@@ -47,15 +85,7 @@ def _ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
 
 
 def _metadata(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    opened = served.named(parameters["model"], parameters.get("version"))
-    document = {
-        "name": opened.name,
-        "versions": served.versions(opened.name),
-        "platform": PLATFORMS[opened.backend],
-        "inputs": [INPUT],
-        "outputs": OUTPUTS,
-    }
-    return json_answer(document)
+    return json_answer(metadata(served, parameters["model"], parameters.get("version")))
 
 
 def _model_ready(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
@@ -64,22 +94,18 @@ def _model_ready(served: ServedModels, parameters: Parameters, body: bytes) -> A
 
 
 def _statistics(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    named = "model" in parameters
-    wanted = [served.named(parameters["model"], parameters.get("version"))] if named else served.all()
-    return json_answer({"model_stats": [_statistics_of(opened) for opened in wanted]})
+    return json_answer(statistics(served, parameters.get("model"), parameters.get("version")))
 
 
 async def _index(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
     ready = _json(body).get("ready", False)
     if not isinstance(ready, bool):
         raise malformed("ready takes true or false.")
-    return json_answer([entry for entry in await served.index() if not ready or entry["state"] == "READY"])
+    return json_answer(await index(served, ready=ready))
 
 
 async def _load(served: ServedModels, parameters: Parameters, body: bytes) -> Answer:
-    if _json(body).get("parameters") not in (None, {}):
-        raise malformed("load takes no parameters: a stored model is loaded as it is.")
-    await served.load(parameters["model"])
+    await load(served, parameters["model"], _json(body).get("parameters"))
     return DONE
 
 

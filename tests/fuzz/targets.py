@@ -6,19 +6,25 @@ import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import hpack
 import numpy as np
-from machine_limits import NARROW
+from frames import PREFACE, Client, settings
+from machine_limits import NARROW, NARROW2
 
 from digits.contract import Images
 from digits.errors import PictureError
 from digits.picture import decode, find_digit, find_digits
 from serving.errors import Kind, RequestError
-from serving.messages import Answer, Head
+from serving.messages import Answer, Head, refusal
+from serving.ports import http2 as two
+from serving.ports.hpack import Broken, Decoder
 from serving.ports.http1 import Body, Machine, State
-from serving.protocols import v2
+from serving.protocols import v2, v2_grpc
 from serving.protocols.predict import read_request
+
+Read = TypeVar("Read")
 
 MAX_IMAGES: Final = 3
 MAX_PIXELS: Final = 250_000
@@ -52,17 +58,47 @@ def v2_binary(data: bytes) -> None:
         _check_images(found, expected)
 
 
+def grpc(data: bytes) -> None:
+    """A ModelInferRequest: read with what is remembered of others, and without, it says the same."""
+    quick = _read(lambda: v2_grpc.read_infer(data, max_images=MAX_IMAGES))
+    whole = _read(lambda: v2_grpc.read_whole(data, max_images=MAX_IMAGES))
+    assert (quick is None) == (whole is None)
+    if quick is not None and whole is not None:
+        assert quick[1:] == whole[1:]
+        assert quick.images.shape == whole.images.shape
+        assert quick.images.tobytes() == whole.images.tobytes()
+
+
 def http1(data: bytes) -> None:
     """Two bytes that say how the rest is cut into pieces, and what a client sends: however it is cut, the same is read."""
-    sizes, sent = [1 + size for size in data[:2]] or [1], data[2:]
-    pieces, at, turn = [], 0, 0
-    while at < len(sent):
-        pieces.append(sent[at : at + sizes[turn % len(sizes)]])
-        at += len(pieces[-1])
-        turn += 1
+    sent = data[2:]
     whole = _events([sent])
-    assert _events(pieces) == whole
+    assert _events(_cut(sent, data[:2])) == whole
     assert len(whole) <= 2 * len(sent) + 1
+
+
+def http2(data: bytes) -> None:
+    """The same behind HTTP/2's preface and SETTINGS; and what the machine writes is what a client may be sent."""
+    sent = PREFACE + settings() + data[2:]
+    whole, written = _events2([sent])
+    assert _events2(_cut(sent, data[:2])) == (whole, written)
+    Client().read(written)
+
+
+def header_blocks(data: bytes) -> None:
+    """Two header blocks, the first as long as the first byte says: the same fields as hpack reads, or neither reads any."""
+    theirs, ours = hpack.Decoder(1 << 20), Decoder()
+    end = 1 + (data[0] if data else 0)
+    for block in (data[1:end], data[end:]):
+        try:
+            expected = [tuple(field) for field in theirs.decode(block, raw=True)]
+        except hpack.HPACKError:
+            try:
+                ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20)
+            except Broken:
+                return
+            raise AssertionError("hpack cannot read it") from None
+        assert ours.decode(block, max_bytes=1 << 20, max_fields=1 << 20) == (expected, True)
 
 
 def picture(data: bytes) -> None:
@@ -102,12 +138,26 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "predict": predict,
     "v2_json": v2_json,
     "v2_binary": v2_binary,
+    "grpc": grpc,
     "http1": http1,
+    "http2": http2,
+    "header_blocks": header_blocks,
     "picture": picture,
 }
 
 
-def _read(read: Callable[[], Images]) -> Images | None:
+def _cut(sent: bytes, sizes: bytes) -> list[bytes]:
+    """Pieces of 1 to 256 bytes, as `sizes` says in turn."""
+    pieces, at, turn = [], 0, 0
+    while at < len(sent):
+        size = 1 + sizes[turn % len(sizes)] if sizes else 1
+        pieces.append(sent[at : at + size])
+        at += size
+        turn += 1
+    return pieces
+
+
+def _read(read: Callable[[], Read]) -> Read | None:
     try:
         return read()
     except RequestError as error:
@@ -171,3 +221,39 @@ def _answer_all(machine: Machine, events: list[Any]) -> None:
         else:
             assert machine.state is State.HEAD_READ
             machine.accept(0)
+
+
+def _events2(pieces: list[bytes]) -> tuple[list[Any], bytes]:
+    """What the HTTP/2 machine makes of the same, and what it writes."""
+    machine = two.Machine(NARROW2, 0)
+    events: list[Any] = []
+    written = b""
+    for piece in pieces:
+        machine.receive(piece, 0)
+        while event := machine.next_event(0):
+            stream = event.stream
+            events.append((type(event).__name__, stream.number, stream.head, stream.received))
+            match event:
+                case two.Request():
+                    machine.accept(stream, streams=stream.head.path == "/s")
+                case two.Body():
+                    assert len(event.data) <= NARROW2.body_bytes
+                    events.append(event.data)
+                    machine.answer(stream, Answer(200, event.data, ()), 0, date=DATE)
+                case two.Refused():
+                    events.append(str(event.error))
+                    machine.answer(stream, refusal(event.error), 0, date=DATE)
+                case two.Piece():
+                    if not stream.answered:
+                        machine.begin(stream, b"\x88")
+                    machine.send(stream, event.data, 0)
+                    machine.took(stream)
+                    if event.last:
+                        machine.end(stream, b"", 0)
+        written += machine.take()
+        assert len(machine.streams) <= NARROW2.streams
+        assert machine.unsent_bytes == sum(len(one.unsent) - one.sent for one in machine.streams.values())
+    if machine.error:
+        assert len(machine.error) < 300
+        assert not machine.streams
+    return events, written
