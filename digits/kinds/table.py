@@ -103,7 +103,8 @@ def _of_pictures(draw: str, base: LabelledImages, random: np.random.Generator, f
 def _of_printed_pictures(base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
     pictures = _pictures()
     printed = _of_fonts(False, base, random, fonts)
-    chosen = random.permutation(len(printed.digits.labels))[: pictures.PICTURES]
+    most = min(pictures.PICTURES, len(base.labels))  # of them as many as of handwriting
+    chosen = random.permutation(len(printed.digits.labels))[:most]
     images = pictures.found_again(pictures.photographed, printed.digits.images[chosen], random)
     return Made(LabelledImages(images=images, labels=printed.digits.labels[chosen]), printed.faces)
 
