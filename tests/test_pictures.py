@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import shutil
 import signal
@@ -378,6 +379,7 @@ def test_twenty_of_the_largest_pictures_at_once_take_the_memory_of_one(server: S
 
     assert send(largest) == 200
     process = picture_process(server)
+    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE  # small requests come first
     before = peak_bytes(process)
     with ThreadPoolExecutor(40) as senders:
         statuses = list(senders.map(send, [largest] * 20 + bombs * 10))
