@@ -96,6 +96,14 @@ class Card:
         """The mean over the kinds that are not MNIST's, in [0, 1]; None where they were not read."""
         return sum(score.accuracy for score in self.beyond.values()) / len(self.beyond) if self.beyond else None
 
+    @property
+    def merit(self) -> tuple[float, float]:
+        """By which one model comes before another: how well it reads digits that are not MNIST's, then MNIST's own.
+
+        A user's are not MNIST's. A model of which only the latter is known comes after those that have read others.
+        """
+        return self.accuracy_beyond or 0.0, self.accuracy
+
     def to_data(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
         data = dataclasses.asdict(self)

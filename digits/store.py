@@ -125,9 +125,7 @@ def served_models() -> list[StoredModel]:
 
 
 def best_model() -> StoredModel:
-    """Of the served models the one to read anybody's digits: by how well it reads those that are not MNIST's, then MNIST's own.
-
-    A model of which only the latter is known comes after those that have read others.
+    """Of the served models the one to read anybody's digits (`Card.merit`).
 
     Raises:
         ModelNotFound: none is served; and as `served_models`.
@@ -135,7 +133,7 @@ def best_model() -> StoredModel:
     models = served_models()
     if not models:
         raise ModelNotFound(f"There is no model to read with: {nothing_served()}")
-    return max(models, key=lambda model: (model.card.accuracy_beyond or 0.0, model.card.accuracy))
+    return max(models, key=lambda model: model.card.merit)
 
 
 def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:

@@ -120,7 +120,7 @@ class ServedModels:
         self._draining = True
 
     def find(self, backend: str, name: str | None) -> Opened:
-        """The model called `recipe` or `recipe:version`, through `backend`; without a name, the best there is (`_worth`).
+        """The model called `recipe` or `recipe:version`, through `backend`; without a name, the best there is (`Card.merit`).
 
         Raises:
             RequestError: 404 for a model or backend that is not served, 501 for a backend that is not installed.
@@ -173,7 +173,7 @@ class ServedModels:
         if name is not None:
             newest = max(one.model.card.trained_at for one in found)
             found = [one for one in found if one.model.card.trained_at == newest]
-        return max(found, key=lambda one: (*_reads(one), -FIRST_ASKED.index(one.backend)))
+        return max(found, key=lambda one: (*one.model.card.merit, -FIRST_ASKED.index(one.backend)))
 
     def in_order(self) -> list[Opened]:
         """All that is open, by recipe and then by backend, which is no order of merit."""
@@ -341,7 +341,7 @@ class ServedModels:
             }
             for name, versions in by_name.items()
         }
-        self._best = {one.backend: one for one in sorted(self.all(), key=_worth)}
+        self._best = {one.backend: one for one in sorted(self.all(), key=lambda one: one.model.card.merit)}
 
     def _through(self, backend: str) -> list[Opened]:
         """What is open of this backend: at least one."""
@@ -387,16 +387,3 @@ def _not_served(name: str, served: Iterable[str]) -> RequestError:
 
 def _report(message: str, error: Exception) -> None:
     log.error("%s: %s", message, error, exc_info=None if isinstance(error, SamedigitError) else error)
-
-
-def _worth(opened: Opened) -> tuple[float, float]:
-    """By which a model answers where none is named: first how well it reads digits that are not MNIST's, then MNIST's own.
-
-    A user's are not MNIST's. A model of which only the latter is known comes after those that have read others.
-    """
-    return opened.model.card.accuracy_beyond or 0.0, opened.score.accuracy
-
-
-def _reads(opened: Opened) -> tuple[float, float]:
-    """The same of the model, whatever its backend."""
-    return opened.model.card.accuracy_beyond or 0.0, opened.model.card.accuracy
