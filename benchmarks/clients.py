@@ -1,24 +1,25 @@
-"""Clients as a network has them: well-bred ones, whose every answer is checked, and those that a server must come through.
-
-A behaviour is what one client does from the connection that it opens to its end; `Crowd` repeats behaviours side by side.
+"""Clients of HTTP/1.1 as a network has them: well-bred ones, whose every answer is checked, and those that a server must come
+through. A behaviour is what one client does from the connection that it opens to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+from PIL import Image
 
-from digits.contract import Images
+from digits.contract import Images, Probabilities
+from digits.picture import decode, find_digit
 
 HOST: Final = "127.0.0.1"
 ANSWER_SECONDS: Final = 30  # after which an answer counts as lost
@@ -51,9 +52,21 @@ class Target:
     model: str  # recipe.backend
     images: Images
     digits: npt.NDArray[np.int64]  # of each image
+    pictures: Sequence[tuple[bytes, int]] = ()  # files, and the digit in each
 
     def backend(self) -> str:
         return self.model.partition(".")[2]
+
+
+def pictures_of(images: Images, predict: Callable[[Images], Probabilities]) -> list[tuple[bytes, int]]:
+    """Images as PNG files, ten times as large, and the digit that a model reads in each once it is found."""
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).resize((280, 280), Image.Resampling.BICUBIC).save(file, "png")
+        files.append(file.getvalue())
+    found = np.stack([find_digit(decode(file, max_pixels=280**2)).image for file in files])
+    return list(zip(files, predict(found).argmax(axis=1).tolist(), strict=True))
 
 
 @dataclass
@@ -211,6 +224,12 @@ def chunks(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
+def classify(target: Target, dice: random.Random) -> Question:
+    picture, digit = dice.choice(target.pictures)
+    request = head(f"/classify?model={target.model}", f"Content-Length: {len(picture)}") + picture
+    return Question(request, [digit], _digits_of_predict)
+
+
 def _json(path: str, body: bytes) -> bytes:
     return head(path, "Content-Type: application/json", f"Content-Length: {len(body)}") + body
 
@@ -263,6 +282,17 @@ async def asks_json(target: Target, dice: random.Random, tally: Tally) -> None:
 
 async def asks_predict(target: Target, dice: random.Random, tally: Tally) -> None:
     await _ask(target, dice, tally, predict, dice.choice((target.data_port, target.api_port)))
+
+
+async def asks_classify(target: Target, dice: random.Random, tally: Tally) -> None:
+    connection = await connect(dice.choice((target.data_port, target.api_port)))
+    try:
+        for _ in range(dice.randint(1, 3)):
+            question = classify(target, dice)
+            await connection.send(question.request)
+            question.check(await connection.answer(), tally)
+    finally:
+        connection.writer.close()
 
 
 async def sends_chunks(target: Target, dice: random.Random, tally: Tally) -> None:
@@ -434,68 +464,3 @@ async def asks_wrongly(target: Target, dice: random.Random, tally: Tally) -> Non
         tally.refused += 1
     finally:
         connection.writer.close()
-
-
-GOOD: Final[dict[str, Behaviour]] = {
-    "asks in binary": asks_binary,
-    "asks in JSON": asks_json,
-    "asks /predict": asks_predict,
-    "sends chunks": sends_chunks,
-    "pipelines": pipelines,
-    "half-closes": half_closes,
-    "sends slowly": sends_slowly,
-    "stays idle": stays_idle,
-    "scrapes": scrapes,
-}
-BAD: Final[dict[str, Behaviour]] = {
-    "drops a body": drops_body,
-    "drops tiny chunks": drops_tiny_chunks,
-    "vanishes": vanishes,
-    "drops a picture": drops_a_picture,
-    "never reads": never_reads,
-    "talks garbage": talks_garbage,
-    "asks wrongly": asks_wrongly,
-}
-
-
-class Crowd:
-    """Clients of many behaviours side by side, each coming again with a new connection until it is told to stop."""
-
-    def __init__(self, target: Target, numbers: Mapping[str, int], *, pause_seconds: float, seed: int = 0) -> None:
-        """`numbers` of clients of each behaviour; each waits `pause_seconds` on average before it comes again."""
-        self.tallies = {name: Tally() for name in numbers}
-        self._target = target
-        self._numbers = numbers
-        self._pause_seconds = pause_seconds
-        self._seed = seed
-        self._stopped = asyncio.Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    async def run(self) -> None:
-        """Until `stop`; visits under way are ended."""
-        async with asyncio.TaskGroup() as group:
-            for name, number in self._numbers.items():
-                for client in range(number):
-                    dice = random.Random(f"{self._seed} {name} {client}")
-                    group.create_task(self._come_again(name, dice))
-
-    async def _come_again(self, name: str, dice: random.Random) -> None:
-        behaviour = (GOOD | BAD)[name]
-        tally = self.tallies[name]
-        while not self._stopped.is_set():
-            tally.visits += 1
-            try:
-                await behaviour(self._target, dice, tally)
-            except (Fault, OSError, ValueError, KeyError) as error:
-                if name in GOOD or isinstance(error, Fault):
-                    tally.fault(f"{name}: {error!r}")
-                    if isinstance(error, Lost):
-                        tally.lost_at.append(time.monotonic())
-            await asyncio.sleep(dice.expovariate(1 / self._pause_seconds))
-
-
-def totals(tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """The tallies as JSON."""
-    return {name: asdict(tally) for name, tally in tallies.items()}

@@ -2,9 +2,10 @@
 
     python -m benchmarks.soak [--minutes N] [--json FILE]
 
-Clients of every behaviour in `clients` come side by side, each with a new connection every time: JSON, binary, /predict, on
-both ports; chunks, also of two bytes; pipelined, half-closed, slow, idle; and bodies of 200 kB kept open for longer than a
-second and then dropped, requests cut off, answers never read, garbage. Every answer to a good request is checked.
+Clients of every behaviour in `crowd` come side by side, each with a new connection every time: JSON, binary, /predict,
+/classify, on both ports; REST over HTTP/2, gRPC with one message and with many; chunks, also of two bytes; pipelined,
+half-closed, slow, idle; and bodies of 200 kB kept open for longer than a second and then dropped, requests cut off, streams
+cancelled, answers never read, floods, garbage. Every answer to a good request is checked.
 
 Each second the memory that would come back if the server's processes ended (USS) is added up. Compared are two medians, each
 of a minute of samples: of the last minute, and of the second one. Medians of a minute, since what is under way at one moment
@@ -32,7 +33,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.clients import Crowd, Tally, Target, totals
+from benchmarks.clients import Tally, Target, pictures_of
+from benchmarks.crowd import Crowd, totals
 from benchmarks.results import write_results
 from digits import mnist
 from digits.errors import LoadTestError, SamedigitError
@@ -44,12 +46,14 @@ from runtimes.device import CPU
 
 RECIPE: Final = "torch-relu"
 IMAGES: Final = 1000
+PICTURES: Final = 100
 ALLOWED_GROWTH: Final = 0.02
 PAUSE_SECONDS: Final = 0.05  # between two visits of one client, on average
 NUMBERS: Final = {  # of clients of each behaviour
     "asks in binary": 4,
     "asks in JSON": 3,
     "asks /predict": 2,
+    "asks /classify": 1,
     "sends chunks": 2,
     "pipelines": 2,
     "half-closes": 2,
@@ -63,6 +67,16 @@ NUMBERS: Final = {  # of clients of each behaviour
     "never reads": 3,
     "talks garbage": 2,
     "asks wrongly": 2,
+    "asks over HTTP/2": 2,
+    "calls over gRPC": 3,
+    "streams over gRPC": 2,
+    "cancels streams": 2,
+    "vanishes amid calls": 2,
+    "leaves a call open": 4,
+    "never opens its window": 2,
+    "floods": 1,
+    "talks garbage in frames": 1,
+    "calls wrongly": 2,
 }
 
 
@@ -111,14 +125,18 @@ def run(*, seconds: float) -> dict[str, Any]:
     """
     model = find_model(RECIPE)
     images = mnist.test_images().images[:IMAGES]
-    digits = open_runtime("onnx", model.path("onnx"), device=CPU).predict(images).argmax(axis=1)
+    runtime = open_runtime("onnx", model.path("onnx"), device=CPU)
     settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": "onnx", "SAMEDIGIT_DEVICE": "cpu"}
     with (
         fresh_server(settings, core=None) as server,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         api_port, data_port = (int(url.rpartition(":")[2]) for url in (server.url, server.data_url))
-        target = Target(api_port=api_port, data_port=data_port, model=f"{RECIPE}.onnx", images=images, digits=digits)
+        target = Target(
+            api_port=api_port, data_port=data_port, model=f"{RECIPE}.onnx",
+            images=images, digits=runtime.predict(images).argmax(axis=1),
+            pictures=pictures_of(images[:PICTURES], runtime.predict),
+        )  # fmt: skip
         step = progress.add_task("traffic", total=seconds)
         samples, tallies = soak(
             target, server.server, seconds=seconds,

@@ -212,6 +212,10 @@ class Door:
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
         self.finish(exchange, exchange.refusal(error))
 
+    def refusal_of_call(self, error: RequestError) -> Answer:
+        """What a call of gRPC is answered whose head was refused before it became an exchange."""
+        return grpc.refusal(error)
+
     def leave(self, exchange: Exchange) -> None:
         """The client of a request went away: its place is free, and what waits in a queue is not run."""
         exchange.gone = True

@@ -68,6 +68,9 @@ class OwnDoor:
         if size > self.room:
             raise RequestError(Kind.BUSY, "No room.")
 
+    def refusal_of_call(self, error: RequestError) -> Answer:
+        return refusal_of_call(error)
+
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
         self.finish(exchange, refusal_of_call(error) if exchange.is_call else refusal(error))
 

@@ -23,7 +23,8 @@ import uvloop
 from conftest import Expected, python, require, require_recipe
 from servers import Server, folder_of, serving
 
-from benchmarks.clients import BAD, Connection, Crowd, Lost, Target, connect
+from benchmarks.clients import Connection, Lost, Target, connect
+from benchmarks.crowd import BAD, Crowd
 from benchmarks.overload import write_requests
 from digits.mnist import LabelledImages
 

@@ -8,13 +8,17 @@ from typing import Final
 
 import pytest
 from conftest import Expected, require, require_recipe
-from servers import serving
+from servers import folder_of, serving
 
-from benchmarks.clients import BAD, GOOD, Target
+from benchmarks.clients import Target, pictures_of
+from benchmarks.crowd import BAD, GOOD
 from benchmarks.results import write_results
 from benchmarks.soak import NUMBERS, Sample, soak, verdict
+from digits.contract import EXPORTED
 from digits.errors import LoadTestError
 from digits.mnist import LabelledImages
+from runtimes.backends import open_runtime
+from runtimes.device import CPU
 
 SECONDS: Final = 60
 # In a minute the allocator has not settled to the 2 % of the long run. A server that keeps the bodies of clients which left
@@ -29,6 +33,7 @@ def test_memory_stays_level_under_a_minute_of_mixed_traffic_and_every_answer_is_
     require("onnxruntime")
     require_recipe("torch-relu")
     digits = expected("torch-relu", 1000).argmax(axis=1)
+    runtime = open_runtime("onnx", folder_of(trained_home, "torch-relu") / EXPORTED["onnx"], device=CPU)
     with serving(trained_home, {"SAMEDIGIT_BACKENDS": "onnx", "SAMEDIGIT_MODELS": "torch-relu"}) as server:
         target = Target(
             api_port=server.port,
@@ -36,6 +41,7 @@ def test_memory_stays_level_under_a_minute_of_mixed_traffic_and_every_answer_is_
             model="torch-relu.onnx",
             images=test_set.images[:1000],
             digits=digits,
+            pictures=pictures_of(test_set.images[:100], runtime.predict),
         )
         samples, tallies = soak(target, server.started, seconds=SECONDS)
         log = server.log.read_text()

@@ -342,6 +342,19 @@ def test_half_a_message_at_the_end_of_a_call_is_refused(own: Own) -> None:
         assert got.trailers[b"grpc-status"] == b"14"
 
 
+def test_a_call_whose_head_is_refused_is_told_so_as_calls_are(own: Own) -> None:
+    fields = (CALL, (b"te", b"trailers"))
+    too_many = ((b"a%d" % i, b"b") for i in range(101))
+    with Talk(own) as talk:
+        talk.send(headers(1, request("POST", "/x", *fields, (b"content-length", b"1000001")), end=False))
+        talk.send(headers(3, request("POST", "/x", *fields, *too_many), end=False) + call(5, "/x", b"one"))
+        for number, why in ((1, b"longer than 1000000 bytes"), (3, b"100")):
+            got = talk.answer(number)
+            assert (got.status, got.headers[b"content-type"], got.body) == (200, CALL[1], b"")
+            assert why in got.headers[b"grpc-message"]
+        assert talk.answer(5).body == message(b"ONE")
+
+
 def test_a_message_longer_than_a_body_may_be_is_refused_before_it_comes(own: Own) -> None:
     with Talk(own) as talk:
         talk.send(call(1, "/stream", end=False) + data(1, struct.pack(">BL", 0, 1_000_000), end=False))

@@ -115,8 +115,9 @@ _NO_HEAD: Final = Head("", b"", "", "", {}, False, None, True, False)
 
 def head_of_refused(fields: list[Field]) -> Head:
     """Of a request whose head is refused: what its answer needs."""
-    method = next((value for name, value in fields if name == b":method"), b"")
-    return _NO_HEAD._replace(method=method[:METHOD_BYTES].decode("latin-1"))
+    said = dict(fields)
+    kind = {name: said[name] for name in (b"content-type",) if name in said}
+    return _NO_HEAD._replace(method=said.get(b":method", b"")[:METHOD_BYTES].decode("latin-1"), headers=kind)
 
 
 def check_field(name: bytes, value: bytes) -> None:

@@ -10,7 +10,7 @@ import logging
 from typing import Final
 
 from serving.errors import Kind, RequestError, malformed
-from serving.messages import STATUS, Answer, Conversation, Exchange, Headers, refusal, too_long
+from serving.messages import STATUS, Answer, Conversation, Exchange, Head, Headers, refusal, too_long
 from serving.ports.connection import LINGER_BYTES, Connections
 from serving.ports.http1 import LocalError
 from serving.ports.http2 import (
@@ -28,7 +28,6 @@ from serving.ports.http2 import (
 from serving.ports.http2_heads import header_block
 
 GRPC: Final = b"application/grpc"
-_CALLS: Final = (GRPC,)
 _CALL_HEADERS: Final = header_block(200, ((b"content-type", GRPC),))
 _CALL_TRAILERS: Final = header_block(None, ((b"grpc-status", b"0"),))
 MESSAGE_PREFIX: Final = (
@@ -157,7 +156,7 @@ class Streams(asyncio.Protocol):
             head = stream.head
             exchange = Exchange(head, address=self._address, port=self._port, reply=self._reply)
             exchange.stream_number = stream.number
-            exchange.is_call = head.headers.get(b"content-type", b"").startswith(_CALLS)
+            exchange.is_call = _is_call(head)
             self._exchanges[stream.number] = exchange
             try:
                 door.admit(exchange, foreign=False)
@@ -190,7 +189,11 @@ class Streams(asyncio.Protocol):
                 door.refuse(known, event.error)
                 return
             door.metrics.unread(STATUS[event.error.kind])
-            self._write(stream, refusal(event.error), door.header_lines({}), now)
+            if _is_call(stream.head):
+                headers = door.refusal_of_call(event.error).headers
+                self._machine.respond(stream, header_block(200, headers), b"", None, now)
+            else:
+                self._write(stream, refusal(event.error), door.header_lines({}), now)
         elif isinstance(event, Reset):
             self._unread.pop(stream.number, None)
             gone = self._exchanges.pop(stream.number, None)
@@ -396,6 +399,10 @@ class Streams(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _is_call(head: Head) -> bool:
+    return head.headers.get(b"content-type", b"").startswith(GRPC)
 
 
 def _trailers(headers: Headers) -> bytes:
