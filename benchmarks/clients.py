@@ -101,9 +101,15 @@ class Connection:
         self.reader = reader
         self.writer = writer
 
+    def write(self, data: bytes) -> None:
+        """Raises ConnectionResetError once the connection is gone, of which uvloop makes a RuntimeError."""
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError("the connection is gone")
+        self.writer.write(data)
+
     async def send(self, *pieces: bytes, pause: float = 0) -> None:
         for piece in pieces:
-            self.writer.write(piece)
+            self.write(piece)
             if pause:
                 await asyncio.sleep(pause)
         await self.writer.drain()
@@ -325,6 +331,8 @@ async def half_closes(target: Target, dice: random.Random, tally: Tally) -> None
     try:
         questions = [v2_binary(target, dice) for _ in range(dice.randint(1, 8))]
         await connection.send(b"".join(question.request for question in questions))
+        if connection.writer.transport.is_closing():
+            raise Lost("the connection is gone")
         connection.writer.write_eof()
         for question in questions:
             question.check(await connection.answer(), tally)
@@ -419,7 +427,7 @@ async def never_reads(target: Target, dice: random.Random, tally: Tally) -> None
     connection = await connect(target.data_port)
     question = v2_json(target, dice)
     connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    connection.writer.write(question.request * 40)
+    connection.write(question.request * 40)
     await asyncio.sleep(dice.uniform(0.1, 1.5))
     connection.reset()
 

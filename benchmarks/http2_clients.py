@@ -94,7 +94,7 @@ class Streams:
         return streams
 
     def write(self) -> None:
-        self.connection.writer.write(self.machine.data_to_send())
+        self.connection.write(self.machine.data_to_send())
 
     async def ask(self, fields: Fields, body: bytes = b"", *, end: bool = True) -> int:
         """Opens a stream, and says its number. The body is sent as the server's windows allow."""
@@ -414,7 +414,7 @@ async def floods(target: Target, dice: random.Random, tally: Tally) -> None:
                 connection.machine.send_headers(number, fields)
                 connection.machine.reset_stream(number, ErrorCodes.CANCEL)
             flood = connection.machine.data_to_send()
-        connection.connection.writer.write(flood)
+        connection.connection.write(flood)
         if await connection.end() not in (
             ErrorCodes.ENHANCE_YOUR_CALM,
             None,
@@ -435,8 +435,8 @@ async def talks_garbage(target: Target, dice: random.Random, tally: Tally) -> No
             kind, flags, number = dice.randrange(10), dice.randrange(256), dice.choice((0, 1, 2, 3, 2**31 - 1))
             payload = dice.randbytes(dice.choice((0, 4, 5, 8, 100)))
             head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big")
-            connection.connection.writer.write(head + payload)
-        connection.connection.writer.write(bytes(9))  # DATA on stream 0: a mistake in any case
+            connection.connection.write(head + payload)
+        connection.connection.write(bytes(9))  # DATA on stream 0: a mistake in any case
         await connection.end()
         tally.refused += 1
     except ConnectionError:

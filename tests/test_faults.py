@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +25,21 @@ from servers import Server, folder_of, serving
 
 from benchmarks.clients import Connection, Lost, Target, connect
 from benchmarks.crowd import BAD, Crowd
+from benchmarks.http2_clients import SHED_CODES, Reply, Streams, call, digits_of
 from benchmarks.overload import write_requests
+from benchmarks.serving_client import MODEL_INFER
 from digits.mnist import LabelledImages
+from serving.protocols.grpc import PREFIX, Code, framed
+from serving.protocols.v2_grpc import INFER, RESPONSE
 
 RECIPE: Final = "torch-relu"
 REQUESTS: Final = 100_000
 GOOD_ON_DATA: Final = 12  # connections
 GOOD_ON_API: Final = 4
-OVERLOADING: Final = 150  # connections, each with 64 images a request
+GOOD_IN_CALLS: Final = 4  # connections of gRPC
+AT_ONCE: Final = 4  # calls on one of them
+OVERLOADING: Final = 110  # connections, each with 64 images a request
+OVERLOADING_IN_CALLS: Final = 10  # connections with AT_ONCE such calls each
 WRITTEN_SECONDS: Final = 3  # after which each worker has written its numbers down for the other
 SEEN_SECONDS: Final = 0.2  # after which a client has seen that its connection is gone
 NEW: Final = "newversion"
@@ -46,6 +53,7 @@ class Good:
 
     requests: list[bytes]
     endings: list[bytes]
+    calls: list[tuple[bytes, list[int]]]  # messages of ModelInfer, and the right digits
     right: int = 0
     shed: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -75,7 +83,7 @@ class Good:
             self.asked += 1
             sent = time.monotonic()
             try:
-                connection.writer.write(self.requests[number])
+                connection.write(self.requests[number])
                 answer = await connection.answer()
             except (Lost, OSError):
                 self.lost.append((sent, time.monotonic()))
@@ -91,6 +99,48 @@ class Good:
                 self.shed += 1
             else:
                 self.wrong.append(f"{answer.status}: {answer.body!r}")
+
+    async def call(self, port: int, stop: Callable[[], bool]) -> None:
+        """Asks by gRPC, AT_ONCE calls on a connection."""
+        while not stop():
+            try:
+                streams = await Streams.open(port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            try:
+                while not stop():
+                    await self._call(streams)
+            except (Lost, OSError) as error:
+                print(f"lost: {error!r}")
+            finally:
+                streams.close()
+
+    async def _call(self, streams: Streams) -> None:
+        left = deque(self.calls[(self.asked + one) % len(self.calls)] for one in range(AT_ONCE))
+        self.asked += AT_ONCE
+        sent = time.monotonic()
+        try:
+            numbers = [await streams.ask(call(MODEL_INFER), message) for message, _ in left]
+            for number in numbers:
+                reply = await streams.reply(number)
+                self._read(reply, left.popleft()[1])
+        except (Lost, OSError):
+            self.lost += [(sent, time.monotonic())] * len(left)
+            raise
+
+    def _read(self, reply: Reply, digits: list[int]) -> None:
+        if reply.code == Code.OK:
+            response = RESPONSE.FromString(reply.body[PREFIX:])
+            if digits_of(response) == digits:
+                self.right += 1
+            else:
+                self.wrong.append(f"other digits than {digits[:10]} by gRPC")
+            self.versions[response.model_version.encode()] += 1
+        elif reply.code in SHED_CODES and b"grpc-retry-pushback-ms" in reply.headers:
+            self.shed += 1
+        else:
+            self.wrong.append(f"{reply.headers}")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +184,13 @@ def target(server: Server, test_set: LabelledImages, expected: Expected) -> Targ
 
 def good(target: Target, *, batch: int = 1) -> Good:
     requests, endings = write_requests(target.model, target.images, target.digits, batch=batch)
-    return Good(requests, endings)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [batch, 28, 28]}
+    calls = []
+    for start in range(0, len(target.images) - batch + 1, batch):
+        images, digits = target.images[start : start + batch], target.digits[start : start + batch]
+        message = INFER(model_name=target.model, inputs=[tensor], raw_input_contents=[images.tobytes()])
+        calls.append((framed(message.SerializeToString()), digits.tolist()))
+    return Good(requests, endings, calls)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -238,6 +294,7 @@ def test_of_100_000_good_requests_every_answer_is_right_and_none_is_lost_but_tho
             group.create_task(misfortunes())
             ports = [target.data_port] * GOOD_ON_DATA + [target.api_port] * GOOD_ON_API
             clients = [group.create_task(asking.ask(port, stop)) for port in ports]
+            clients += [group.create_task(asking.call(target.data_port, stop)) for _ in range(GOOD_IN_CALLS)]
             await asyncio.wait(clients)
             crowd.stop()
 
@@ -251,7 +308,7 @@ def test_of_100_000_good_requests_every_answer_is_right_and_none_is_lost_but_tho
     ]
     assert sum(at_kills) == len(asking.lost), (asking.lost, kills)
     # Of each client one, and once more if it came anew while the dead worker's socket still took connections.
-    assert max(at_kills) <= 2 * (GOOD_ON_DATA + GOOD_ON_API)
+    assert max(at_kills) <= 2 * (GOOD_ON_DATA + GOOD_ON_API + AT_ONCE * GOOD_IN_CALLS)
     assert set(asking.versions) == {first_version.encode(), NEW.encode()}
     for tally in crowd.tallies.values():
         at_a_kill = [any(began < known < ended + 1 for began, ended in kills) for known in tally.lost_at]
@@ -270,7 +327,11 @@ def test_under_overload_every_shed_request_is_counted_and_every_other_answer_is_
     async def test() -> None:
         end = time.monotonic() + seconds
         clients = [asking.ask(target.data_port, lambda: time.monotonic() > end) for _ in range(8)]
+        clients += [asking.call(target.data_port, lambda: time.monotonic() > end) for _ in range(2)]
         clients += [overloading.ask(target.data_port, lambda: time.monotonic() > end) for _ in range(OVERLOADING)]
+        clients += [
+            overloading.call(target.data_port, lambda: time.monotonic() > end) for _ in range(OVERLOADING_IN_CALLS)
+        ]
         await asyncio.gather(*clients)
 
     run(test)
