@@ -17,6 +17,16 @@ END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY: Final = 0x20
 
+# What a server's frames may say: by type, the flags that have a meaning.
+FLAGS: Final[dict[int, int]] = {
+    Frame.DATA: END_STREAM,
+    Frame.HEADERS: END_STREAM | END_HEADERS,
+    Frame.CONTINUATION: END_HEADERS,
+    Frame.SETTINGS: ACK,
+    Frame.PING: ACK,
+}
+OF_THE_CONNECTION: Final = (Frame.SETTINGS, Frame.PING, Frame.GOAWAY)
+
 Field = tuple[bytes, bytes]
 
 
@@ -150,12 +160,16 @@ class Client:
         self.frames: list[Sent] = []
         self.granted: dict[int, int] = {}  # by stream; 0: the connection
         self._decoder = Decoder()
+        self._begun: Sent | None = None  # HEADERS that go on
 
     def read(self, sent: bytes) -> None:
         for one in frames(sent):
             self.frames.append(one)
+            assert (self._begun is not None) == (one.kind == Frame.CONTINUATION)
+            assert one.flags & ~FLAGS.get(one.kind, 0) == 0
+            assert (one.number == 0) == (one.kind in OF_THE_CONNECTION) or one.kind == Frame.WINDOW_UPDATE
             match one.kind:
-                case Frame.HEADERS:
+                case Frame.HEADERS | Frame.CONTINUATION:
                     self._read_headers(one)
                 case Frame.DATA:
                     got = self.streams[one.number]
@@ -181,7 +195,12 @@ class Client:
                     self.granted[one.number] = self.granted.get(one.number, 0) + more
 
     def _read_headers(self, one: Sent) -> None:
-        assert one.flags & END_HEADERS
+        if self._begun is not None:
+            assert one.number == self._begun.number
+            one = Sent(one.kind, self._begun.flags | one.flags, one.number, self._begun.payload + one.payload)
+        self._begun = None if one.flags & END_HEADERS else one
+        if self._begun is not None:
+            return
         fields = dict(self._decoder.decode(one.payload, raw=True))
         ended = bool(one.flags & END_STREAM)
         if b":status" in fields:

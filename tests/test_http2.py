@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import pytest
@@ -68,15 +68,16 @@ class Peer:
         answers: bytes | None = None,
         **accept: Any,
     ) -> None:
-        self.now = 0.0
+        self.now = 1000.0  # of a clock that began long ago
         self.answers = answers
         self.accept = accept
-        self.machine = Machine(limits, 0)
+        self.machine = Machine(limits, self.now)
         self.client = Client()
         self.events: list[Any] = []
         self.streams: dict[int, Stream] = {}
         self.bodies: dict[int, bytes] = {}
         self.pieces: list[tuple[bytes, bool]] = []
+        self.grown: list[int] = []  # by which body
         self.gone: list[int] = []
         self.refused: list[RequestError] = []
         self.send(start)
@@ -90,6 +91,8 @@ class Peer:
 
     def take(self, event: Any) -> None:
         stream = event.stream
+        if not isinstance(event, Request | Refused):
+            assert stream is self.streams[stream.number]
         match event:
             case Request():
                 self.streams[stream.number] = stream
@@ -107,8 +110,13 @@ class Peer:
                 self.gone.append(stream.number)
             case _:
                 assert isinstance(event, Grown)
+                self.grown.append(stream.number)
 
     def read(self) -> None:
+        """Takes what is to be written, and sees that a port which asks at this moment whether anything is overdue can do so."""
+        if not self.machine.closes(self.now):
+            for event in self.machine.overdue(self.now):
+                self.take(event)
         self.client.read(self.machine.take())
 
     def answer(self, number: int = 1, body: bytes = b"yes", *fields: Field, status: int = 200) -> Got:
@@ -165,13 +173,44 @@ def test_every_settings_is_acknowledged_once() -> None:
     assert len(acknowledged) == 3
 
 
+def test_every_limit_is_the_setting_that_is_made_for_it() -> None:
+    said = replace(
+        Settings(),
+        max_head_bytes=1001,
+        max_target_bytes=1002,
+        max_headers=1003,
+        max_body_bytes=1004,
+        head_seconds=1005,
+        body_seconds=1006,
+        min_body_bytes_per_second=1007,
+        idle_seconds=1008,
+        max_streams=1009,
+        max_resets=1010,
+        max_control_frames=1011,
+    )
+    expected = Http2Limits(
+        head_bytes=1001,
+        target_bytes=1002,
+        headers=1003,
+        body_bytes=1004,
+        head_seconds=1005,
+        body_seconds=1006,
+        body_bytes_per_second=1007,
+        idle_seconds=1008,
+        streams=1009,
+        resets=1010,
+        control_frames=1011,
+    )
+    assert asdict(limits_of(said)) == asdict(expected)
+
+
 # Answers
 
 
 def test_an_answer_has_its_status_headers_length_and_body() -> None:
     peer = Peer().send(get())
     answer = Answer(404, b"nothing", ((b"Content-Type", b"text/plain"), (b"connection", b"close"), (b"allow", b"GET")))
-    peer.machine.answer(peer.streams[1], answer, 0, date=b"date: today\r\n", extra=b"a: b\r\nc: d\r\n")
+    peer.machine.answer(peer.streams[1], answer, peer.now, date=b"date: today\r\n", extra=b"a: b\r\nc: d\r\n")
     peer.read()
     got = peer.client.streams[1]
     assert got == Got(
@@ -220,8 +259,49 @@ def test_a_long_answer_comes_in_frames_no_longer_than_the_client_takes() -> None
         body = bytes(range(256)) * 800
         assert peer.answer(body=body).body == body
         lengths = [len(one.payload) for one in peer.client.frames if one.kind == Frame.DATA]
-        assert max(lengths) <= most
+        assert max(lengths) == min(most, 65_536)
         assert sum(lengths) == len(body)
+
+
+def test_an_answer_that_fills_the_largest_frame_is_one_frame() -> None:
+    peer = Peer(start=PREFACE + settings((Setting.MAX_FRAME_SIZE, 2**24 - 1), initial_window(10**6)))
+    peer.send(window_update(0, 10**6) + get() + get(3))
+    for number, size in ((1, 65_536), (3, 65_537)):
+        assert peer.answer(number, bytes(size)).body == bytes(size)
+    assert [len(one.payload) for one in peer.client.frames if one.kind == Frame.DATA] == [65_536, 65_536, 1]
+
+
+@pytest.mark.parametrize("body", [b"", b"body"])
+@pytest.mark.parametrize("length", [16_300, 16_384, 16_385, 20_000, 40_000, 3 * 16_384])
+def test_headers_too_long_for_a_frame_go_on_in_others(length: int, body: bytes) -> None:
+    sent = header_block(200, ((b"a", b"x" * (length - 10)),))
+    sent += header_block(None, ((b"b", b"y" * (length - len(sent) - 4)),)) if length > len(sent) + 4 else b""
+    peer = Peer().send(post(1, b"call"))
+    peer.machine.respond(peer.streams[1], sent, body, None, peer.now)
+    peer.read()
+    got = peer.client.streams[1]
+    assert (got.status, got.body, got.ended, got.headers[b"a"]) == (200, body, True, b"x" * (length - 10))
+    blocks = [one for one in peer.client.frames if one.kind in (Frame.HEADERS, Frame.CONTINUATION)]
+    assert [len(one.payload) for one in blocks[:-1]] == [16_384] * (len(blocks) - 1)
+    assert len(blocks) == -(-len(sent) // 16_384)
+
+
+def test_many_small_answers_use_up_the_connections_window() -> None:
+    peer = Peer(start=PREFACE + settings(initial_window(10**6)), answers=bytes(10_000))
+    peer.send(b"".join(get(number) for number in range(1, 16, 2)))
+    assert sum(len(got.body) for got in peer.client.streams.values()) == 65_535
+    peer.send(window_update(0, 14_465))
+    assert all(got.ended for got in peer.client.streams.values())
+
+
+def test_an_answer_with_trailers_has_them_behind_its_body() -> None:
+    for body in (b"message", b""):
+        peer = Peer().send(post(1, b"call"))
+        peer.machine.respond(peer.streams[1], CALL, body, TRAILERS, peer.now)
+        peer.read()
+        got = peer.client.streams[1]
+        assert (got.body, got.trailers, got.ended) == (body, {b"grpc-status": b"0"}, True)
+        assert peer.machine.streams == {}
 
 
 @pytest.mark.parametrize("name", [b"a b", b"", b"a:b", b"a\r\n"])
@@ -242,6 +322,26 @@ def test_a_client_that_wants_no_table_is_told_once_that_it_has_none() -> None:
     assert first == b"\x20" + second
     peer.send(settings((Setting.HEADER_TABLE_SIZE, 100)) + get(5))
     assert [one.payload for one in peer.client.frames if one.kind == Frame.HEADERS][2] == second
+
+
+def test_that_there_is_no_table_is_told_by_whatever_comes_first() -> None:
+    start = PREFACE + settings((Setting.HEADER_TABLE_SIZE, 0))
+    waits = headers(1, request("POST", "/x", (b"expect", b"100-continue")), end=False)
+    for first, begins in ((waits, b"\x20\x08\x03100"), (get(1), b"\x20" + CALL)):
+        peer = Peer(start=start).send(first)
+        for number in (1, 3):
+            peer.send(get(number) if number > 1 else b"")
+            peer.machine.begin(peer.streams[number], CALL)
+            peer.machine.end(peer.streams[number], TRAILERS, peer.now)
+        peer.read()
+        blocks = [one.payload for one in peer.client.frames if one.kind == Frame.HEADERS]
+        assert blocks[0] == begins
+        assert all(block in (CALL, TRAILERS) for block in blocks[1:])
+
+
+def test_a_push_may_be_allowed_and_is_never_made() -> None:
+    for allowed in (0, 1):
+        assert Peer(start=PREFACE + settings((Setting.ENABLE_PUSH, allowed))).send(get()).answer().status == 200
 
 
 def test_answers_come_in_any_order() -> None:
@@ -269,6 +369,128 @@ def test_the_same_block_with_and_without_a_body_is_two_requests() -> None:
     peer = Peer().send(get(1) + headers(3, request(), end=False) + get(5))
     assert [stream.head.length for stream in peer.streams.values()] == [0, None, 0]
     assert list(peer.bodies) == [1, 5]
+
+
+def test_a_request_whose_headers_go_on_may_have_a_body_or_none() -> None:
+    for ends in (True, False):
+        written = block(*request("POST"))
+        begun = headers(1, written[:9], end=ends, flags=0) + frame(Frame.CONTINUATION, END_HEADERS, 1, written[9:])
+        peer = Peer().send(begun + (b"" if ends else data(1, b"body")))
+        assert peer.bodies == {1: b"" if ends else b"body"}
+
+
+def test_headers_with_a_priority_and_nothing_else_are_malformed() -> None:
+    peer = Peer().send(frame(Frame.HEADERS, END_HEADERS | 0x20, 1, bytes(5)))
+    assert peer.client.streams[1].reset == Code.PROTOCOL_ERROR
+    assert peer.send(get(3)).answer(3).status == 200
+
+
+def test_trailers_with_what_belongs_to_a_request_reset_their_stream() -> None:
+    peer = Peer().send(headers(1, request("POST"), end=False) + headers(1, [(b":path", b"/y")]))
+    assert peer.client.streams[1].reset == Code.PROTOCOL_ERROR
+    assert peer.gone == [1]
+
+
+def test_what_comes_on_a_stream_that_was_malformed_is_dropped() -> None:
+    peer = Peer().send(headers(1, [(b"", b"")], end=False) + data(1, b"late") + get(3))
+    assert peer.ended_with is None
+    assert peer.answer(3).status == 200
+
+
+def test_a_mistake_behind_an_answer_resets_a_stream_for_which_nobody_waits() -> None:
+    peer = Peer().send(headers(1, request("POST"), end=False))
+    peer.answer(status=401)
+    peer.send(window_update(1, 0))
+    assert peer.client.streams[1].reset == Code.PROTOCOL_ERROR
+    assert peer.gone == []
+
+
+def test_a_body_grows_frame_by_frame_unless_its_length_is_known() -> None:
+    for length, grown in ((None, [1, 1]), (6, [])):
+        said = [] if length is None else [(b"content-length", b"%d" % length)]
+        peer = Peer().send(headers(1, request("POST", "/x", *said), end=False))
+        peer.send(data(1, b"ab", end=False) + data(1, b"cd", end=False) + data(1, b"ef"))
+        assert peer.grown == grown
+        assert peer.bodies == {1: b"abcdef"}
+
+
+# Limits, to the byte
+
+
+def test_a_header_block_may_be_as_long_as_its_limit() -> None:
+    limits = replace(LIMITS, head_bytes=600)
+    empty = len(block(*request("GET", "/x", (b"a", b""))))
+    for pieces in (1, 2):
+        for size, taken in ((600, True), (601, False)):
+            # Unpacked it is longer than the limit, so that even what is taken is refused with an answer.
+            written = block(*request("GET", "/x", (b"a", bytes([65]) * (size - empty - 2))))
+            assert len(written) == size
+            sent = headers(1, written) if pieces == 1 else b""
+            if pieces == 2:
+                sent = headers(1, written[:500], flags=0) + frame(Frame.CONTINUATION, END_HEADERS, 1, written[500:])
+            peer = Peer(limits).send(sent)
+            if taken:
+                assert peer.client.streams[1].status == 431
+            else:
+                assert peer.ended_with is Code.ENHANCE_YOUR_CALM
+                assert peer.machine.error == "A header block is longer than 600 bytes."
+
+
+def test_a_body_may_be_as_long_as_its_limit() -> None:
+    limits = replace(LIMITS, body_bytes=100)
+    for sizes, taken in (
+        ((100,), True),
+        ((60, 40), True),
+        ((100, 0), True),
+        ((101,), False),
+        ((60, 41), False),
+        ((101, 0), False),
+    ):
+        peer = Peer(limits).send(headers(1, request("POST"), end=False))
+        for at, size in enumerate(sizes):
+            peer.send(data(1, bytes(size), end=at == len(sizes) - 1))
+        assert (1 in peer.bodies) is taken
+        if not taken:
+            assert peer.client.streams[1].status == 413
+            assert str(peer.refused[0]).startswith("The body is longer than 100 bytes.")
+
+
+def test_a_streamed_body_may_come_in_as_many_frames_as_its_limit() -> None:
+    limits = replace(LIMITS, data_frames=100)
+    peer = Peer(limits, streams=True).send(headers(1, request("POST"), end=False) + data(1, b"1", end=False) * 100)
+    assert peer.gone == []
+    assert len(peer.pieces) == 100
+
+
+def test_answers_that_are_not_taken_may_be_as_long_as_their_limit() -> None:
+    limits = replace(LIMITS, unsent_bytes=6000)
+    peer = Peer(limits, start=PREFACE + settings(initial_window(0)), answers=bytes(3000))
+    peer.send(get(1) + get(3) + get(5) + get(7))
+    assert [number for number, got in peer.client.streams.items() if got.reset == Code.REFUSED_STREAM] == [7]
+
+
+@pytest.mark.parametrize("length", [None, 100, 101])
+def test_of_a_body_that_nobody_wants_so_much_is_read(length: int | None) -> None:
+    said = [] if length is None else [(b"content-length", b"%d" % length)]
+    peer = Peer(replace(LIMITS, discard_bytes=100)).send(headers(1, request("POST", "/x", *said), end=False))
+    peer.answer(status=401)
+    assert (peer.client.streams[1].reset == Code.NO_ERROR) is (length == 101)  # all too much, and known to be
+    peer.send(data(1, bytes(100), end=False))
+    assert (peer.client.streams[1].reset == Code.NO_ERROR) is (length == 101)
+    if length is None:
+        peer.send(data(1, b"1", end=False))
+        assert peer.client.streams[1].reset == Code.NO_ERROR
+    peer.send(data(1, b"") + get(3))  # what was on its way
+    assert peer.answer(3).status == 200
+    assert peer.ended_with is None
+
+
+def test_a_body_of_which_too_much_has_come_ends_with_its_answer() -> None:
+    for size, told in ((100, False), (101, True)):
+        peer = Peer(replace(LIMITS, discard_bytes=100)).send(headers(1, request("POST"), end=False))
+        peer.send(data(1, bytes(size), end=False))
+        peer.answer(status=401)
+        assert (peer.client.streams[1].reset == Code.NO_ERROR) is told
 
 
 # Windows: what the client grants
@@ -330,7 +552,7 @@ def test_a_stream_without_room_does_not_hold_up_the_others() -> None:
 
 def test_trailers_come_behind_a_body_that_had_to_wait() -> None:
     peer = Peer(start=PREFACE + settings(initial_window(4))).send(post(1, b"call"))
-    peer.machine.respond(peer.streams[1], CALL, b"message", TRAILERS, 0)
+    peer.machine.respond(peer.streams[1], CALL, b"message", TRAILERS, peer.now)
     peer.read()
     assert peer.client.streams[1].trailers is None
     peer.send(window_update(1, 3))
@@ -474,13 +696,13 @@ def test_a_streamed_body_is_given_out_as_it_comes_and_its_answer_goes_out_as_it_
     peer = Peer(streams=True).send(headers(1, request("POST"), end=False) + data(1, b"one", end=False))
     stream = peer.streams[1]
     peer.machine.begin(stream, CALL)
-    peer.machine.send(stream, b"ONE", 0)
+    peer.machine.send(stream, b"ONE", peer.now)
     peer.read()
     assert peer.body == b"ONE"
     peer.send(data(1, b"two", end=False) + data(1))
     assert peer.pieces == [(b"one", False), (b"two", False), (b"", True)]
-    peer.machine.send(stream, b"TWO", 0)
-    peer.machine.end(stream, TRAILERS, 0)
+    peer.machine.send(stream, b"TWO", peer.now)
+    peer.machine.end(stream, TRAILERS, peer.now)
     peer.read()
     got = peer.client.streams[1]
     assert (got.body, got.trailers, got.ended) == (b"ONETWO", {b"grpc-status": b"0"}, True)
@@ -503,17 +725,58 @@ def test_a_streaming_client_that_goes_away_is_told_of_even_where_its_answer_has_
     peer.machine.begin(peer.streams[1], CALL)
     peer.send(rst_stream(1))
     assert peer.gone == [1]
-    peer.machine.send(peer.streams[1], b"late", 0)
-    peer.machine.end(peer.streams[1], TRAILERS, 0)
+    peer.machine.send(peer.streams[1], b"late", peer.now)
+    peer.machine.end(peer.streams[1], TRAILERS, peer.now)
     peer.read()
     assert peer.body == b""
+
+
+def test_a_streaming_call_without_a_body_is_told_of_its_end_at_once() -> None:
+    peer = Peer(streams=True).send(get())
+    assert peer.pieces == [(b"", True)]
+    assert peer.bodies == {}
+
+
+def test_what_a_call_says_while_its_window_is_shut_comes_in_its_order() -> None:
+    peer = Peer(start=PREFACE + settings(initial_window(2)), streams=True).send(headers(1, request("POST"), end=False))
+    stream = peer.streams[1]
+    peer.machine.begin(stream, CALL)
+    for said in (b"ONE", b"TWO", b"THREE"):
+        peer.machine.send(stream, said, peer.now)
+    peer.read()
+    assert peer.body == b"ON"
+    assert peer.machine.unsent_bytes == 9
+    for more, body in ((2, b"ONET"), (5, b"ONETWOTHR"), (2, b"ONETWOTHREE")):
+        peer.send(window_update(1, more))
+        assert peer.body == body
+    assert not peer.client.streams[1].ended
+    peer.machine.send(stream, b"", peer.now)
+    peer.send(window_update(1, 10))
+    peer.machine.send(stream, b"FOUR", peer.now)
+    peer.machine.end(stream, TRAILERS, peer.now)
+    peer.read()
+    got = peer.client.streams[1]
+    assert (got.body, got.trailers) == (b"ONETWOTHREEFOUR", {b"grpc-status": b"0"})
+
+
+def test_a_call_that_streams_and_is_given_up_is_told_of() -> None:
+    peer = Peer(start=PREFACE + settings(initial_window(2)), streams=True).send(headers(1, request("POST"), end=False))
+    peer.machine.begin(peer.streams[1], CALL)
+    peer.machine.send(peer.streams[1], b"never taken", peer.now)
+    for _ in range(77):
+        peer.send(ping())
+        peer.pass_time(1)
+    assert peer.client.streams[1].reset == Code.CANCEL
+    assert peer.gone == [1]
+    peer.send(data(1, b"late", end=False))
+    assert peer.ended_with is None
 
 
 def test_a_call_may_be_ended_before_its_client_has_sent_all() -> None:
     peer = Peer(streams=True).send(headers(1, request("POST"), end=False))
     stream = peer.streams[1]
     peer.machine.begin(stream, CALL)
-    peer.machine.end(stream, TRAILERS, 0)
+    peer.machine.end(stream, TRAILERS, peer.now)
     peer.send(data(1, b"late"))
     assert peer.client.streams[1].ended
     assert peer.pieces == []
@@ -562,14 +825,31 @@ def test_malformed_requests_and_refused_streams_count_as_resets() -> None:
     assert until_it_ends(Peer(), lambda i: get(2 * i + 1), 100) == 8 + 11
 
 
-def test_resets_are_counted_by_the_second() -> None:
+@pytest.mark.parametrize(
+    "attack",
+    [lambda number: get(number) + rst_stream(number), lambda number: headers(number, [(b"", b"")])],
+    ids=["by the client", "for a mistake"],
+)
+def test_resets_are_counted_by_the_second(attack: Any) -> None:
     peer = Peer()
     for second in range(5):
-        peer.now = second
+        peer.now += 1
         for i in range(10):
-            number = 20 * second + 2 * i + 1
-            peer.send(get(number) + rst_stream(number))
+            peer.send(attack(20 * second + 2 * i + 1))
     assert peer.ended_with is None
+    peer.now += 0.9
+    peer.send(attack(201))
+    assert peer.ended_with is Code.ENHANCE_YOUR_CALM
+    assert peer.machine.error == "More than 10 streams a second were reset."
+
+
+def test_a_request_for_which_there_is_no_stream_is_not_refused_besides() -> None:
+    peer = Peer()
+    for number in range(1, 17, 2):
+        peer.send(get(number))
+    peer.send(get(17, "no-path"))
+    assert peer.client.streams[17].reset == Code.REFUSED_STREAM
+    assert peer.refused == []
 
 
 @pytest.mark.parametrize(
@@ -635,6 +915,7 @@ def test_a_flood_of_continuations() -> None:
     peer = Peer().send(headers(1, block(*request()), flags=0))
     assert until_it_ends(peer, lambda i: frame(Frame.CONTINUATION, 0, 1), 1000) == 33
     assert peer.ended_with is Code.ENHANCE_YOUR_CALM
+    assert peer.machine.error == "A header block has more than 32 CONTINUATION frames."
     peer = Peer().send(headers(1, block(*request()), flags=0))
     assert until_it_ends(peer, lambda i: frame(Frame.CONTINUATION, 0, 1, bytes(16_000)), 1000) == 5
     assert peer.ended_with is Code.ENHANCE_YOUR_CALM
@@ -682,8 +963,8 @@ def test_what_is_remembered_of_streams_that_are_no_more_is_little() -> None:
     peer = Peer(replace(LIMITS, resets=10**9))
     tracemalloc.start()
     for number in range(1, 8_001, 2):
-        peer.machine.receive(headers(number, [(b"", b"")]), 0)
-        assert peer.machine.next_event(0) is None
+        peer.machine.receive(headers(number, [(b"", b"")]), peer.now)
+        assert peer.machine.next_event(peer.now) is None
         peer.machine.take()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -706,9 +987,9 @@ def test_heads_that_are_remembered_are_few_and_short() -> None:
 
 
 def test_the_last_stream_number_of_all_is_answered_and_none_comes_behind_it() -> None:
-    peer = Peer(answers=b"yes").send(get(2**31 - 1))
+    peer = Peer(answers=b"yes").send(get(1) + get(2**31 - 1))
     assert peer.client.streams[2**31 - 1].status == 200
-    peer.send(get(1))
+    peer.send(get(3))
     assert peer.ended_with is Code.STREAM_CLOSED
 
 
@@ -747,9 +1028,12 @@ def test_a_head_that_comes_byte_by_byte_has_no_more_time() -> None:
 
 def test_a_body_that_is_too_slow_is_refused_and_the_connection_goes_on() -> None:
     peer = Peer().send(headers(1, request("POST"), end=False) + get(3))
-    peer.pass_time(3)
+    peer.pass_time(2)
+    assert peer.refused == []
+    peer.pass_time(1)
     assert peer.client.streams[1].status == 408
     assert [error.kind for error in peer.refused] == [Kind.SLOW]
+    assert str(peer.refused[0]) == "The body came with fewer than 1024 bytes a second."
     assert peer.answer(3).status == 200
 
 
@@ -761,6 +1045,26 @@ def test_a_body_within_a_frame_that_is_not_whole_counts() -> None:
     assert peer.refused == []
     peer.send(bytes(1000))
     assert len(peer.bodies[1]) == 16_000
+
+
+def test_of_a_frame_that_is_not_whole_only_what_has_come_counts() -> None:
+    for sent, number, seconds in ((9 + 4096, 1, 4), (9 + 4095, 1, 3), (9, 1, 2), (9 + 4096, 3, 2)):
+        peer = Peer().send(headers(1, request("POST"), end=False) + get(5) + data(number, bytes(16_000))[:sent])
+        peer.pass_time(seconds)
+        assert peer.refused == []
+        peer.pass_time(1)
+        assert len(peer.refused) == 1
+
+
+def test_a_frame_of_a_body_has_the_bodys_time_and_no_more() -> None:
+    limits = replace(LIMITS, body_bytes_per_second=0)
+    for sent in (9, 10, 1000):
+        peer = Peer(limits).send(get(1) + headers(3, request("POST"), end=False) + data(3, bytes(16_000))[:sent])
+        peer.pass_time(60)
+        assert peer.ended_with is None
+        peer.pass_time(1)
+        assert peer.ended_with is Code.ENHANCE_YOUR_CALM
+        assert peer.machine.error == "A frame took too long."
 
 
 def test_a_body_may_not_take_for_ever() -> None:
@@ -802,6 +1106,8 @@ def test_an_answered_request_whose_body_does_not_end_is_given_up() -> None:
         peer.pass_time(1)
     assert peer.client.streams[1].reset == Code.NO_ERROR
     assert peer.machine.streams == {}
+    peer.send(data(1, b"late"))
+    assert peer.ended_with is None
 
 
 def test_a_connection_without_streams_ends_after_its_idle_time() -> None:
@@ -816,13 +1122,16 @@ def test_a_connection_without_streams_ends_after_its_idle_time() -> None:
 
 def test_a_client_with_streams_that_gives_no_sign_of_life_is_asked_for_one() -> None:
     peer = Peer(streams=True).send(headers(1, request("POST"), end=False))
-    peer.pass_time(76)
+    peer.pass_time(75)
+    assert not [one for one in peer.client.frames if one.kind == Frame.PING]
+    peer.pass_time(1)
     (asked,) = [one for one in peer.client.frames if one.kind == Frame.PING]
     peer.send(ping(asked.payload, ACK))
-    peer.pass_time(75)
+    peer.pass_time(76 + 5)
     assert peer.ended_with is None
-    peer.pass_time(7)
+    peer.pass_time(1)
     assert peer.ended_with is Code.NO_ERROR
+    assert peer.machine.error == "No sign of life came."
     assert peer.gone == [1]
     assert peer.is_in(State.LINGERING)
 
@@ -832,11 +1141,14 @@ def test_a_client_with_streams_that_gives_no_sign_of_life_is_asked_for_one() -> 
 
 def test_a_server_that_drains_says_so_twice_and_answers_what_was_on_its_way() -> None:
     peer = Peer().send(get(1))
-    peer.machine.last(0)
+    peer.machine.last(peer.now)
     peer.read()
     assert peer.client.goaways == [(2**31 - 1, Code.NO_ERROR)]
     (asked,) = [one for one in peer.client.frames if one.kind == Frame.PING]
-    peer.send(get(3) + ping(asked.payload, ACK))
+    assert not asked.flags
+    peer.send(get(3) + ping(b"another.", ACK))
+    assert len(peer.client.goaways) == 1
+    peer.send(ping(asked.payload, ACK))
     assert peer.client.goaways[1:] == [(3, Code.NO_ERROR)]
     peer.send(post(5, b"too late"))
     assert 5 not in peer.streams
@@ -850,7 +1162,7 @@ def test_a_server_that_drains_says_so_twice_and_answers_what_was_on_its_way() ->
 
 def test_a_client_that_does_not_answer_a_ping_is_told_the_last_stream_after_a_second() -> None:
     peer = Peer().send(get(1))
-    peer.machine.last(0)
+    peer.machine.last(peer.now)
     peer.pass_time(2)
     assert peer.client.goaways == [(2**31 - 1, Code.NO_ERROR), (1, Code.NO_ERROR)]
     assert peer.answer(1).status == 200
@@ -859,23 +1171,50 @@ def test_a_client_that_does_not_answer_a_ping_is_told_the_last_stream_after_a_se
 
 def test_a_connection_without_streams_drains_at_once() -> None:
     peer = Peer(answers=b"yes").send(get())
-    peer.machine.last(0)
-    peer.machine.last(0)
+    peer.machine.last(peer.now)
+    peer.machine.last(peer.now)
     peer.read()
     (asked,) = [one for one in peer.client.frames if one.kind == Frame.PING]
     peer.send(ping(asked.payload, ACK))
     assert peer.is_in(State.LINGERING)
     assert len(peer.client.goaways) == 2
-    peer.machine.receive_end(0)
-    assert peer.machine.closes(0)
+    peer.machine.receive_end(peer.now)
+    assert peer.machine.closes(peer.now)
 
 
 def test_a_connection_that_has_not_begun_drains_at_once() -> None:
     peer = Peer(start=b"")
-    peer.machine.last(0)
+    peer.machine.last(peer.now)
     peer.read()
     assert peer.client.goaways == [(0, Code.NO_ERROR)]
     assert peer.is_in(State.LINGERING)
+
+
+def test_who_acknowledges_a_ping_that_was_not_sent_ends_nothing() -> None:
+    peer = Peer(answers=b"yes").send(ping(b"draining", ACK) + get())
+    assert peer.body == b"yes"
+    assert peer.ended_with is None
+
+
+def test_a_client_that_leaves_and_gives_up_its_streams_is_let_go() -> None:
+    peer = Peer().send(get(1) + goaway() + rst_stream(1))
+    assert peer.is_in(State.LINGERING)
+    assert peer.client.goaways == [(1, Code.NO_ERROR)]
+
+
+def test_a_connection_that_has_ended_says_nothing_more() -> None:
+    peer = Peer().send(get(1) + headers(3, request("POST"), end=False) + data(0))
+    assert peer.is_in(State.LINGERING)
+    peer.machine.last(peer.now)
+    assert peer.machine.overdue(peer.now + 100) == []
+    assert peer.machine.take() == b""
+
+
+def test_a_mistake_leaves_nothing_unsent() -> None:
+    peer = Peer(start=PREFACE + settings(initial_window(0)), answers=bytes(3000)).send(get(1))
+    assert peer.machine.unsent_bytes == 3000
+    peer.send(data(0))
+    assert peer.machine.unsent_bytes == 0
 
 
 def test_a_client_that_leaves_gets_its_answers_first() -> None:
@@ -887,7 +1226,7 @@ def test_a_client_that_leaves_gets_its_answers_first() -> None:
 
 def test_a_client_that_has_closed_its_side_gets_its_answers_and_what_it_had_begun_is_dropped() -> None:
     peer = Peer().send(get(1) + headers(3, request("POST"), end=False))
-    for event in peer.machine.receive_end(0):
+    for event in peer.machine.receive_end(peer.now):
         peer.take(event)
     assert peer.gone == [3]
     assert peer.answer(1).status == 200
@@ -897,7 +1236,7 @@ def test_a_client_that_has_closed_its_side_gets_its_answers_and_what_it_had_begu
 def test_a_client_that_has_closed_its_side_gets_no_more_than_its_windows_have_room_for() -> None:
     peer = Peer(start=PREFACE + settings(initial_window(4))).send(get(1) + get(3) + get(5))
     peer.answer(1, b"0123456789")
-    peer.machine.receive_end(0)
+    peer.machine.receive_end(peer.now)
     assert list(peer.machine.streams) == [3, 5]  # the rest of the first cannot come any more
     assert peer.answer(3, b"0123456789").reset == Code.CANCEL
     assert peer.answer(5, b"0123").ended

@@ -870,8 +870,6 @@ class Machine:
                 self._controls -= 2  # with which its client may grant us more
             last = ends and not stream.goes_on and stream.trailers is None
             self.out.append(_frame(Frame.DATA, _END_STREAM if last else 0, number, piece))
-        elif not stream.goes_on and stream.trailers is None:
-            self.out.append(_frame(Frame.DATA, _END_STREAM, number, b""))
         if ends:
             del self._waiting[number]
             stream.unsent, stream.sent = b"", 0
