@@ -19,7 +19,8 @@ import orjson
 from PIL import Image
 
 from digits.contract import Images, Probabilities
-from digits.picture import decode, find_digit
+from digits.picture.file import decode
+from digits.picture.finding import find_digit
 
 HOST: Final = "127.0.0.1"
 ANSWER_SECONDS: Final = 30  # after which an answer counts as lost

@@ -17,10 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from digits import mnist, picture
+from digits import mnist
 from digits.contract import Images
 from digits.kinds import pictures
 from digits.kinds.boxed import boxed
+from digits.picture.file import decode
+from digits.picture.finding import cut_out, find_digit, thick_enough
+from digits.picture.ink import standing_out
+from digits.picture.parts import around, of_one_digit, parts_of
 
 SHOWN: Final = (  # of training images the number, what is made of it, and the seed of its random numbers
     (0, "photographed", pictures.photographed, 12),
@@ -53,8 +57,8 @@ def draw(train_images: Images) -> Figure:
                 axes.set_axis_off()
                 if number == SHOWN[0][0]:
                     axes.set_title(title, pad=16)
-            decoded = picture.decode(file, max_pixels=pictures.MOST_PIXELS)
-            left, top, right, bottom = picture.find_digit(decoded).box
+            decoded = decode(file, max_pixels=pictures.MOST_PIXELS)
+            left, top, right, bottom = find_digit(decoded).box
             row[0].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="#d55e00"))
             row[0].text(0, -6, name, va="bottom", weight="bold", fontsize=8)
     return figure
@@ -64,12 +68,12 @@ def _steps(file: bytes) -> list[npt.NDArray[np.uint8]]:
     """What there is after each step; as `find_digit` goes."""
     opened = Image.open(io.BytesIO(file)).convert("RGBA")
     seen = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened).convert("RGB")
-    greys = picture.decode(file, max_pixels=pictures.MOST_PIXELS).greys
-    ink = picture.standing_out(greys)
-    parts = picture.parts_of(ink)
-    chosen = picture._one(parts)
-    box = picture._around(parts.boxes[chosen])
-    alone = picture.thick_enough(*picture._cut_out(ink, parts, chosen, box))
+    greys = decode(file, max_pixels=pictures.MOST_PIXELS).greys
+    ink = standing_out(greys)
+    parts = parts_of(ink)
+    chosen = of_one_digit(parts)
+    box = around(parts.boxes[chosen])
+    alone = thick_enough(*cut_out(ink, parts, chosen, box))
     colours = np.asarray(colormaps["tab10"](parts.labels % 9), np.float64)[..., :3]
     apart = np.where(parts.labels[..., None] > 0, colours, 1) * 255
     return [np.asarray(seen), greys, ink, apart.astype(np.uint8), alone, boxed(alone)]

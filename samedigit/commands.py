@@ -478,7 +478,8 @@ def classify(
     import numpy as np
 
     from digits import store
-    from digits.picture import decode, find_digit, find_digits
+    from digits.picture.file import decode
+    from digits.picture.finding import find_digit, find_digits
     from runtimes.backends import open_runtime, predict_all
     from runtimes.device import CPU
     from training.evaluate import quickest

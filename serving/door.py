@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from digits.contract import CLASSES, Images, Probabilities
-from digits.picture import Box, Found
+from digits.picture.found import Box, Found
 from serving import routes
 from serving.access_log import AccessLog
 from serving.admission import Admission

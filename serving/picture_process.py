@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from digits.errors import PictureError
-from digits.picture import Found, decode, find_digit, find_digits
+from digits.picture.found import Found
 from serving.errors import Kind, RequestError, malformed
 from serving.protocols import classify
 
@@ -36,6 +36,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is not for us: whoever asks closes the pipe
     warnings.simplefilter("ignore")  # Pillow's, with words out of files
     (max_pixels,) = map(int, sys.argv[1:])
+    # Now: later it would be for the first picture, and as idle as that. Not above: the workers take LENGTHS from this module,
+    # and have no use for Pillow.
+    import digits.picture.finding  # noqa: F401
+
     with contextlib.suppress(OSError):
         os.nice(NICE)
     with contextlib.suppress(OSError, AttributeError):  # Linux's: whoever else wakes goes on at once
@@ -70,6 +74,9 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _find(asked: dict[str, Any], body: bytes) -> list[Found]:
+    from digits.picture.file import decode
+    from digits.picture.finding import find_digit, find_digits
+
     headers = {b"content-type": asked["content_type"].encode("latin-1")}
     try:
         picture = decode(classify.read_picture(body, headers), max_pixels=asked["max_pixels"])

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from digits.contract import SIDE
-from digits.picture import Box, Found
+from digits.picture.found import Box, Found
 from serving.errors import Kind, RequestError
 from serving.messages import Exchange
 from serving.picture_process import LENGTHS

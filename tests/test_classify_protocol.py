@@ -16,7 +16,7 @@ from small_models import card_of
 
 from digits.confidence import Confidence
 from digits.errors import PictureError
-from digits.picture import Box, Found
+from digits.picture.found import Box, Found
 from serving.errors import Kind, RequestError
 from serving.protocols.classify import (
     Asked,

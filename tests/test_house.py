@@ -23,7 +23,7 @@ FRAMEWORKS = {
     "tf2onnx": {"training/keras_trainer.py"},
     "onnxruntime": {"runtimes/onnx_runtime.py"},
 }
-HEAVY = "torch", "tensorflow", "keras", "onnxruntime", "onnx", "matplotlib", "scipy", "locust"
+HEAVY = "torch", "tensorflow", "keras", "onnxruntime", "onnx", "matplotlib", "scipy", "locust", "PIL"
 
 
 def imported(file: Path) -> Iterator[str]:

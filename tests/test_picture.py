@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from digits import picture as steps
 from digits.errors import PictureError
 from digits.kinds import pictures
 from digits.kinds.boxed import boxed
 from digits.mnist import LabelledImages
-from digits.picture import Box, Found, decode, find_digit, find_digits
+from digits.picture.file import LONGEST, _mean_of_blocks, decode
+from digits.picture.finding import THIN, find_digit, find_digits
+from digits.picture.found import Box, Found
+from digits.picture.ink import closing, from_flat_paper, otsu
+from digits.picture.parts import connected
 
 MOST: Final = 1_000_000  # pixels
 
@@ -285,7 +288,7 @@ def test_nothing_of_a_picture_too_large_is_decoded_and_pillow_warns_of_none() ->
     code = f"""
 import resource, sys, warnings
 warnings.simplefilter("error")
-from digits.picture import decode
+from digits.picture.file import decode
 from digits.errors import PictureError
 with open("/proc/self/statm") as pages:
     most = int(pages.read().split()[0]) * resource.getpagesize() + 60_000_000
@@ -467,7 +470,7 @@ def test_a_large_picture_is_reduced_and_its_boxes_are_those_of_the_whole(kind: s
     page = Image.new("L", (3600, 2400), 240)
     page.paste(seven().resize((1200, 1600)), (1000, 400))
     shown = decode(encoded(page, kind), max_pixels=10_000_000)
-    assert max(shown.greys.shape) <= steps.LONGEST
+    assert max(shown.greys.shape) <= LONGEST
     assert shown.size == (3600, 2400)
     digit = find_digit(shown)
     assert alike(digit.image)
@@ -476,7 +479,7 @@ def test_a_large_picture_is_reduced_and_its_boxes_are_those_of_the_whole(kind: s
 
 def test_numbers_are_reduced_by_the_mean_of_blocks() -> None:
     numbers = np.random.default_rng(1).random((7, 11)).astype(np.float32)
-    means = steps._mean_of_blocks(numbers, 3)
+    means = _mean_of_blocks(numbers, 3)
     expected = [
         [numbers[row : row + 3, column : column + 3].mean() for column in range(0, 11, 3)] for row in range(0, 7, 3)
     ]
@@ -500,7 +503,7 @@ def test_otsus_threshold_is_the_one_with_the_largest_variance_between_the_classe
             return float(len(below) * len(above) * (below.mean() - above.mean()) ** 2)
 
         best = max(map(between, range(256)))
-        assert between(steps.otsu(greys)) == pytest.approx(best)
+        assert between(otsu(greys)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.45, 0.7])
@@ -508,7 +511,7 @@ def test_what_hangs_together_is_as_scipy_says(share: float) -> None:
     for seed in range(8):
         random = np.random.default_rng(seed)
         mask = random.random(random.integers(1, 90, 2)) < share
-        labels, boxes = steps.connected(mask)
+        labels, boxes = connected(mask)
         expected, count = ndimage.label(mask, np.ones((3, 3)))
         np.testing.assert_array_equal(labels, expected)
         slices = ndimage.find_objects(expected)
@@ -531,7 +534,7 @@ def test_a_spiral_is_one_part() -> None:
         turn += 1
         if turn % 2 == 1 and turn > 1:
             steps_to_go -= 2
-    labels, boxes = steps.connected(mask)
+    labels, boxes = connected(mask)
     assert len(boxes) == ndimage.label(mask, np.ones((3, 3)))[1]
     assert labels.max() == len(boxes)
 
@@ -542,7 +545,7 @@ def test_the_closing_is_scipys(side: int) -> None:
     window = side // 2 * 2 + 1
     dilated = ndimage.maximum_filter(greys, window, mode="constant", cval=0)
     expected = ndimage.minimum_filter(dilated, window, mode="constant", cval=255)
-    np.testing.assert_array_equal(steps.closing(greys, side), expected)
+    np.testing.assert_array_equal(closing(greys, side), expected)
 
 
 def page(kind: str, *, light: bool) -> Image.Image:
@@ -602,14 +605,14 @@ def test_a_digit_that_touches_the_border_is_found_whole() -> None:
 
 def test_paper_is_of_one_grey_unless_what_is_left_is_no_stroke() -> None:
     plain = np.asarray(page("a digit alone", light=False))
-    assert steps.from_flat_paper(plain) is not None
+    assert from_flat_paper(plain) is not None
     rows, columns = np.mgrid[:300, :300]
     for shadow in (rows + columns < 130, (abs(rows - 250) < 48) & (abs(columns - 50) < 45), rows < 160):
         shaded = np.where(shadow, plain * 0.5, plain).astype(np.uint8)
-        assert steps.from_flat_paper(shaded) is None
+        assert from_flat_paper(shaded) is None
     bold = Image.new("L", (80, 100), 240)
     ImageDraw.Draw(bold).ellipse((0, 0, 79, 99), outline=20, width=27)
-    cut_out = steps.from_flat_paper(np.asarray(bold))  # thicker than a quarter, and it touches all four sides
+    cut_out = from_flat_paper(np.asarray(bold))  # thicker than a quarter, and it touches all four sides
     assert cut_out is not None
     assert cut_out[50, 10] == 220
 
@@ -619,7 +622,7 @@ def test_a_thin_line_of_a_large_drawing_is_as_wide_as_a_pen() -> None:
     ImageDraw.Draw(drawing).line([(200, 100), (400, 100), (280, 500)], fill=0, width=3)
     image = found(encoded(drawing)).image
     upright = image[16] / 255
-    assert upright.sum() == pytest.approx(steps.THIN, abs=0.8)
+    assert upright.sum() == pytest.approx(THIN, abs=0.8)
     assert upright.max() > 0.9
 
 

@@ -1,4 +1,4 @@
-"""Digits as pictures that people have: each drawn, encoded as a file, and found in it again by `digits/picture.py`.
+"""Digits as pictures that people have: each drawn, encoded as a file, and found in it again by `digits/picture`.
 
 The handwriting is that of the images handed in, made large and smooth; all else is drawn by program, from random numbers.
 """
@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from digits.contract import SIDE, Images
 from digits.errors import PictureError
-from digits.picture import decode, find_digit
+from digits.picture.file import decode
+from digits.picture.finding import find_digit
 
 Draw = Callable[[Images, np.random.Generator], bytes]  # of one image [28, 28], a file
 Floats = npt.NDArray[np.float32]

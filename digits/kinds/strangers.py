@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from digits.contract import SIDE, Images
 from digits.errors import PictureError
 from digits.kinds.fonts import SUFFIXES, font_folders
-from digits.picture import Picture, find_digit
+from digits.picture.file import Picture
+from digits.picture.finding import find_digit
 
 SEED: Final = 20190608
 EACH: Final = 500  # of a kind

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from digits.card import Card
 from digits.contract import Images, Probabilities
 from digits.errors import PictureError
-from digits.picture import Box, Found
+from digits.picture.found import Box, Found
 from serving.errors import Kind, RequestError, malformed
 
 MULTIPART: Final = b"multipart/form-data"

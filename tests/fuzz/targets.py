@@ -15,7 +15,8 @@ from machine_limits import NARROW, NARROW2
 
 from digits.contract import Images
 from digits.errors import PictureError
-from digits.picture import decode, find_digit, find_digits
+from digits.picture.file import decode
+from digits.picture.finding import find_digit, find_digits
 from serving.errors import Kind, RequestError
 from serving.messages import Answer, Head, refusal
 from serving.ports import http2 as two
