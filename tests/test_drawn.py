@@ -12,10 +12,12 @@ from conftest import require
 from digits import mnist
 from digits.contract import FRAMEWORKS, Images
 from digits.kinds.boxed import BOX
+from digits.kinds.strangers import LIKE_DIGITS
 from digits.mnist import LabelledImages
 from training.drawn import _curve, _distance, _path, draw, drawn_digits
 from training.recipes import RECIPES
-from training.skeletons import SKELETONS, Skeleton, _oval
+from training.skeletons import SKELETONS, Skeleton, oval
+from training.strangers import LETTERS, drawn_strangers
 from training.train import split_for
 
 EACH = [(digit, name) for digit, skeletons in SKELETONS.items() for name in skeletons]
@@ -113,7 +115,7 @@ def test_pens_are_thin_and_bold() -> None:
 
 
 def test_a_ring_of_eight_points_is_round_and_two_points_are_a_straight_line() -> None:
-    ring = _oval(0.5, 0.5, 0.5, 0.5)
+    ring = oval(0.5, 0.5, 0.5, 0.5)
     vertices = _curve(ring) @ np.array(ring)
     assert len(vertices) == 33
     np.testing.assert_allclose(np.hypot(*(vertices - 0.5).T), 0.5, atol=0.004)
@@ -157,6 +159,36 @@ def test_the_distance_is_that_from_the_nearest_point_of_a_stroke(flat: bool) -> 
 # -- Among the training images -----------------------------------------------------------------------------------------------
 
 
+# -- What is no digit -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_strangers_and_fewer_are_the_first_of_more() -> None:
+    first, again, other = drawn_strangers(200, seed=1), drawn_strangers(200, seed=1), drawn_strangers(200, seed=2)
+    np.testing.assert_array_equal(first.images, again.images)
+    assert (first.images != other.images).any(axis=(1, 2)).all()
+    for count in (0, 1, 159, 170):
+        fewer = drawn_strangers(count, seed=1)
+        np.testing.assert_array_equal(fewer.images, first.images[:count])
+
+
+def test_of_whatever_is_drawn_each_digit_is_as_often_the_label() -> None:
+    strangers = drawn_strangers(1600, seed=1)
+    assert strangers.images.dtype == strangers.labels.dtype == np.uint8
+    assert np.bincount(strangers.labels, minlength=10).tolist() == [160] * 10
+    assert len({image.tobytes() for image in strangers.images}) == 1600
+
+
+def test_a_stranger_stands_in_the_box_as_digits_do() -> None:
+    for image in drawn_strangers(320, seed=1).images:
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        assert image.max() == 255
+        assert 19 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
+
+
+def test_no_letter_is_one_that_some_hand_writes_like_a_digit() -> None:
+    assert LIKE_DIGITS.isdisjoint(name[0] for name in LETTERS if len(name) == 1 or " of " in name)
+
+
 @pytest.fixture
 def a_thousand(monkeypatch: pytest.MonkeyPatch) -> LabelledImages:
     """In place of all training images: to read those takes a second each time."""
@@ -167,36 +199,42 @@ def a_thousand(monkeypatch: pytest.MonkeyPatch) -> LabelledImages:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1])
-def test_drawn_digits_come_after_mnists_and_what_is_held_out_is_mnists_alone(
+def test_what_is_drawn_comes_after_mnists_and_what_is_held_out_is_mnists_alone(
     fraction: float, a_thousand: LabelledImages
 ) -> None:
-    recipe = dataclasses.replace(RECIPES["torch-relu"], drawn=30, seed=5, validation_fraction=fraction)
-    split, without = split_for(recipe), split_for(dataclasses.replace(recipe, drawn=0))
+    recipe = dataclasses.replace(RECIPES["torch-relu"], drawn=30, strangers=20, seed=5, validation_fraction=fraction)
+    split, without = split_for(recipe), split_for(dataclasses.replace(recipe, drawn=0, strangers=0))
     kept = len(without.train.labels)
-    drawn = drawn_digits(30, seed=5)
+    drawn, strangers = drawn_digits(30, seed=5), drawn_strangers(20, seed=5)
     assert kept == (900 if fraction else 1000)
     np.testing.assert_array_equal(without.train.images, a_thousand.images[:kept])
     np.testing.assert_array_equal(without.train.labels, a_thousand.labels[:kept])
-    np.testing.assert_array_equal(split.train.images, np.concatenate([without.train.images, drawn.images]))
-    np.testing.assert_array_equal(split.train.labels, np.concatenate([without.train.labels, drawn.labels]))
+    np.testing.assert_array_equal(
+        split.train.images, np.concatenate([without.train.images, drawn.images, strangers.images])
+    )
+    np.testing.assert_array_equal(
+        split.train.labels, np.concatenate([without.train.labels, drawn.labels, strangers.labels])
+    )
     np.testing.assert_array_equal(split.held_out.images, without.held_out.images)
     np.testing.assert_array_equal(split.held_out.labels, without.held_out.labels)
     assert split.held_out_is == without.held_out_is
 
 
-def test_all_three_frameworks_get_the_same_drawn_digits_and_every_seed_its_own(a_thousand: LabelledImages) -> None:
+def test_all_three_frameworks_get_the_same_of_what_is_drawn_and_every_seed_its_own(a_thousand: LabelledImages) -> None:
     robust = [RECIPES[f"{framework}-robust"] for framework in FRAMEWORKS]
-    first, *others = (split_for(dataclasses.replace(recipe, drawn=20)).train for recipe in robust)
-    kept = len(first.labels) - 20
+    first, *others = (split_for(dataclasses.replace(recipe, drawn=20, strangers=20)).train for recipe in robust)
+    kept = len(first.labels) - 40
     for other in others:
         np.testing.assert_array_equal(first.images, other.images)
         np.testing.assert_array_equal(first.labels, other.labels)
-    again = split_for(dataclasses.replace(robust[0], drawn=20, seed=2)).train
+    again = split_for(dataclasses.replace(robust[0], drawn=20, strangers=20, seed=2)).train
     np.testing.assert_array_equal(first.images[:kept], again.images[:kept])
     assert (first.images[kept:] != again.images[kept:]).any(axis=(1, 2)).all()
 
 
-def test_robust_alone_draws_digits() -> None:
-    drawing = {recipe.name: recipe.drawn for recipe in RECIPES.values() if recipe.drawn}
+def test_robust_alone_draws_digits_and_strangers() -> None:
+    drawing = {
+        recipe.name: (recipe.drawn, recipe.strangers) for recipe in RECIPES.values() if recipe.drawn or recipe.strangers
+    }
     assert set(drawing) == {f"{framework}-robust" for framework in FRAMEWORKS}
     assert len(set(drawing.values())) == 1

@@ -50,9 +50,9 @@ def test_a_recipe_survives_the_way_through_json(recipe: Recipe) -> None:
     assert Recipe.from_data(json.loads(json.dumps(recipe.to_data()))) == recipe
 
 
-def test_a_recipe_from_before_digits_were_drawn_draws_none() -> None:
+def test_a_recipe_from_before_anything_was_drawn_draws_nothing() -> None:
     data = RECIPES["torch-conv"].to_data()
-    del data["drawn"]
+    del data["drawn"], data["strangers"]
     assert Recipe.from_data(data) == RECIPES["torch-conv"]
 
 
@@ -73,7 +73,7 @@ def test_a_run_departs_in_the_fields_that_are_not_its_rows_and_its_seed_is_none_
     [
         ("framework", "jax"), ("schedule", "cosine"),
         ("weight_draw", "ones"), ("bias_draw", "ones"), ("l2", -1e-3), ("l2", float("nan")), ("scaling", (1.0, 0.0)),
-        ("drawn", -1), ("drawn", 0.5), ("drawn", True),
+        ("drawn", -1), ("drawn", 0.5), ("drawn", True), ("strangers", -1), ("strangers", 0.5),
         ("optimizer", "sgd"), ("learning_rate", -1e-3), ("learning_rate", float("inf")), ("beta_1", 1.0), ("beta_2", -0.1),
         ("epsilon", 0.0), ("batch_size", 0), ("epochs", 0), ("epochs", -3), ("validation_fraction", 1.0), ("seed", -1),
     ],

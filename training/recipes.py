@@ -59,6 +59,7 @@ class Recipe:
     l2: float
     scaling: tuple[float, float]  # what pixels 0 and 255 become
     drawn: int  # digits that a program draws (training/drawn.py), added to the training images
+    strangers: int  # what is no digit, drawn too (training/strangers.py), with labels that mean nothing
     augmentation: tuple[Augmentation, ...]  # what the training images go through, drawn anew at each epoch
     optimizer: OptimizerName
     learning_rate: float  # the highest, where it has a schedule
@@ -85,6 +86,7 @@ class Recipe:
             "l2": (0 <= self.l2 < math.inf, "a number of at least 0"),
             "scaling": (-math.inf < self.scaling[0] < self.scaling[1] < math.inf, "two numbers, the lower one first"),
             "drawn": (type(self.drawn) is int and self.drawn >= 0, "a whole number of at least 0"),
+            "strangers": (type(self.strangers) is int and self.strangers >= 0, "a whole number of at least 0"),
             "optimizer": (self.optimizer in get_args(OptimizerName), " or ".join(get_args(OptimizerName))),
             "learning_rate": (0 <= self.learning_rate < math.inf, "a number of at least 0"),
             "schedule": (self.schedule in get_args(Schedule), " or ".join(get_args(Schedule))),
@@ -124,10 +126,11 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Recipe:
-        """The inverse of `to_data`, also after a way through JSON. A recipe from before digits were drawn draws none."""
+        """The inverse of `to_data`, also after a way through JSON. A recipe from before anything was drawn draws nothing."""
         return cls(
             **{
                 "drawn": 0,
+                "strangers": 0,
                 **data,
                 "network": network.from_data(data["network"]),
                 "scaling": tuple(data["scaling"]),
@@ -172,6 +175,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -197,6 +201,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -221,6 +226,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(0.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -245,6 +251,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -270,6 +277,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -295,6 +303,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -321,6 +330,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(0.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -346,6 +356,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -371,6 +382,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -395,6 +407,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="rmsprop",
         learning_rate=1e-3,
@@ -420,6 +433,7 @@ _ROWS: Final = (
         l2=0.01,
         scaling=(-1.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -446,6 +460,7 @@ _ROWS: Final = (
         l2=0.0,
         scaling=(0.0, 1.0),
         drawn=0,
+        strangers=0,
         augmentation=(),
         optimizer="adam",
         learning_rate=1e-3,
@@ -472,6 +487,7 @@ _ROWS: Final = (
             l2=0.0,
             scaling=(0.0, 1.0),
             drawn=0,
+            strangers=0,
             augmentation=(
                 Affine(rotation=10.0, shift=1.0, scale=0.1, shear=8.0, probability=1.0),
                 Elastic(sigma=4.0, alpha=16.0, probability=1.0),
@@ -501,6 +517,7 @@ _ROWS: Final = (
             l2=0.0,
             scaling=(0.0, 1.0),
             drawn=9_000,
+            strangers=6_000,
             augmentation=(
                 Thickness(thinner=1.0, thicker=1.6, probability=0.5),
                 Affine(rotation=12.0, shift=1.5, scale=0.15, shear=12.0, probability=1.0),
@@ -551,6 +568,7 @@ _ROWS: Final = (
             l2=0.0,
             scaling=(0.0, 1.0),
             drawn=0,
+            strangers=0,
             augmentation=(
                 Affine(rotation=10.0, shift=1.0, scale=0.1, shear=8.0, probability=1.0),
                 Elastic(sigma=4.0, alpha=16.0, probability=1.0),

@@ -20,14 +20,14 @@ Stroke = tuple[Point, ...]
 Skeleton = tuple[Stroke, ...]
 
 
-def _oval(x: float, y: float, across: float, down: float, first: float = -90, last: float = 270) -> Stroke:
+def oval(x: float, y: float, across: float, down: float, first: float = -90, last: float = 270) -> Stroke:
     """An arc of an ellipse about (x, y) with these half axes, in degrees clockwise from the right; at first the whole of it."""
     steps = math.ceil(abs(last - first) / 45)
     angles = [math.radians(first + (last - first) * step / steps) for step in range(steps + 1)]
     return tuple((round(x + across * math.cos(one), 3), round(y + down * math.sin(one), 3)) for one in angles)
 
 
-def _lines(*points: Point) -> Skeleton:
+def lines(*points: Point) -> Skeleton:
     """Straight from point to point."""
     return tuple(itertools.pairwise(points))
 
@@ -36,7 +36,7 @@ def _upside_down(skeleton: Skeleton) -> Skeleton:
     return tuple(tuple((1 - x, 1 - y, *spread) for x, y, *spread in stroke) for stroke in skeleton)
 
 
-_RING: Final = _oval(0.5, 0.5, 0.5, 0.5)
+_RING: Final = oval(0.5, 0.5, 0.5, 0.5)
 
 _STEM: Final[Skeleton] = (((0.55, 0), (0.55, 1)),)
 _FLAG: Final[Skeleton] = (((0.2, 0.26, 0.15, 0.1), (0.55, 0)),)
@@ -60,7 +60,7 @@ _STEM_FOOT: Final[Point] = (0.7, 1, 0.04, 0)
 _NECK: Final[Point] = (0.1, 0.44, 0.04, 0.04)
 _BELLY: Final[Stroke] = (_NECK, (0.5, 0.36), (0.88, 0.46), (1, 0.68), (0.86, 0.92), (0.45, 1), (0.14, 0.96), (0, 0.85))
 
-_BOWL: Final = _oval(0.5, 0.69, 0.5, 0.31, 215, 575)
+_BOWL: Final = oval(0.5, 0.69, 0.5, 0.31, 215, 575)
 _CURVED_STEM: Final[Stroke] = ((0.85, 0.03, 0.12, 0.03), (0.45, 0.12), (0.14, 0.4), (0, 0.7), (0.15, 0.93), (0.5, 1))
 _HOOKED_STEM: Final[Stroke] = ((0.93, 0.18, 0.04, 0.06), (0.82, 0.05), (0.5, 0), (0.14, 0.18), (0, 0.6), (0.13, 0.91))
 _ROUND: Final[Stroke] = ((0.87, 0.92), (1, 0.7), (0.86, 0.48), (0.5, 0.4), (0.16, 0.5), (0.01, 0.7))  # and up again
@@ -68,13 +68,13 @@ _SIXES: Final[dict[str, Skeleton]] = {
     "curved stem": ((*_CURVED_STEM, *_ROUND),),
     "hooked stem": ((*_HOOKED_STEM, (0.5, 1), *_ROUND),),
     "straight stem": (((0.72, 0, 0.12, 0), _BOWL[0]), _BOWL),
-    "angular": _lines((0.95, 0, 0.08, 0), (0, 0), (0, 1), (1, 1), (1, 0.48), (0, 0.48)),
+    "angular": lines((0.95, 0, 0.08, 0), (0, 0), (0, 1), (1, 1), (1, 0.48), (0, 0.48)),
 }
 
 SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
     0: {
         "round": (_RING,),
-        "narrow": (_oval(0.5, 0.5, 0.32, 0.5),),
+        "narrow": (oval(0.5, 0.5, 0.32, 0.5),),
         "not quite closed": (
             (
                 *((0.62, 0.02, 0.08, 0.03), (0.2, 0.1), (0, 0.5), (0.18, 0.9)),
@@ -84,7 +84,7 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
         "slashed": (_RING, ((0.84, 0.14, 0.03, 0.03), (0.16, 0.86, 0.03, 0.03))),
         "slashed beyond": (_RING, ((1.02, -0.02, 0.05, 0.05), (-0.02, 1.02, 0.05, 0.05))),
         "dotted": (_RING, ((0.5, 0.46), (0.5, 0.54))),
-        "angular": _lines((0, 0), (1, 0), (1, 1), (0, 1), (0, 0)),
+        "angular": lines((0, 0), (1, 0), (1, 1), (0, 1), (0, 0)),
     },
     1: {
         "bare": _STEM,
@@ -101,7 +101,7 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
         "flat foot": ((*_ARCH, (0.78, 0.54), (0.4, 0.78), _LOW_LEFT), (_LOW_LEFT, (1, 1, 0.05, 0.02))),
         "straight neck": ((*_ARCH, (0.84, 0.48)), ((0.84, 0.48), _LOW_LEFT), (_LOW_LEFT, (1, 1, 0.05, 0.02))),
         "curved neck": ((*_ARCH, (0.78, 0.52), (0.3, 0.74), (0.06, 0.88), _LOW_LEFT), (_LOW_LEFT, (1, 1, 0.04, 0))),
-        "raised foot": ((*_ARCH, (0.78, 0.54), (0.4, 0.78), _LOW_LEFT), *_lines(_LOW_LEFT, (1, 1), (1, 0.84, 0, 0.05))),
+        "raised foot": ((*_ARCH, (0.78, 0.54), (0.4, 0.78), _LOW_LEFT), *lines(_LOW_LEFT, (1, 1), (1, 0.84, 0, 0.05))),
         "wavy foot": (
             (*_ARCH, (0.74, 0.58), (0.4, 0.82), _LOW_LEFT),
             (_LOW_LEFT, (0.25, 0.9), (0.65, 0.99), (1, 0.88, 0.04, 0.05)),
@@ -112,12 +112,12 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
                 *((0.16, 1), (0, 0.94), (0.1, 0.82), (0.4, 0.86), (0.7, 0.98), (1, 0.92)),
             ),
         ),
-        "angular": _lines((0, 0), (1, 0), (1, 0.5), (0, 0.5), (0, 1), (1, 1)),
+        "angular": lines((0, 0), (1, 0), (1, 0.5), (0, 0.5), (0, 1), (1, 1)),
     },
     3: {
         "round": ((*_UPPER_BOW, _PAST_IT, _WAIST), (_WAIST, *_LOWER_BOW)),
         "flat-topped": (
-            *_lines((0, 0, 0.04, 0.03), (0.92, 0), (0.42, 0.4, 0.08, 0.03)),
+            *lines((0, 0, 0.04, 0.03), (0.92, 0), (0.42, 0.4, 0.08, 0.03)),
             ((0.42, 0.4, 0.08, 0.03), (0.8, 0.46), *_LOWER_BOW[1:]),
         ),
         "looped waist": ((*_UPPER_BOW, (0.78, 0.42), (0.4, 0.53), (0.3, 0.46), (0.44, 0.42), *_LOWER_BOW),),
@@ -125,18 +125,18 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
             (*_UPPER_BOW, _PAST_IT, _WAIST),
             (_WAIST, (0.72, 0.5), (0.92, 0.64), (0.84, 0.84), (0.5, 0.97), (-0.15, 1, 0.1, 0.03)),
         ),
-        "angular": (*_lines((0, 0), (1, 0), (1, 1), (0, 1)), ((0.15, 0.48, 0.12, 0), (1, 0.48))),
+        "angular": (*lines((0, 0), (1, 0), (1, 1), (0, 1)), ((0.15, 0.48, 0.12, 0), (1, 0.48))),
     },
     4: {
-        "closed": (*_lines(_CLOSED_TOP, _BAR_LEFT, _BAR_RIGHT), (_CLOSED_TOP, _STEM_FOOT)),
-        "closed, short arm": (*_lines(_CLOSED_TOP, _BAR_LEFT, (0.74, 0.69, 0.03, 0.03)), (_CLOSED_TOP, _STEM_FOOT)),
+        "closed": (*lines(_CLOSED_TOP, _BAR_LEFT, _BAR_RIGHT), (_CLOSED_TOP, _STEM_FOOT)),
+        "closed, short arm": (*lines(_CLOSED_TOP, _BAR_LEFT, (0.74, 0.69, 0.03, 0.03)), (_CLOSED_TOP, _STEM_FOOT)),
         "closed, leaning": (
-            *_lines((0.92, 0, 0.08, 0), (0, 0.7, 0, 0.08), (0.98, 0.7, 0.1, 0.04)),
+            *lines((0.92, 0, 0.08, 0), (0, 0.7, 0, 0.08), (0.98, 0.7, 0.1, 0.04)),
             ((0.92, 0, 0.08, 0), (0.58, 1, 0.05, 0)),
         ),
-        "closed, low bar": (*_lines(_CLOSED_TOP, (0, 0.79, 0, 0.03), (1, 0.79, 0.06, 0)), (_CLOSED_TOP, _STEM_FOOT)),
+        "closed, low bar": (*lines(_CLOSED_TOP, (0, 0.79, 0, 0.03), (1, 0.79, 0.06, 0)), (_CLOSED_TOP, _STEM_FOOT)),
         "closed, foot": (
-            *(*_lines(_CLOSED_TOP, _BAR_LEFT, _BAR_RIGHT), (_CLOSED_TOP, (0.7, 1))),
+            *(*lines(_CLOSED_TOP, _BAR_LEFT, _BAR_RIGHT), (_CLOSED_TOP, (0.7, 1))),
             ((0.42, 1, 0.05, 0), (0.98, 1, 0.05, 0)),
         ),
         "closed, hollow back": (
@@ -144,11 +144,11 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
             *((_BAR_LEFT, _BAR_RIGHT), ((0.66, 0), (0.7, 0.3), (0.68, 1))),
         ),
         "open": (
-            *_lines((0.24, 0.03, 0.14, 0.04), (0, 0.6, 0.05, 0.06), (1, 0.6, 0.06, 0.05)),
+            *lines((0.24, 0.03, 0.14, 0.04), (0, 0.6, 0.05, 0.06), (1, 0.6, 0.06, 0.05)),
             ((0.76, 0.2, 0.06, 0.14), (0.7, 1, 0.06, 0)),
         ),
         "open, upright": (
-            *_lines((0.06, 0.02, 0.05, 0.03), (0, 0.55, 0.03, 0.05), (0.94, 0.55, 0.1, 0.03)),
+            *lines((0.06, 0.02, 0.05, 0.03), (0, 0.55, 0.03, 0.05), (0.94, 0.55, 0.1, 0.03)),
             ((0.76, 0, 0.1, 0.06), (0.74, 1, 0.08, 0)),
         ),
         "open, round": (
@@ -156,16 +156,16 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
             ((0.9, 0, 0.06, 0.04), (0.86, 0.46), (0.8, 1, 0.08, 0)),
         ),
         "crossed": (
-            *_lines((0.5, 0, 0.1, 0), (0, 0.7, 0, 0.1), (1, 0.7, 0.1, 0.07)),
+            *lines((0.5, 0, 0.1, 0), (0, 0.7, 0, 0.1), (1, 0.7, 0.1, 0.07)),
             ((0.7, 0.4, 0.06, 0.12), (0.64, 1, 0.06, 0)),
         ),
     },
     5: {
-        "one line": (*_lines((0.9, 0, 0.06, 0.02), (0.18, 0, 0.04, 0), _NECK), _BELLY),
+        "one line": (*lines((0.9, 0, 0.06, 0.02), (0.18, 0, 0.04, 0), _NECK), _BELLY),
         "separate hat": (((0.18, 0.05), _NECK), _BELLY, ((0.22, 0.02, 0.08, 0.04), (1, -0.02, 0.08, 0.04))),
-        "leaning": (*_lines((1, 0, 0.06, 0.03), (0.34, 0, 0.05, 0), (0.16, 0.42)), ((0.16, 0.42), *_BELLY[1:])),
+        "leaning": (*lines((1, 0, 0.06, 0.03), (0.34, 0, 0.05, 0), (0.16, 0.42)), ((0.16, 0.42), *_BELLY[1:])),
         "flat belly": (
-            *_lines((0.94, 0, 0.05, 0), (0.08, 0), (0.05, 0.42), (0.5, 0.42)),
+            *lines((0.94, 0, 0.05, 0), (0.08, 0), (0.05, 0.42), (0.5, 0.42)),
             ((0.5, 0.42), (0.87, 0.5), (1, 0.71), (0.87, 0.92), (0.5, 1), (0, 0.99, 0.05, 0.02)),
         ),
         "no corners": (
@@ -174,7 +174,7 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
                 *((0.95, 0.68), (0.82, 0.92), (0.4, 1), (0, 0.92, 0.05, 0.05)),
             ),
         ),
-        "angular": _lines((1, 0), (0, 0), (0, 0.48), (1, 0.48), (1, 1), (0, 1)),
+        "angular": lines((1, 0), (0, 0), (0, 0.48), (1, 0.48), (1, 1), (0, 1)),
     },
     6: {
         **_SIXES,
@@ -186,26 +186,26 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
         ),
     },
     7: {
-        "bare": _lines((0, 0, 0.03, 0.03), (1, 0), (0.38, 1, 0.16, 0)),
+        "bare": lines((0, 0, 0.03, 0.03), (1, 0), (0.38, 1, 0.16, 0)),
         "curved stem": (((0, 0), (1, 0)), ((1, 0), (0.66, 0.38), (0.46, 0.68), (0.38, 1, 0.06, 0))),
-        "serif": _lines((0, 0.18, 0.02, 0.05), (0, 0), (1, 0), (0.4, 1, 0.14, 0)),
+        "serif": lines((0, 0.18, 0.02, 0.05), (0, 0), (1, 0), (0.4, 1, 0.14, 0)),
         "barred": (
-            *_lines((0, 0, 0.03, 0.03), (1, 0), (0.38, 1, 0.14, 0)),
+            *lines((0, 0, 0.03, 0.03), (1, 0), (0.38, 1, 0.14, 0)),
             ((0.25, 0.5, 0.06, 0.05), (0.95, 0.48, 0.08, 0.05)),
         ),
         "serif and bar": (
-            *_lines((0, 0.18, 0.02, 0.05), (0, 0), (1, 0), (0.4, 1, 0.1, 0)),
+            *lines((0, 0.18, 0.02, 0.05), (0, 0), (1, 0), (0.4, 1, 0.1, 0)),
             ((0.25, 0.5, 0.06, 0.05), (0.95, 0.48, 0.08, 0.05)),
         ),
         "wavy top": (
             ((-0.1, 0.08, 0.02, 0.04), (0.2, 0), (0.64, 0.08), (1.05, 0)),
             ((1.05, 0), (0.58, 0.5), (0.42, 1, 0.12, 0)),
         ),
-        "angular": _lines((-0.1, 0), (1.1, 0), (1.1, 1)),  # narrower it would be a one with a level flag
+        "angular": lines((-0.1, 0), (1.1, 0), (1.1, 1)),  # narrower it would be a one with a level flag
     },
     8: {
-        "two rings": (_oval(0.5, 0.25, 0.42, 0.25, 90, 450), _oval(0.5, 0.75, 0.5, 0.25)),
-        "small head": (_oval(0.5, 0.21, 0.34, 0.21, 90, 450), _oval(0.5, 0.71, 0.5, 0.29)),
+        "two rings": (oval(0.5, 0.25, 0.42, 0.25, 90, 450), oval(0.5, 0.75, 0.5, 0.25)),
+        "small head": (oval(0.5, 0.21, 0.34, 0.21, 90, 450), oval(0.5, 0.71, 0.5, 0.29)),
         "one stroke": (
             (
                 *((0.86, 0.13), (0.5, 0), (0.13, 0.1), (0.1, 0.3), (0.5, 0.5), (0.93, 0.72), (0.85, 0.93)),
@@ -218,13 +218,13 @@ SKELETONS: Final[dict[int, dict[str, Skeleton]]] = {
                 *((0.82, 0.93), (0.5, 1), (0.16, 0.93), (0.1, 0.73), (0.5, 0.5), (0.84, 0.3), (0.98, 0.06, 0.06, 0.05)),
             ),
         ),
-        "angular": (*_lines((0, 0), (1, 0), (1, 1), (0, 1), (0, 0)), ((0, 0.48), (1, 0.48))),
+        "angular": (*lines((0, 0), (1, 0), (1, 1), (0, 1), (0, 0)), ((0, 0.48), (1, 0.48))),
     },
     9: {
         **{name: _upside_down(six) for name, six in _SIXES.items()},
-        "upright stem": (_oval(0.48, 0.3, 0.48, 0.3, 0, 360), ((0.98, 0, 0.02, 0.06), (0.94, 1, 0.06, 0))),
+        "upright stem": (oval(0.48, 0.3, 0.48, 0.3, 0, 360), ((0.98, 0, 0.02, 0.06), (0.94, 1, 0.06, 0))),
         "tail": (
-            _oval(0.5, 0.3, 0.48, 0.3, 0, 360),
+            oval(0.5, 0.3, 0.48, 0.3, 0, 360),
             ((0.98, 0.3), (0.97, 0.7), (0.82, 0.95), (0.45, 1), (0.06, 0.92, 0.06, 0.05)),
         ),
         "open bowl": (

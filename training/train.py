@@ -30,6 +30,7 @@ from training.drawn import drawn_digits
 from training.evaluate import quickest, scores_of_changes
 from training.export import export_all
 from training.recipes import Recipe, departures
+from training.strangers import drawn_strangers
 from training.trainers import OnEpoch, Split, Trainer
 
 PACKAGES: Final = ("samedigit", "numpy", "torch", "tensorflow", "keras", "onnx", "onnxruntime", "bentoml")
@@ -115,7 +116,7 @@ def train_and_store(
 def split_for(recipe: Recipe) -> Split:
     """What the recipe trains on and holds out: the last of the training images, or the test images where it holds out none.
 
-    Drawn digits come after the training images; what is held out is MNIST's alone.
+    What is drawn comes after the training images: digits, then strangers. What is held out is MNIST's alone.
 
     Raises:
         DataError: MNIST cannot be had.
@@ -123,11 +124,14 @@ def split_for(recipe: Recipe) -> Split:
     images = mnist.train_images()
     kept = len(images.labels) - round(recipe.validation_fraction * len(images.labels))
     train = LabelledImages(images=images.images[:kept], labels=images.labels[:kept])
+    parts = [train]
     if recipe.drawn:
-        drawn = drawn_digits(recipe.drawn, seed=recipe.seed)
-        train = LabelledImages(
-            images=np.concatenate([train.images, drawn.images]), labels=np.concatenate([train.labels, drawn.labels])
-        )
+        parts.append(drawn_digits(recipe.drawn, seed=recipe.seed))
+    if recipe.strangers:
+        parts.append(drawn_strangers(recipe.strangers, seed=recipe.seed))
+    train = LabelledImages(
+        images=np.concatenate([part.images for part in parts]), labels=np.concatenate([part.labels for part in parts])
+    )
     if recipe.validation_fraction == 0:
         return Split(train=train, held_out=mnist.test_images(), held_out_is="test images")
     return Split(
