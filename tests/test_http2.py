@@ -872,6 +872,24 @@ def test_floods_of_frames_that_ask_for_nothing(attack: Any) -> None:
     assert peer.ended_with is Code.ENHANCE_YOUR_CALM
 
 
+def test_frames_that_ask_for_nothing_are_counted_by_the_second() -> None:
+    peer = Peer()
+    for _ in range(5):
+        peer.now += 1
+        peer.send(ping() * 50)
+    assert peer.ended_with is None
+    peer.now += 0.9
+    peer.send(ping())
+    assert peer.ended_with is Code.ENHANCE_YOUR_CALM
+    assert peer.machine.error == "More than 50 frames a second ask for nothing."
+
+
+@pytest.mark.parametrize("length", [16_385, 65_536, 65_541, 2**24 - 1])
+def test_a_frame_that_says_it_is_longer_than_any_may_be_ends_the_connection(length: int) -> None:
+    peer = Peer().send(headers(1, request("POST"), end=False) + frame(Frame.DATA, 0, 1, b"12345", length=length))
+    assert peer.ended_with is Code.FRAME_SIZE_ERROR
+
+
 def test_floods_on_a_stream() -> None:
     for attack in (
         lambda i: data(1, end=False),
@@ -1126,6 +1144,7 @@ def test_a_client_with_streams_that_gives_no_sign_of_life_is_asked_for_one() -> 
     assert not [one for one in peer.client.frames if one.kind == Frame.PING]
     peer.pass_time(1)
     (asked,) = [one for one in peer.client.frames if one.kind == Frame.PING]
+    assert not asked.flags
     peer.send(ping(asked.payload, ACK))
     peer.pass_time(76 + 5)
     assert peer.ended_with is None
