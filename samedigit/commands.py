@@ -376,13 +376,11 @@ def evaluate_beyond(
 def _unsure_of_strangers(
     predict: Callable[[Images], Probabilities], confidence: Confidence | None, fonts: Sequence[Path]
 ) -> list[dict[str, Any]]:
-    """Of what is no digit, the share of which the model is unsure; nothing without a threshold, or without Pillow."""
+    """Of what is no digit, the share of which the model is unsure; nothing without a threshold."""
     if confidence is None:
         return []
-    try:
-        from digits.kinds.strangers import strangers
-    except ImportError:
-        return []
+    from digits.kinds.strangers import strangers
+
     kinds = []
     for kind in strangers(fonts):
         believed = (

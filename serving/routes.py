@@ -42,6 +42,7 @@ ROUTES: Final = (
     ),
     Route("GET", "/models", "models", "What is served, with the stored accuracy and card"),
     Route("GET", "/ui", "page", "A page to draw on", open=True),
+    Route("GET", "/ui/", "page", "The same page", open=True),
     Route("GET", "/ui/examples", "examples", "Test images that the served models disagree on"),
     Route("GET", "/ui/{file}", "page", "The files of that page", _NAMED, open=True),
     Route("GET", "/v2", "server", "The server, and which extensions of the protocol it has"),

@@ -30,6 +30,7 @@ from serving.routes import FOREIGN, ROUTES, find, owns
         ("POST", "/v2/repository/models/m/unload", "/v2/repository/models/{model}/unload", {"model": "m"}),
         ("GET", "/metrics", "/metrics", {}),
         ("GET", "/ui", "/ui", {}),
+        ("GET", "/ui/", "/ui/", {}),
         ("GET", "/ui/examples", "/ui/examples", {}),
         ("GET", "/ui/page.js", "/ui/{file}", {"file": "page.js"}),
     ],

@@ -73,12 +73,8 @@ def faces_in(folders: tuple[Path, ...]) -> tuple[Face, ...]:
     """Every face with ten digits in the files below `folders`, upright ones alone, by name; read once in a process.
 
     Raises:
-        KindMissing: Pillow is not installed, or there is no such face.
+        KindMissing: there is no such face.
     """
-    try:
-        import PIL.ImageFont  # noqa: F401
-    except ImportError as error:
-        raise KindMissing("needs Pillow, which draws the fonts: pip install pillow") from error
     found: dict[str, Face] = {}
     known: set[bytes] = set()
     files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)

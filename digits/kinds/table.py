@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Final, Literal
 
 import numpy as np
@@ -93,7 +92,8 @@ def _of_fonts(handwritten: bool, base: LabelledImages, random: np.random.Generat
 
 
 def _of_pictures(draw: str, base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
-    pictures = _pictures()
+    from digits.kinds import pictures
+
     most = pictures.HUGE_PICTURES if draw == "huge" else pictures.PICTURES
     chosen = random.permutation(len(base.labels))[:most]
     images = pictures.found_again(getattr(pictures, draw), base.images[chosen], random)
@@ -101,20 +101,13 @@ def _of_pictures(draw: str, base: LabelledImages, random: np.random.Generator, f
 
 
 def _of_printed_pictures(base: LabelledImages, random: np.random.Generator, fonts: tuple[Path, ...]) -> Made:
-    pictures = _pictures()
+    from digits.kinds import pictures
+
     printed = _of_fonts(False, base, random, fonts)
     most = min(pictures.PICTURES, len(base.labels))  # of them as many as of handwriting
     chosen = random.permutation(len(printed.digits.labels))[:most]
     images = pictures.found_again(pictures.photographed, printed.digits.images[chosen], random)
     return Made(LabelledImages(images=images, labels=printed.digits.labels[chosen]), printed.faces)
-
-
-def _pictures() -> ModuleType:
-    try:
-        from digits.kinds import pictures
-    except ImportError as error:
-        raise KindMissing("needs Pillow, which draws and reads pictures: pip install pillow") from error
-    return pictures
 
 
 MNIST_C: Final = "Mu and Gilmer 2019, MNIST-C, arXiv 1906.02337"
