@@ -108,13 +108,14 @@ def text(counters: Numbers, gauges: Numbers, models: Sequence[Served]) -> bytes:
             lines.append(f"{family.name}{{{labels}}} {value}\n" if labels else f"{family.name} {value}\n")
         for histogram in family.histograms:
             labels = _labels(family.labels, histogram.labels)
-            before = f'{family.name}_bucket{{{labels},le="'
+            braced = f"{{{labels}}}" if labels else ""
+            before = f'{family.name}_bucket{{{labels}{"," if labels else ""}le="'
             counts = [*accumulate(histogram.counts)]
             lines += [f'{before}{bound}"}} {count}\n' for bound, count in zip(histogram.bounds, counts, strict=False)]
             lines += (
                 f'{before}+Inf"}} {counts[-1]}\n',
-                f"{family.name}_sum{{{labels}}} {histogram.total}\n",
-                f"{family.name}_count{{{labels}}} {counts[-1]}\n",
+                f"{family.name}_sum{braced} {histogram.total}\n",
+                f"{family.name}_count{braced} {counts[-1]}\n",
             )
     return "".join(lines).encode()
 
@@ -136,6 +137,8 @@ def _protocol(route: str) -> str:
         return "v2"
     if route.startswith(("/inference.", "/grpc.")):
         return "grpc"
+    if route in ("/classify", "/compare"):
+        return "picture"
     return "predict" if route.startswith(("/predict", "/echo", "/models")) else "other"
 
 
@@ -189,6 +192,12 @@ def _own(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
         "How long the batch of a request ran.",
         labels,
         {values: series[TIMES:] for values, series in inferences.items()},
+    )
+    yield _seconds(
+        "samedigit_picture_duration_seconds",
+        "What it took to read a picture and find its digits.",
+        (),
+        counters["pictures"],
     )
     yield _batch_images(counters)
     yield Family(

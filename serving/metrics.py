@@ -37,6 +37,7 @@ class Metrics:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._requests: dict[tuple[str, int, str, str], list[int]] = {}  # by route, status, model and version
+        self._pictures = [0] * TIMES
         self._shed: dict[str, int] = {}
         self._accepted: dict[str, int] = {}
         self._connections: dict[str, int] = {}
@@ -60,6 +61,9 @@ class Metrics:
             series[QUEUE_SUM] += waited
             series[RUN + bisect_left(BOUNDS_NS, ran)] += 1
             series[RUN_SUM] += ran
+        if read := exchange.picture_ns:
+            self._pictures[bisect_left(BOUNDS_NS, read)] += 1
+            self._pictures[SUM] += read
 
     def _new_series(self, route: str, status: int, model: str, version: str) -> list[int]:
         if len(self._requests) >= MAX_SERIES:  # models that come and go for months must not fill the memory
@@ -112,6 +116,7 @@ class Metrics:
                 (route, str(status), model, version): series
                 for (route, status, model, version), series in self._requests.items()
             },
+            "pictures": {(): self._pictures},
             "shed": {(reason,): [count] for reason, count in self._shed.items()},
             "accepted": {(port,): [count] for port, count in self._accepted.items()},
         }

@@ -96,6 +96,7 @@ def test_requests_count_by_protocol_route_model_version_outcome_and_status() -> 
     metrics.answered(exchange(route="/inference.GRPCInferenceService/ModelInfer"), 200)
     metrics.answered(exchange(route="/grpc.health.v1.Health/Check"), 200)
     metrics.answered(exchange(route="/metrics"), 200)
+    metrics.answered(exchange(route="/classify"), 415)
     found = samples(metrics)
     counted = {
         (
@@ -118,6 +119,7 @@ def test_requests_count_by_protocol_route_model_version_outcome_and_status() -> 
         ("grpc", "/inference.GRPCInferenceService/ModelInfer", "", "", "success", "200"): 1,
         ("grpc", "/grpc.health.v1.Health/Check", "", "", "success", "200"): 1,
         ("other", "/metrics", "", "", "success", "200"): 1,
+        ("picture", "/classify", "", "", "refused", "415"): 1,
     }
 
 
@@ -150,6 +152,20 @@ def test_latency_queue_and_compute_time_are_histograms_apart(monkeypatch: pytest
     assert value(found, "samedigit_queue_duration_seconds_sum", **model) == pytest.approx(0.03005)
     assert value(found, "samedigit_compute_duration_seconds_sum", **model) == pytest.approx(11.00004)
     assert value(found, "samedigit_request_duration_seconds_sum", **model, outcome="success") == pytest.approx(3.4)
+
+
+def test_the_time_to_read_a_picture_is_a_histogram_of_its_own() -> None:
+    metrics = Metrics()
+    metrics.answered(exchange(), 200)  # without a picture
+    for picture_ns in (4_000_000, 90_000_000):
+        asked = exchange(route="/classify")
+        asked.picture_ns = picture_ns
+        metrics.answered(asked, 200)
+    found = samples(metrics)
+    name = "samedigit_picture_duration_seconds"
+    assert value(found, f"{name}_count") == 2
+    assert value(found, f"{name}_sum") == pytest.approx(0.094)
+    assert [value(found, f"{name}_bucket", le=le) for le in ("0.002", "0.005", "0.05", "0.1")] == [0, 1, 1, 2]
 
 
 def test_what_was_refused_before_a_model_ran_has_no_queue_nor_compute_time() -> None:
