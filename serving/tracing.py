@@ -69,8 +69,11 @@ class Tracer:
         to_epoch = time.time_ns() - now
         head = exchange.head
         method = head.method if head.method in METHODS else "_OTHER"
+        name = f"{method if method in METHODS else 'HTTP'} {exchange.route}".rstrip()
+        if exchange.is_call and exchange.route:
+            name = exchange.route[1:]  # as OpenTelemetry's conventions name calls: SERVICE/METHOD
         span = self._tracer.start_span(
-            f"{method} {exchange.route}".rstrip() if method in METHODS else f"HTTP {exchange.route}".rstrip(),
+            name,
             self._parent(head.headers),
             SpanKind.SERVER,
             {
@@ -86,6 +89,9 @@ class Tracer:
             span.set_attribute("http.response.status_code", status)
             if exchange.route:
                 span.set_attribute("http.route", exchange.route)
+            if exchange.is_call and exchange.route:
+                service, _, called = name.partition("/")
+                span.set_attributes({"rpc.system": "grpc", "rpc.service": service, "rpc.method": called})
             if agent := head.headers.get(b"user-agent"):
                 span.set_attribute("user_agent.original", agent.decode("latin-1")[:MAX_TEXT])
             if exchange.model:

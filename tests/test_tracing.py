@@ -107,6 +107,22 @@ def test_a_span_tells_the_protocols_version() -> None:
     assert versions == {"1.1", "2"}
 
 
+def test_a_call_of_grpc_is_named_by_its_service_and_method() -> None:
+    came = exchange(route="/inference.GRPCInferenceService/ModelInfer")
+    came.is_call = True
+    [(name, span)] = spans_of((came, 200)).items()
+    assert name == "inference.GRPCInferenceService/ModelInfer"
+    attributes = span.attributes or {}
+    assert [attributes[f"rpc.{one}"] for one in ("system", "service", "method")] == [
+        "grpc",
+        "inference.GRPCInferenceService",
+        "ModelInfer",
+    ]
+    unknown = exchange(route="")
+    unknown.is_call = True
+    assert set(spans_of((unknown, 501))) == {"POST"}
+
+
 def test_the_doors_span_says_what_was_asked_and_what_came_of_it() -> None:
     came = inference(images=3, headers={b"user-agent": b"curl/8"})
     [span] = [span for span in spans_of((came, 200), https=True).values() if span.kind is SpanKind.SERVER]
