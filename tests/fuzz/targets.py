@@ -23,6 +23,7 @@ from serving.ports import http2 as two
 from serving.ports.hpack import Broken, Decoder
 from serving.ports.http1 import Body, Machine, State
 from serving.protocols import v2, v2_grpc
+from serving.protocols.classify import MULTIPART, media_type, read_picture
 from serving.protocols.predict import read_request
 
 Read = TypeVar("Read")
@@ -124,6 +125,17 @@ def picture(data: bytes) -> None:
             assert 0 <= digit.box.top < digit.box.bottom <= shown.size[1]
 
 
+def upload(data: bytes) -> None:
+    """A body of /classify behind a line that is its content type: the file in it, as it stands there, or a refusal."""
+    kind, _, body = data.partition(b"\n")
+    headers = {b"content-type": kind}
+    found = _read(lambda: read_picture(body, headers))
+    if found is not None:
+        assert found in body
+        if media_type(headers) != MULTIPART:
+            assert found == body
+
+
 def _with_checksums(png: bytes) -> bytes:
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         return png
@@ -144,6 +156,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "http2": http2,
     "header_blocks": header_blocks,
     "picture": picture,
+    "upload": upload,
 }
 
 
