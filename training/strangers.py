@@ -85,33 +85,37 @@ def drawn_strangers(count: int, *, seed: int) -> LabelledImages:
     images = np.empty((count, SIDE, SIDE), np.uint8)
     for block, first in enumerate(range(0, count, BLOCK)):
         random = np.random.default_rng([seed, CLASSES, block])  # digits have [seed, digit, ...]
-        made = _blots(random) if block % 10 == 9 else draw(_skeleton(block, random), random)
+        made = blots(random) if block % 10 == 9 else draw(_skeleton(block, random), random)
         images[first : first + BLOCK] = made[: count - first]
     return LabelledImages(images=images, labels=(np.arange(count) % CLASSES).astype(np.uint8))
 
 
 def _skeleton(block: int, random: np.random.Generator) -> Skeleton:
     if block % 10 in (2, 5, 8):
-        return tuple(_walk(random) for _ in range(random.choice(STROKES)))
+        return scribble(random)
     names = list(LETTERS)
     return LETTERS[names[int(random.integers(len(names)))]]
 
 
+def scribble(random: np.random.Generator) -> Skeleton:
+    """A few curves that go where chance leads them."""
+    return tuple(_walk(random) for _ in range(random.choice(STROKES)))
+
+
 def _walk(random: np.random.Generator) -> Stroke:
-    """A curve that goes where chance leads it."""
     points = np.cumsum(random.normal(0, 1, (int(random.integers(*PASSED)), 2)), axis=0)
     points = (points - points.min(axis=0)) / np.ptp(points)
     return tuple((float(x), float(y), 0.05, 0.05) for x, y in points)
 
 
-def _blots(random: np.random.Generator) -> Images:
+def blots(random: np.random.Generator) -> Images:
     """Noise of several scales, of which what is above some grey is ink: uint8 [BLOCK, 28, 28]."""
-    blots = []
+    made = []
     for _ in range(BLOCK):
         noises = [np.kron(random.normal(0, 1, (cells, cells)), np.ones((FINE // cells,) * 2)) for cells in CELLS]
         field = np.sum(noises, axis=0)
         for axis in (0, 1) * 4:  # no cell keeps its edges
             field = (np.roll(field, 1, axis) + 2 * field + np.roll(field, -1, axis)) / 4
         least = np.quantile(field, random.uniform(0.4, 0.9))
-        blots.append(boxed(np.clip((field - least) / (field.max() - least), 0, 1)))
-    return np.array(blots)
+        made.append(boxed(np.clip((field - least) / (field.max() - least), 0, 1)))
+    return np.array(made)
