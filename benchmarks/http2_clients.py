@@ -330,6 +330,9 @@ async def streams(target: Target, dice: random.Random, tally: Tally) -> None:
                 if came is None:
                     raise Lost("the stream ended before its answers")
                 answer = STREAMED.FromString(came)
+                if "SAMEDIGIT_MAX_" in answer.error_message:  # which a message of a stream is told in words alone
+                    tally.shed += 1
+                    continue
                 if answer.error_message:
                     raise Fault(answer.error_message)
                 if digits_of(answer.infer_response) != digits:
