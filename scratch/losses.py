@@ -33,3 +33,23 @@ def softmax_cross_entropy(logits: Array, labels: npt.NDArray[np.integer]) -> tup
     gradient[rows, labels] -= 1
     gradient /= len(labels)
     return loss, gradient
+
+
+def soft_cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
+    """The same where the targets are probabilities: the mean of -sum(targets * log softmax(logits)), and its gradient.
+
+    Args:
+        logits: `[N, C]`.
+        targets: `[N, C]`, each row a distribution.
+
+    Returns:
+        The loss in nats, and the gradient `[N, C]`, which is (probabilities - targets) / N.
+    """
+    shifted = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    sums = np.add.reduce(exponentials, axis=1, keepdims=True)
+    loss = float(np.add.reduce(np.log(sums[:, 0]) - np.einsum("nc,nc->n", targets, shifted))) / len(logits)
+    gradient = np.divide(exponentials, sums, out=exponentials)
+    gradient -= targets
+    gradient /= len(logits)
+    return loss, gradient

@@ -21,6 +21,7 @@ from digits import network
 from digits.contract import Labels
 from digits.network import arrays, with_inputs
 from training.recipes import Recipe
+from training.targets import STRANGER
 from training.trainers import Weights
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -143,7 +144,7 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
         model = trainer.with_weights(recipe, weights_of(inputs, recipe))
     finally:
         keras.layers.Dropout = dropout
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    cross_entropy = trainer.loss_of(recipe)
     held = [
         (variable, axes)
         for layer in trainer.arrays(model)
@@ -153,7 +154,7 @@ def keras_answers(recipe: Recipe, optimizer: str, inputs: Arrays, batches: list[
     variables = [variable.value for variable, _ in held]
     with tf.GradientTape() as tape:
         logits = model(batches[0][0], training=True)
-        loss = cross_entropy(batches[0][1], logits) + sum(model.losses)
+        loss = tf.reduce_mean(cross_entropy(batches[0][1], logits)) + sum(model.losses)
     gradients = tape.gradient(loss, variables)
     answers = {
         "logits": logits.numpy(),
@@ -193,7 +194,10 @@ def main() -> None:
         recipe = Recipe.from_data(case["recipe"])
         dtype = dtype_of(recipe)
         pixels = inputs["images"].reshape(-1, 784) * dtype(recipe.pixel_step) + dtype(recipe.pixel_low)
-        batches = [(pixels[i : i + 32], inputs["labels"][i : i + 32]) for i in range(0, len(pixels), 32)]
+        labels = inputs["labels"].copy()
+        if recipe.strangers:
+            labels[5::9] = STRANGER
+        batches = [(pixels[i : i + 32], labels[i : i + 32]) for i in range(0, len(pixels), 32)]
         for key, value in answer(recipe, case["optimizer"], inputs, batches).items():
             answers[f"{name}/{key}"] = value
     np.savez(answers_file, allow_pickle=False, **answers)

@@ -18,6 +18,7 @@ from training.drawn import _curve, _distance, _path, draw, drawn_digits
 from training.recipes import RECIPES
 from training.skeletons import SKELETONS, Skeleton, oval
 from training.strangers import LETTERS, drawn_strangers
+from training.targets import STRANGER, TARGETS
 from training.train import split_for
 
 EACH = [(digit, name) for digit, skeletons in SKELETONS.items() for name in skeletons]
@@ -171,10 +172,12 @@ def test_the_same_seed_gives_the_same_strangers_and_fewer_are_the_first_of_more(
         np.testing.assert_array_equal(fewer.images, first.images[:count])
 
 
-def test_of_whatever_is_drawn_each_digit_is_as_often_the_label() -> None:
+def test_strangers_are_all_different_and_have_one_label_for_which_no_digit_is_likelier_than_another() -> None:
     strangers = drawn_strangers(1600, seed=1)
     assert strangers.images.dtype == strangers.labels.dtype == np.uint8
-    assert np.bincount(strangers.labels, minlength=10).tolist() == [160] * 10
+    assert set(strangers.labels.tolist()) == {STRANGER}
+    np.testing.assert_allclose(TARGETS[STRANGER], 0.1)
+    np.testing.assert_array_equal(TARGETS[:STRANGER], np.eye(10))
     assert len({image.tobytes() for image in strangers.images}) == 1600
 
 

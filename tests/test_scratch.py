@@ -15,7 +15,7 @@ from conftest import require
 from scratch import initialisers, optimizers
 from scratch.buffers import Array
 from scratch.layers import Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
-from scratch.losses import softmax_cross_entropy
+from scratch.losses import soft_cross_entropy, softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import BLOCK, FLUSH_EVERY, SGD, Adam, Optimizer, RMSprop
 
@@ -281,6 +281,34 @@ def test_the_loss_is_a_mean_over_the_batch_and_leaves_the_logits_alone() -> None
     single = [softmax_cross_entropy(logits[i : i + 1], labels[i : i + 1]) for i in range(4)]
     assert whole == pytest.approx(np.mean([loss for loss, _ in single]), rel=1e-14)
     np.testing.assert_allclose(gradient, np.concatenate([one for _, one in single]) / 4, rtol=1e-13)
+
+
+def test_targets_that_are_one_digit_each_give_the_loss_of_labels() -> None:
+    generator = np.random.default_rng(3)
+    logits, labels = generator.normal(0, 3, (6, 4)), np.array([0, 3, 2, 2, 1, 0])
+    hard, gradient = softmax_cross_entropy(logits.copy(), labels)
+    soft, of_targets = soft_cross_entropy(logits, np.eye(4)[labels])
+    assert soft == pytest.approx(hard, rel=1e-12)
+    np.testing.assert_allclose(of_targets, gradient, rtol=0, atol=1e-15)
+
+
+def test_the_gradient_of_a_loss_with_targets_is_its_slope() -> None:
+    generator = np.random.default_rng(4)
+    logits, targets = generator.normal(0, 3, (5, 4)), generator.dirichlet(np.ones(4), 5)
+    _, gradient = soft_cross_entropy(logits, targets)
+    for place in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[place] = 1e-6
+        above, below = (soft_cross_entropy(logits + sign * step, targets)[0] for sign in (1, -1))
+        assert gradient[place] == pytest.approx((above - below) / 2e-6, abs=1e-8)
+
+
+def test_where_every_class_is_to_be_as_probable_the_loss_is_least_there() -> None:
+    even = np.full((1, 4), 0.25)
+    loss, gradient = soft_cross_entropy(np.full((1, 4), 1000.0), even)
+    assert loss == pytest.approx(np.log(4))
+    np.testing.assert_array_equal(gradient, 0)
+    assert soft_cross_entropy(np.array([[2.0, 0, 0, 0]]), even)[0] > loss
 
 
 def test_a_row_of_the_loss_does_not_see_the_others_however_far_they_lie() -> None:

@@ -29,6 +29,7 @@ from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import learning_rates, steps_of
+from training.targets import TARGETS
 from training.trainers import OnEpoch, Split, Weights
 
 
@@ -141,9 +142,21 @@ def train(recipe: Recipe, split: Split, *, device: Device, threads: int = 1, on_
 def compile_model(model: keras.Model, recipe: Recipe, *, steps: int) -> None:
     model.compile(
         optimizer=make_optimizer(recipe, steps=steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=loss_of(recipe),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
+
+
+def loss_of(recipe: Recipe) -> Any:
+    if recipe.strangers:
+        return soft_cross_entropy
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def soft_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Of each image, `[B]`, where a label stands for a distribution."""
+    targets = tf.gather(tf.constant(TARGETS, logits.dtype), tf.reshape(tf.cast(labels, tf.int32), [-1]))
+    return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
 
 
 def shuffled_batches(recipe: Recipe, pixels: tf.Variable, labels: Labels) -> Any:

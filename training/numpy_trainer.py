@@ -22,7 +22,7 @@ from scratch import initialisers
 from scratch.buffers import Array
 from scratch.images import Conv, Flatten, MaxPool, ToImages
 from scratch.layers import BatchNorm, Dense, Dropout, Layer, Relu, Sigmoid, softmax
-from scratch.losses import softmax_cross_entropy
+from scratch.losses import soft_cross_entropy, softmax_cross_entropy
 from scratch.network import Network
 from scratch.optimizers import Adam, Optimizer, RMSprop, Scheduled
 from scratch.replicas import Replicas
@@ -30,6 +30,7 @@ from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import learning_rates, steps_of
+from training.targets import TARGETS
 from training.trainers import OnEpoch, Split, Weights
 
 BLOCK: Final = 500  # images answered at once: what a convolution makes of 10,000 takes a gigabyte
@@ -158,7 +159,10 @@ def train_step(
 ) -> tuple[Array, float]:
     """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
     logits = model.forward(pixels)
-    loss, gradient = softmax_cross_entropy(logits, labels)
+    if recipe.strangers:
+        loss, gradient = soft_cross_entropy(logits, TARGETS[labels].astype(logits.dtype))
+    else:
+        loss, gradient = softmax_cross_entropy(logits, labels)
     model.backward(gradient)
     if recipe.l2:
         for layer in weighted(model)[:-1]:

@@ -59,7 +59,7 @@ class Recipe:
     l2: float
     scaling: tuple[float, float]  # what pixels 0 and 255 become
     drawn: int  # digits that a program draws (training/drawn.py), added to the training images
-    strangers: int  # what is no digit, drawn too (training/strangers.py), with labels that mean nothing
+    strangers: int  # what is no digit, drawn too (training/strangers.py), of which each digit is to be as probable
     augmentation: tuple[Augmentation, ...]  # what the training images go through, drawn anew at each epoch
     optimizer: OptimizerName
     learning_rate: float  # the highest, where it has a schedule

@@ -1,8 +1,6 @@
 """What is no digit, drawn by a program, to train on beside digits: so that a network learns what it is not to be sure of.
 
-Letters, signs, scribbles and blots, with the same pens as drawn digits. Their labels mean nothing: each digit comes as often,
-so that of what looks like this the loss is least where every digit is as probable (the uniform target of Hendrycks, Mazeika and
-Dietterich 2019, "Deep Anomaly Detection with Outlier Exposure", without another loss). The same seed gives the same bytes.
+Letters, signs, scribbles and blots, with the same pens as drawn digits. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from digits.kinds.boxed import boxed
 from digits.mnist import LabelledImages
 from training.drawn import BLOCK, FINE, draw
 from training.skeletons import Skeleton, Stroke, lines, oval
+from training.targets import STRANGER
 
 _STEM: Final[Stroke] = ((0, 0), (0, 1))
 _BOW: Final[Stroke] = ((0, 0), (0.6, 0), (1, 0.26), (0.6, 0.52), (0, 0.52))
@@ -76,7 +75,7 @@ CELLS: Final = (3, 6, 12, 24)  # across a blot, of the noises that make it
 
 
 def drawn_strangers(count: int, *, seed: int) -> LabelledImages:
-    """Of ten six letters or signs, three scribbles and a blot; their labels from 0 to 9 in turn mean nothing.
+    """Of ten blocks six of letters or signs, three of scribbles and one of blots; all with the label STRANGER.
 
     Args:
         count: of images; a smaller one gives the first of these.
@@ -87,7 +86,7 @@ def drawn_strangers(count: int, *, seed: int) -> LabelledImages:
         random = np.random.default_rng([seed, CLASSES, block])  # digits have [seed, digit, ...]
         made = blots(random) if block % 10 == 9 else draw(_skeleton(block, random), random)
         images[first : first + BLOCK] = made[: count - first]
-    return LabelledImages(images=images, labels=(np.arange(count) % CLASSES).astype(np.uint8))
+    return LabelledImages(images=images, labels=np.full(count, STRANGER, np.uint8))
 
 
 def _skeleton(block: int, random: np.random.Generator) -> Skeleton:

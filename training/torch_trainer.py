@@ -25,6 +25,7 @@ from training.augmentation import augment
 from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import steps_of
+from training.targets import TARGETS
 from training.trainers import OnEpoch, Split, Weights
 
 
@@ -149,7 +150,7 @@ def train_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Moves the weights once; the logits `[B, 10]` and the loss are those before."""
     logits = model(pixels)
-    loss = nn.functional.cross_entropy(logits, labels)
+    loss = nn.functional.cross_entropy(logits, torch.tensor(TARGETS).to(logits)[labels] if recipe.strangers else labels)
     if recipe.l2:  # not weight_decay, which would add l2 * weight to the gradients, and to those of the biases too
         for module in weighted(model)[:-1]:
             loss = loss + recipe.l2 * module.weight.square().sum()
