@@ -200,7 +200,7 @@ def study(
         print(f"Report: {path}")
 
 
-SERVE: Final = """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
+SERVE: Final = """Serve the stored models: in this process, or by `bentoml serve` where several workers are asked for.
 
 Settings come from the environment, or from a TOML file (--settings or SAMEDIGIT_SETTINGS) under the same names in lower case.
 

@@ -543,7 +543,7 @@ def drawn_in_characters(image: Sequence[Sequence[int]]) -> str:
 
 
 def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, open_page: bool = False) -> None:
-    """Becomes `bentoml serve`, or shows with what settings it would start.
+    """Becomes the server, or shows with what settings it would start.
 
     Args:
         given: variables that the command line sets.
@@ -559,12 +559,12 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, op
     environment.update(absolute_paths(environment))
     settings, origins = read(environment)
     if not only_show:
-        command = serve_command(host=host, port=port, settings=settings)
+        command = serve_command(host=host, port=port)
         if open_page:
             url = page_url(host=host, port=port, tls=settings.tls_certificate is not None)
             print(f"The page to draw on: {url}", flush=True)
             open_when_ready(url)
-        os.execve(command[0], command, environment)  # signals reach bentoml itself
+        os.execve(command[0], command, environment)  # signals reach the server itself
     keys_of(settings)  # what else stops a start
     server_context(settings)
     adopt_options(
