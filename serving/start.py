@@ -48,9 +48,14 @@ def bentoml_command(*, host: str, port: int, settings: Settings = _DEFAULTS) -> 
 
 
 def serve_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `settings` and where the rooms are, and without bentoml's reports of usage."""
+    """This process's environment with `settings`, with where the rooms are, and without bentoml's reports of usage."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, "PYTHONPATH": path, **settings}
+    return unreported({"PYTHONPATH": path, **settings})
+
+
+def unreported(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `variables`, and without bentoml's reports of usage."""
+    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **variables}
 
 
 def adopt_options(params: Mapping[str, Any], environment: MutableMapping[str, str]) -> None:
