@@ -279,6 +279,18 @@ def promote(name: str) -> dict[str, Any]:
     return {"model": model.tag, "recipe": model.recipe, "version": model.version, "departed": model.card.departed}
 
 
+def export(names: Sequence[str], folder: Path) -> list[dict[str, str]]:
+    """Writes the named models, or of every recipe the served one, into a plain folder; where each lies."""
+    from digits import exported, store
+
+    named = {model.tag: model for model in map(store.find_model, names)}
+    models = list(named.values()) or store.served_models()
+    if not models:
+        raise ModelNotFound(f"There is nothing to export: {store.nothing_served()}")
+    exported.export(models, folder)
+    return [{"model": model.tag, "folder": str((folder / model.recipe / model.version).resolve())} for model in models]
+
+
 def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
     """Predicts every test image with each stored file of a model, or with one, and compares with the card."""
     from digits import mnist, store
