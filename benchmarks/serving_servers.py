@@ -22,7 +22,7 @@ from digits.errors import LoadTestError
 from digits.store import StoredModel
 from loadtests import server
 from loadtests.server import DidNotStart, Server, Start, free_ports, start_of
-from serving.start import ROOT, serve_environment
+from serving.start import ROOT, unreported
 
 PEERS: Final = {
     "fastapi": "FastAPI",
@@ -93,7 +93,7 @@ def _bentoml(python: str, service: str, port: int, variables: Mapping[str, str])
     command = [python, "-m", "bentoml", "serve", service, "--working-dir", str(PEERS_FOLDER)]
     return Start(
         command=[*command, "--host", "127.0.0.1", "--port", str(port)],
-        environment=serve_environment(variables),
+        environment=unreported(variables),
         ready=[f"http://127.0.0.1:{port}/readyz"],
     )
 
@@ -109,7 +109,7 @@ def grpcio_here(mode: str, model: StoredModel, port: int, grpc_port: int) -> Sta
     }
     return Start(
         command=[sys.executable, str(PEERS_FOLDER / "grpcio_server.py")],
-        environment=serve_environment(variables),
+        environment=unreported(variables),
         ready=[f"http://127.0.0.1:{port}/"],
     )
 
@@ -152,7 +152,7 @@ def peer(name: str, model: StoredModel, port: int, grpc_port: int | None = None)
         ready = "/v2/models/digits/ready"
     else:
         raise LoadTestError(f"There is no peer {name!r}; there are {', '.join(PEERS)}.")
-    return Start(command=command, environment=serve_environment(variables), ready=[f"http://127.0.0.1:{port}{ready}"])
+    return Start(command=command, environment=unreported(variables), ready=[f"http://127.0.0.1:{port}{ready}"])
 
 
 def environment(name: str) -> Path:

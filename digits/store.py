@@ -5,11 +5,14 @@ there. `save` lets BentoML write beside the store and renames the finished folde
 
 Which version of a recipe is served where nobody names one: the promoted one, else the newest whole run. A run that
 departed from its recipe is served only by name, or once promoted.
+
+Functions that take a `folder` read models from that plain folder, which digits/exported.py writes, by the same rules.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 MODULE: Final = "samedigit"  # what BentoML's model.yaml names as the maker; tells our models from others in the store
 RECIPE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")  # what BentoML takes for a name as it is
 PROMOTED: Final = "promoted"  # the file, beside BentoML's `latest`, that holds the promoted version of a recipe
+VERSION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of a model in a plain folder
+CARD: Final = "card.json"  # the card of such a model, beside its files
 MODEL_BYTES: Final = 20_000_000  # more than the largest takes while it is made
 
 
@@ -43,6 +48,7 @@ class StoredModel:
     version: str
     folder: Path
     card: Card
+    exported: bool = False  # it lies in a plain folder, not in BentoML's store
 
     @property
     def tag(self) -> str:
@@ -86,18 +92,29 @@ class StoredModel:
             found = _sha256(file) if file.is_file() else "no such file"
             if found != digest:
                 raise ModelDamaged(
-                    f"{file} is not the file that was stored: expected sha256 {digest}, got {found}. Delete the model "
-                    f"(bentoml models delete {self.tag}) and train it again: samedigit train {self.recipe}"
+                    f"{file} is not the file that was stored: expected sha256 {digest}, got {found}. "
+                    f"{self._how_to_mend()}"
                 )
 
+    def _how_to_mend(self) -> str:
+        if self.exported:
+            return f"Export it again: samedigit export {self.folder.parent.parent} {self.tag}"
+        return f"Delete the model (bentoml models delete {self.tag}) and train it again: samedigit train {self.recipe}"
 
-def stored_models(recipe: str | None = None) -> list[StoredModel]:
+
+def stored_models(recipe: str | None = None, *, folder: Path | None = None) -> list[StoredModel]:
     """Every model in the store, or of one recipe, by recipe, the newest version of each first.
 
     Raises:
         StoreError: the store cannot be read.
         ModelDamaged: a card cannot be read.
     """
+    ours = _in_bentoml(recipe) if folder is None else _in_folder(folder, recipe)
+    newest_first = sorted(ours, key=lambda model: model.card.trained_at, reverse=True)
+    return sorted(newest_first, key=lambda model: model.recipe)
+
+
+def _in_bentoml(recipe: str | None) -> list[StoredModel]:
     import bentoml
 
     try:
@@ -106,12 +123,41 @@ def stored_models(recipe: str | None = None) -> list[StoredModel]:
         return []
     except OSError as error:
         raise _unreadable(error) from error
-    ours = [_stored(model) for model in found if model.info.module == MODULE]
-    newest_first = sorted(ours, key=lambda model: model.card.trained_at, reverse=True)
-    return sorted(newest_first, key=lambda model: model.recipe)
+    return [_stored(model) for model in found if model.info.module == MODULE]
 
 
-def served_models() -> list[StoredModel]:
+def _in_folder(folder: Path, recipe: str | None) -> list[StoredModel]:
+    """A version without a card is passed over: somebody may be copying it."""
+    try:
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is no folder of models. Write one: samedigit export {folder}")
+        recipes = [one.name for one in _folders(folder)] if recipe is None else [recipe]
+        return [
+            _with_card(version)
+            for name in recipes
+            if RECIPE.fullmatch(name)
+            for version in _folders(folder / name)
+            if VERSION.fullmatch(version.name) and (version / CARD).is_file()
+        ]
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+
+
+def _with_card(version: Path) -> StoredModel:
+    recipe = version.parent.name
+    try:
+        card = Card.from_data(json.loads((version / CARD).read_bytes()))
+        if card.recipe["name"] != recipe:
+            raise ValueError(f"it is of {card.recipe['name']}")
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ModelDamaged(
+            f"{version / CARD} is not the card of a model of {recipe} that this version of Samedigit can read ({error}). "
+            f"Remove {version}, or export it again: samedigit export {version.parent.parent} {recipe}:{version.name}"
+        ) from error
+    return StoredModel(recipe=recipe, version=version.name, folder=version, card=card, exported=True)
+
+
+def served_models(*, folder: Path | None = None) -> list[StoredModel]:
     """The served version of each stored recipe, by recipe; without those recipes that have only departed runs.
 
     Raises:
@@ -119,8 +165,8 @@ def served_models() -> list[StoredModel]:
         ModelDamaged: a card cannot be read.
         ModelNotFound: a promoted version is stored no more.
     """
-    by_recipe = groupby(stored_models(), key=lambda model: model.recipe)
-    served = [served_version(list(versions)) for _, versions in by_recipe]
+    by_recipe = groupby(stored_models(folder=folder), key=lambda model: model.recipe)
+    served = [served_version(list(versions), folder=folder) for _, versions in by_recipe]
     return [model for model in served if model is not None]
 
 
@@ -136,7 +182,7 @@ def best_model() -> StoredModel:
     return max(models, key=lambda model: model.card.merit)
 
 
-def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:
+def served_version(versions: Sequence[StoredModel], *, folder: Path | None = None) -> StoredModel | None:
     """Which of one recipe's stored `versions`, at least one, the newest first, is served where nobody names one.
 
     The promoted one, else the newest whole run; None where every run departed from the recipe.
@@ -146,7 +192,7 @@ def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:
             version in silence may be the one that the promotion was to keep away.
     """
     recipe = versions[0].recipe
-    promoted = promoted_version(recipe)
+    promoted = promoted_version(recipe, folder=folder)
     if promoted is None:
         return next((model for model in versions if model.card.is_whole), None)
     for model in versions:
@@ -154,34 +200,50 @@ def served_version(versions: Sequence[StoredModel]) -> StoredModel | None:
             return model
     raise ModelNotFound(
         f"{recipe}:{promoted} was promoted, and is stored no more; there are {_tags(versions)}. "
-        f"Promote another: samedigit promote {versions[0].tag}"
+        f"Promote another: {_how_to_promote(versions[0], folder)}"
     )
 
 
-def nothing_served() -> str:
+def _how_to_promote(model: StoredModel, folder: Path | None) -> str:
+    if folder is None:
+        return f"samedigit promote {model.tag}"
+    return f"echo {model.version} > {folder / model.recipe / PROMOTED}"
+
+
+def nothing_served(*, folder: Path | None = None) -> str:
     """Why `served_models` is empty, and what to do: the end of a sentence."""
-    models = stored_models()
+    models = stored_models(folder=folder)
+    if not models and folder is not None:
+        return (
+            f"no model is in {folder}, where RECIPE/VERSION has {CARD} and the files that it names. "
+            f"Write one: samedigit export {folder}"
+        )
     if not models:
         return f"no model is stored in {bentoml_home()}. Train one: samedigit train --all"
     departed = ", ".join(f"{model.tag}: {model.card.departed_in_words}" for model in models)
     return (
         f"every stored run departed from its recipe ({departed}), and such a run is served only by name, or once "
-        f"promoted: samedigit promote {models[0].tag}"
+        f"promoted: {_how_to_promote(models[0], folder)}"
     )
 
 
-def promoted_version(recipe: str) -> str | None:
+def promoted_version(recipe: str, *, folder: Path | None = None) -> str | None:
     """The promoted version of `recipe`, be it stored or not; None where none was promoted.
 
     Raises:
         StoreError: the store cannot be read.
     """
     try:
-        return (bentoml_home() / "models" / recipe / PROMOTED).read_text(errors="replace").strip()
+        return (_recipes(folder) / recipe / PROMOTED).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(error) from error
+        raise _unreadable(error, folder) from error
+
+
+def _recipes(folder: Path | None) -> Path:
+    """Where the recipes' folders are."""
+    return bentoml_home() / "models" if folder is None else folder
 
 
 def promote(tag: str) -> StoredModel:
@@ -214,22 +276,23 @@ def promote(tag: str) -> StoredModel:
     return model
 
 
-def store_signature() -> Hashable:
+def store_signature(*, folder: Path | None = None) -> Hashable:
     """Something that is equal as long as the store is the same: no model was stored, deleted or promoted meanwhile.
 
-    Reads names and times alone: some 20 us for each model.
+    Reads names and times alone: some 20 us for each model, or for each file of a plain folder.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    recipes = bentoml_home() / "models"
+    recipes = _recipes(folder)
+    state = _state if folder is None else _states
     try:
         return tuple(
-            (recipe, promoted_version(recipe), tuple(_state(folder) for folder in _folders(recipes / recipe)))
-            for recipe in (folder.name for folder in _folders(recipes))
+            (recipe, promoted_version(recipe, folder=folder), tuple(map(state, _folders(recipes / recipe))))
+            for recipe in (one.name for one in _folders(recipes))
         )
     except OSError as error:
-        raise _unreadable(error) from error
+        raise _unreadable(error, folder) from error
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -248,7 +311,19 @@ def _state(version: Path) -> tuple[str, int, int]:
     return version.name, card.st_mtime_ns, card.st_size
 
 
-def find_model(tag: str) -> StoredModel:
+def _states(version: Path) -> tuple[str, Hashable]:
+    """Of every file, since who copies into a plain folder may bring the card first."""
+    found = []
+    for file in sorted(version.rglob("*")):
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        found.append((str(file), status.st_mtime_ns, status.st_size))
+    return version.name, tuple(found)
+
+
+def find_model(tag: str, *, folder: Path | None = None) -> StoredModel:
     """The model called `recipe` (the version that is served), `recipe:version`, or `recipe:latest` (the newest of all).
 
     Of a recipe that has only departed runs, `recipe` is the newest of them.
@@ -257,21 +332,24 @@ def find_model(tag: str) -> StoredModel:
         ModelNotFound: no such model, and the message names those there are; or the promoted version is stored no more.
     """
     recipe, _, version = tag.partition(":")
-    versions = _versions(recipe)
+    versions = _versions(recipe, folder)
     if versions and not version:
-        return served_version(versions) or versions[0]
+        return served_version(versions, folder=folder) or versions[0]
     for model in versions:
         if version in ("latest", model.version):
             return model
-    models = stored_models()
+    models = stored_models(folder=folder)
+    if folder is not None:
+        there = f"there are {_tags(models)}" if models else "it has none"
+        raise ModelNotFound(f"No model {tag} is in {folder}; {there}. Export it: samedigit export {folder} {tag}")
     if not models:
         raise ModelNotFound(f"No model is stored, so there is no {tag}. Train one: samedigit train {recipe}")
     raise ModelNotFound(f"No model {tag} is stored; there are {_tags(models)}. Train it: samedigit train {recipe}")
 
 
-def _versions(recipe: str) -> list[StoredModel]:
+def _versions(recipe: str, folder: Path | None = None) -> list[StoredModel]:
     """Of this recipe alone: BentoML takes milliseconds to read a model."""
-    return stored_models(recipe) if RECIPE.fullmatch(recipe) else []
+    return stored_models(recipe, folder=folder) if RECIPE.fullmatch(recipe) else []
 
 
 def _tags(models: Sequence[StoredModel]) -> str:
@@ -344,7 +422,9 @@ def _point(file: Path, *, at: str, staging: Path) -> None:
     os.replace(written, file)
 
 
-def _unreadable(error: OSError) -> StoreError:
+def _unreadable(error: OSError, folder: Path | None = None) -> StoreError:
+    if folder is not None:
+        return StoreError(f"The folder of models {folder} cannot be read: {error.strerror}. Fix its permissions.")
     return StoreError(f"The model store {bentoml_home()} cannot be read: {error.strerror}. {_STORE_ADVICE}")
 
 

@@ -90,12 +90,12 @@ class Server:
         return Memory(unique, resident)
 
     def worker_bytes(self) -> int:
-        """Resident memory of the worker: the largest of the processes that the first one has started, if it has."""
+        """Resident memory of the worker: the largest of the processes."""
         resident = []
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 resident.append(int(process.memory_info().rss))
-        return max(resident[1:] or resident)
+        return max(resident)
 
     def connections(self) -> int:
         """TCP connections of all processes, in any state; sockets that listen are none."""

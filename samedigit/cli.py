@@ -100,6 +100,33 @@ def promote(
 
 
 @app.command()
+def export(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Made where it is missing; other versions in it stay.")
+    ],
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE...", help="recipe or recipe:version; without this of every recipe the served one."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write stored models into a plain folder, RECIPE/VERSION/files, which a server reads in place of BentoML's store.
+
+    \b
+    samedigit export models
+    SAMEDIGIT_MODEL_FOLDER=models samedigit serve
+    """
+    exported = commands.export(recipes or [], folder)
+    if as_json:
+        print_json(exported)
+    else:
+        for one in exported:
+            print(f"{one['model']}: {one['folder']}")
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="recipe:version; recipe alone for the served one.")],
     backend: Annotated[
@@ -200,7 +227,7 @@ def study(
         print(f"Report: {path}")
 
 
-SERVE: Final = """Serve the stored models: `bentoml serve` with settings that stop it within seconds and report nothing.
+SERVE: Final = """Serve the stored models: in this process, or by `bentoml serve` where several workers are asked for.
 
 Settings come from the environment, or from a TOML file (--settings or SAMEDIGIT_SETTINGS) under the same names in lower case.
 

@@ -279,6 +279,18 @@ def promote(name: str) -> dict[str, Any]:
     return {"model": model.tag, "recipe": model.recipe, "version": model.version, "departed": model.card.departed}
 
 
+def export(names: Sequence[str], folder: Path) -> list[dict[str, str]]:
+    """Writes the named models, or of every recipe the served one, into a plain folder; where each lies."""
+    from digits import exported, store
+
+    named = {model.tag: model for model in map(store.find_model, names)}
+    models = list(named.values()) or store.served_models()
+    if not models:
+        raise ModelNotFound(f"There is nothing to export: {store.nothing_served()}")
+    exported.export(models, folder)
+    return [{"model": model.tag, "folder": str((folder / model.recipe / model.version).resolve())} for model in models]
+
+
 def evaluate(name: str, backend: str | None) -> list[dict[str, Any]]:
     """Predicts every test image with each stored file of a model, or with one, and compares with the card."""
     from digits import mnist, store
@@ -543,7 +555,7 @@ def drawn_in_characters(image: Sequence[Sequence[int]]) -> str:
 
 
 def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, open_page: bool = False) -> None:
-    """Becomes `bentoml serve`, or shows with what settings it would start.
+    """Becomes the server, or shows with what settings it would start.
 
     Args:
         given: variables that the command line sets.
@@ -559,12 +571,12 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, op
     environment.update(absolute_paths(environment))
     settings, origins = read(environment)
     if not only_show:
-        command = serve_command(host=host, port=port, settings=settings)
+        command = serve_command(host=host, port=port)
         if open_page:
             url = page_url(host=host, port=port, tls=settings.tls_certificate is not None)
             print(f"The page to draw on: {url}", flush=True)
             open_when_ready(url)
-        os.execve(command[0], command, environment)  # signals reach bentoml itself
+        os.execve(command[0], command, environment)  # signals reach the server itself
     keys_of(settings)  # what else stops a start
     server_context(settings)
     adopt_options(

@@ -1,7 +1,11 @@
-"""What is to be served, as the settings and the store say it. Nothing is opened here, and no framework imported."""
+"""What is to be served, as the settings and the store, or a plain folder, say it.
+
+Nothing is opened here, and no framework imported.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from digits import store
@@ -57,16 +61,22 @@ def find(name: str, version: str, settings: Settings) -> Chosen:
     """
     recipe, _, last = name.rpartition(".")
     backend = cast(Backend, last)
-    model = store.find_model(f"{recipe}:{version}")
+    model = store.find_model(f"{recipe}:{version}", folder=folder_of(settings))
     return Chosen(model, backend, choose_device(settings.device) if backend in HAS_GPU else CPU)
 
 
+def folder_of(settings: Settings) -> Path | None:
+    """The plain folder that the models come from; None: BentoML's store."""
+    return None if settings.model_folder is None else Path(settings.model_folder)
+
+
 def _models(settings: Settings) -> list[StoredModel]:
+    folder = folder_of(settings)
     if settings.models is not None:
-        return [store.find_model(name) for name in settings.models]
-    models = store.served_models()
+        return [store.find_model(name, folder=folder) for name in settings.models]
+    models = store.served_models(folder=folder)
     if not models:
-        raise ModelNotFound(f"There is nothing to serve: {store.nothing_served()}")
+        raise ModelNotFound(f"There is nothing to serve: {store.nothing_served(folder=folder)}")
     return models
 
 

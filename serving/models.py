@@ -41,6 +41,7 @@ class ServedModels:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._folder = choice.folder_of(settings)
         self._opened: dict[str, dict[str, Opened]] = {}  # name -> version -> opened, newest first
         self._best: dict[str, Opened] = {}  # backend -> what answers where none is named
         self._wanted = Wanted(0, (), frozenset())  # of the last generation that was taken up, or failed to be
@@ -65,7 +66,7 @@ class ServedModels:
         Raises:
             SamedigitError: as `check`, and where a backend cannot use the device.
         """
-        self._store_seen = store.store_signature()
+        self._store_seen = store.store_signature(folder=self._folder)
         if self.settings.workers > 1:
             self._workers = Workers(run_folder())
         chosen = self._first_choice()
@@ -275,7 +276,7 @@ class ServedModels:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                found = await asyncio.to_thread(store.store_signature)
+                found = await asyncio.to_thread(store.store_signature, folder=self._folder)
                 if found == self._store_seen:
                     continue
                 self._store_seen = found  # whatever comes of it: what fails is tried again when the store changes again

@@ -1,4 +1,4 @@
-"""The BentoML service: `bentoml serve` in the project's root, or `samedigit serve`, starts it.
+"""The BentoML service: `bentoml serve` in the project's root, `python -m serving`, or `samedigit serve` starts it.
 
 BentoML reads the number of workers from the decorator, so the settings are read at import; all else is built in `Server`.
 """
@@ -12,21 +12,14 @@ from typing import Any
 import bentoml
 import click
 
-from digits.errors import SamedigitError, SettingError
-from serving.access_log import open_access_log
-from serving.keys import keys_of
-from serving.models import ServedModels
+from digits.errors import SamedigitError
+from serving.checks import check_start
 from serving.ports.api_port import connection_factory, speak_on_bentomls_port
 from serving.ports.connection import Connection
-from serving.ports.data_port import listening_sockets
-from serving.ports.tls import server_context
 from serving.server import Server
 from serving.settings import Settings, read_settings
-from serving.start import adopt_options
-from serving.tracing import read_exporters
+from serving.start import BENTOML_PORT, adopt_options
 from serving.workers import make_run_folder
-
-BENTOML_PORT = 3000  # BentoML's default
 
 
 def _settings() -> Settings:
@@ -45,20 +38,7 @@ def _settings() -> Settings:
             adopt_options(options, os.environ)
         settings = read_settings()
         if options is not None:
-            for port, name in ((settings.data_port, "DATA"), (settings.grpc_port, "GRPC")):
-                if port == (options["port"] or BENTOML_PORT):
-                    raise SettingError(
-                        f"BentoML and the data plane cannot both listen on port {port}. Set SAMEDIGIT_{name}_PORT."
-                    )
-            ServedModels(settings).check()
-            keys_of(settings)
-            server_context(settings)
-            read_exporters()
-            access_log = open_access_log(settings)
-            if access_log is not None:
-                access_log.close()
-            for listener in listening_sockets(settings, shared=False):  # nobody else has the ports
-                listener.close()
+            check_start(settings, port=options["port"] or BENTOML_PORT)
             make_run_folder(settings)
     except SamedigitError as error:
         raise click.ClickException(str(error)) from error
@@ -73,6 +53,7 @@ settings = _settings()
     workers=settings.workers,
     tracing={"excluded_urls": ".*"},  # BentoML's own; ours are in serving/tracing.py
     logging={"access": {"enabled": False}},
+    metrics={"enabled": False},  # and its counts: /metrics is ours
 )
 class Samedigit:
     """One handwritten-digit classifier, trained in NumPy, PyTorch and Keras, through four runtimes."""

@@ -146,6 +146,7 @@ def _list(takes: str, fits: Callable[[str], object] = bool, *, empty: tuple[()] 
 
 
 _FILE: Final = _text("takes the path of a file")
+_FOLDER: Final = _text("takes the path of a folder")
 _KEYS: Final = _list("takes keys of at least 16 characters")  # which serving/keys.py checks
 _SECONDS: Final = _whole(1, 86400)
 _COUNT: Final = _whole(1, 1_000_000)
@@ -163,6 +164,9 @@ class Settings:
     models: tuple[str, ...] | None = _setting(
         None, _list("takes recipes, or recipe:version", empty=None),
         "which models, such as `torch-relu,keras-sequential:VERSION`", unset="the served version of every recipe",
+    )  # fmt: skip
+    model_folder: str | None = _setting(
+        None, _FOLDER, "of models that `samedigit export` wrote: `RECIPE/VERSION` with its files", unset="BentoML's store"
     )  # fmt: skip
     device: str = _setting(
         "auto", _text("takes auto, cpu, cuda or cuda:INDEX"),
@@ -258,7 +262,7 @@ TABLE: Final[tuple[Row, ...]] = tuple(
     Row(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(Settings)
 )
 _ROWS: Final = {row.name: row for row in TABLE}
-_PATHS: Final = tuple(row for row in TABLE if row.form is _FILE or row.name == "access_log")
+_PATHS: Final = tuple(row for row in TABLE if row.form in (_FILE, _FOLDER) or row.name == "access_log")
 
 
 class Reading(NamedTuple):

@@ -1,4 +1,4 @@
-"""How `bentoml serve` is started, and what its own options mean for the settings."""
+"""How a server is started, in one process or by `bentoml serve`, and what BentoML's own options mean for the settings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,32 @@ from typing import Any, Final
 from digits.errors import SettingError
 from serving.settings import Settings, absolute_paths, read
 
+BENTOML_PORT: Final = 3000  # BentoML's default
 ROOT: Final = Path(__file__).parent.parent  # where the rooms are
 # What BentoML would do with TLS on its port alone.
 _TLS_OPTIONS: Final = ("ssl_keyfile_password", "ssl_version", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ciphers")
 _DEFAULTS: Final = Settings()
 
 
-def serve_command(*, host: str, port: int, settings: Settings = _DEFAULTS) -> list[str]:
+def serve_command(*, host: str, port: int) -> list[str]:
+    """The server in one process, or what it becomes where several workers are asked for (serving/__main__.py).
+
+    To be run in the environment that `serve_environment` gives.
+    """
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "serving",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]  # -P: no `serving` that lies about
+
+
+def bentoml_command(*, host: str, port: int, settings: Settings = _DEFAULTS) -> list[str]:
+    """BentoML's supervisor, which starts the workers, and starts one anew that has ended."""
     command = [
         sys.executable, "-m", "bentoml", "serve", "serving.service:Samedigit", "--working-dir", str(ROOT),
         "--host", host, "--port", str(port),
@@ -29,8 +48,14 @@ def serve_command(*, host: str, port: int, settings: Settings = _DEFAULTS) -> li
 
 
 def serve_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `settings`, and without bentoml's reports of usage."""
-    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **settings}
+    """This process's environment with `settings`, with where the rooms are, and without bentoml's reports of usage."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return unreported({"PYTHONPATH": path, **settings})
+
+
+def unreported(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `variables`, and without bentoml's reports of usage."""
+    return {"BENTOML_DO_NOT_TRACK": "true", **os.environ, **variables}
 
 
 def adopt_options(params: Mapping[str, Any], environment: MutableMapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Real servers for the tests: `bentoml serve` in a process of its own, and raw connections to its two ports."""
+"""Real servers for the tests, in processes of their own, started in both ways, and raw connections to their two ports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON: Final = {"content-type": "application/json"}
 
 @dataclass(frozen=True)
 class Server:
-    """A running `bentoml serve`."""
+    """A running server."""
 
     started: loadtests.server.Server  # its processes
     port: int  # BentoML's
@@ -84,12 +84,18 @@ def start_of(
     *,
     port: int,
     data_port: int,
+    by_bentoml: bool = False,
     options: Sequence[str] = (),
     ca_file: Path | None = None,
 ) -> Start:
-    """`bentoml serve` in the project's root, with more of its options, as for a certificate that `ca_file` signs."""
+    """`python -m serving` or `bentoml serve` in the project's root, with more of its options.
+
+    Args:
+        ca_file: what signs the certificate of both ports, if they have one.
+    """
+    module = ["bentoml", "serve"] if by_bentoml else ["serving"]
     return Start(
-        command=[sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port), *options],
+        command=[sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port), *options],
         environment={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
         ready=[f"{_url(port, ca_file)}/readyz"],
         ca_file=ca_file,
@@ -99,23 +105,39 @@ def start_of(
 
 @contextmanager
 def serving(
-    home: Path, environment: Mapping[str, str], *, options: Sequence[str] = (), ca_file: Path | None = None
+    home: Path,
+    environment: Mapping[str, str],
+    *,
+    by_bentoml: bool = False,
+    options: Sequence[str] = (),
+    ca_file: Path | None = None,
 ) -> Iterator[Server]:
-    """`bentoml serve`, ready; stopped with all its children in the end. For the arguments see `start_of`."""
+    """A server, ready; stopped with all its children in the end. For the arguments see `start_of`."""
     port, data_port = free_ports(2)
-    with started(start_of(home, environment, port=port, data_port=data_port, options=options, ca_file=ca_file)) as one:
+    start = start_of(
+        home, environment, port=port, data_port=data_port, by_bentoml=by_bentoml, options=options, ca_file=ca_file
+    )
+    with started(start) as one:
         yield Server(one, port, data_port, ca_file)
 
 
+# Of starting a server: for `by_bentoml`.
+WAYS: Final = [pytest.param(False, id="one process"), pytest.param(True, id="bentoml serve")]
+
+
 def failed_start(home: Path, environment: Mapping[str, str], *, port: int | None = None) -> str:
-    """The one line that a start prints which must fail."""
+    """The one line that a start prints which must fail, in one process and by `bentoml serve`."""
     free_port, data_port = free_ports(2)
-    start = start_of(home, environment, port=port or free_port, data_port=data_port)
-    with pytest.raises(DidNotStart) as failed, started(start):
-        pass
-    assert failed.value.exit_code not in (0, None)
-    assert "Traceback" not in failed.value.printed
-    (line,) = failed.value.printed.strip().splitlines()
+    said = set()
+    for by_bentoml in (False, True):
+        start = start_of(home, environment, port=port or free_port, data_port=data_port, by_bentoml=by_bentoml)
+        with pytest.raises(DidNotStart) as failed, started(start):
+            pass
+        assert failed.value.exit_code not in (0, None)
+        assert "Traceback" not in failed.value.printed
+        said.add(failed.value.printed.strip())
+    (line,) = said
+    assert "\n" not in line
     return line
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, NamedTuple
 import pytest
 from conformance import BODY_BYTES, CASES, HEAD_BYTES, HEADERS, PATH, TARGET_BYTES, Case, get
 from conftest import require_recipe
-from servers import Server, serving
+from servers import WAYS, Server, serving
 
 from serving.errors import RequestError
 from serving.messages import STATUS, Answer, Head
@@ -102,15 +102,15 @@ def test_a_request_answered_before_its_body_was_read_is_followed_by_its_own_succ
 # The same, over sockets
 
 
-@pytest.fixture(scope="module")
-def server(trained_home: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=WAYS)
+def server(trained_home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     require_recipe("numpy-sigmoid")
     environment = {
         "SAMEDIGIT_BACKENDS": "numpy",
         "SAMEDIGIT_MODELS": "numpy-sigmoid",
         "SAMEDIGIT_MAX_BODY_BYTES": str(BODY_BYTES),
     }
-    with serving(trained_home, environment) as found:
+    with serving(trained_home, environment, by_bentoml=request.param) as found:
         yield found
 
 

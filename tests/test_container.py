@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from conftest import PROJECT, python
 
 from digits.contract import BACKENDS, EXPORTED, Backend
+from digits.store import served_models
+from serving.start import serve_command
 
 STORED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all": BACKENDS}  # by target
 
@@ -67,7 +70,9 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def build_image(checkout: Path, home: Path, *arguments: str, engine: str | None) -> subprocess.CompletedProcess[str]:
+def build_image(
+    checkout: Path, home: Path, *arguments: str, engine: str | None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Runs build-image where `engine` works and writes down what it is asked, and the others do not run."""
     commands = checkout / "bin"
     commands.mkdir()
@@ -80,7 +85,7 @@ def build_image(checkout: Path, home: Path, *arguments: str, engine: str | None)
         (commands / name).chmod(0o755)
     return subprocess.run(
         [checkout / "docker/build-image", *arguments],
-        env={**os.environ, "PATH": f"{commands}:/usr/bin:/bin", "BENTOML_HOME": str(home)},
+        env={**os.environ, "PATH": f"{commands}:/usr/bin:/bin", "BENTOML_HOME": str(home), **variables},
         cwd=checkout.parent,
         capture_output=True,
         text=True,
@@ -94,13 +99,13 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
     built = build_image(checkout, trained_home, target, engine="docker")
     assert built.returncode == 0, built.stderr
     staged = checkout / "build/image" / target
-    stored = {file.parent.name for file in (trained_home / "models").glob("*/latest")}
-    assert {folder.name for folder in (staged / "models").iterdir()} == stored
+    stored = {file.parent.name for file in (trained_home / "models").glob("*/promoted")}
+    assert {folder.name for folder in staged.iterdir()} == stored
     for recipe in stored:
-        latest = staged / "models" / recipe / "latest"
-        assert {path.name for path in latest.parent.iterdir()} - {"promoted"} == {"latest", latest.read_text()}
-        files = {file.name for file in (latest.parent / latest.read_text()).iterdir()}
-        assert files == {"model.yaml", *(EXPORTED[backend] for backend in STORED[target])}
+        promoted = staged / recipe / "promoted"
+        assert {path.name for path in promoted.parent.iterdir()} == {"promoted", promoted.read_text()}
+        files = {file.name for file in (promoted.parent / promoted.read_text()).iterdir()}
+        assert files == {"card.json", *(EXPORTED[backend] for backend in STORED[target])}
     for path in (staged, *staged.rglob("*")):  # for everybody, though they were private here
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
@@ -110,7 +115,12 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
         "models = ServedModels(read_settings())\n"
         "models.open()\n"
         "print(*sorted(entry['model'].partition(':')[0] for entry in models.describe()['models']))",
-        environment={"BENTOML_HOME": str(staged), "SAMEDIGIT_BACKENDS": "numpy,onnx", "SAMEDIGIT_DEVICE": "cpu"},
+        environment={
+            "BENTOML_HOME": str(checkout / "nowhere"),
+            "SAMEDIGIT_MODEL_FOLDER": str(staged),
+            "SAMEDIGIT_BACKENDS": "numpy,onnx",
+            "SAMEDIGIT_DEVICE": "cpu",
+        },
     )
     assert served.split() == sorted(stored)
 
@@ -123,8 +133,41 @@ def test_asks_the_engine_that_works(checkout: Path, trained_home: Path, engine: 
     built = build_image(checkout, trained_home, engine=engine)
     assert built.returncode == 0, built.stderr
     asked = (checkout / "asked").read_text()
-    assert f"{engine} build {options}--target onnx --tag samedigit:onnx --file docker/Dockerfile .\n" in asked
+    base = "docker.io/library/python:3.11-slim"
+    assert (
+        f"{engine} build {options}--build-arg BASE={base} --target onnx --tag samedigit:onnx --file docker/Dockerfile .\n"
+    ) in asked
     assert "made samedigit:onnx, 500 MB" in built.stdout
+
+
+def test_another_base_may_be_pinned_by_its_digest_and_a_commit_is_named_with_its_time(
+    checkout: Path, trained_home: Path
+) -> None:
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "a",
+         "--date", "2026-01-02T03:04:05+00:00"],
+    ):  # fmt: skip
+        dated = {**os.environ, "GIT_COMMITTER_DATE": "2026-01-02T03:04:05+00:00"}
+        subprocess.run(["git", *command], cwd=checkout, check=True, env=dated)
+    (checkout / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    base = f"registry.example.org/python@sha256:{'0' * 64}"
+    built = build_image(checkout, trained_home, engine="docker", BASE=base)
+    assert built.returncode == 0, built.stderr
+    (asked,) = re.findall(r"^docker build (.*)$", (checkout / "asked").read_text(), re.MULTILINE)
+    given = dict(re.findall(r"--build-arg (\w+)=(\S+)", asked))
+    assert re.fullmatch(r"[0-9a-f]{40}", given.pop("REVISION"))
+    assert given == {"BASE": base, "VERSION": "1.2.3", "CREATED": "2026-01-02T03:04:05+00:00"}
+    declared = set(re.findall(r"^ARG (\w+)", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE))
+    assert declared == {*given, "REVISION"}
+
+
+def test_the_image_starts_the_server_in_one_process_and_serves_the_folder_that_is_copied_in() -> None:
+    text = (PROJECT / "docker/Dockerfile").read_text()
+    (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    assert json.loads(command) == ["python", *serve_command(host="0.0.0.0", port=3000)[2:]]
+    (folder,) = re.findall(r"SAMEDIGIT_MODEL_FOLDER=(\S+)", text)
+    assert set(re.findall(r"^COPY build/image/\w+ (\S+)$", text, re.MULTILINE)) == {folder}
 
 
 def test_nothing_stored(checkout: Path, tmp_path: Path) -> None:
@@ -155,13 +198,8 @@ def test_the_promoted_version_is_the_one_that_is_built_in_and_that_the_image_ser
     assert built.returncode == 0, built.stderr
     assert f"build-image: models numpy-sigmoid:{version}\n" in built.stdout
     staged = checkout / "build/image/onnx"
-    names = sorted(path.name for path in (staged / "models/numpy-sigmoid").iterdir())
-    assert names == sorted(["latest", "promoted", version])
-    served = python(
-        "from digits.store import served_models\nprint(*(model.tag for model in served_models()))",
-        environment={"BENTOML_HOME": str(staged)},
-    )
-    assert served == f"numpy-sigmoid:{version}\n"
+    assert sorted(path.name for path in (staged / "numpy-sigmoid").iterdir()) == sorted(["promoted", version])
+    assert [model.tag for model in served_models(folder=staged)] == [f"numpy-sigmoid:{version}"]
 
 
 def test_runs_that_departed_are_not_built_in(checkout: Path, trained_home: Path, tmp_path: Path) -> None:

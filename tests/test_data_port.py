@@ -23,7 +23,7 @@ import psutil
 import pytest
 from conftest import Expected, require, require_recipe
 from own_port import Got, Own, running, said
-from servers import Server, everything_from, failed_start, read_answer, serving
+from servers import WAYS, Server, everything_from, failed_start, read_answer, serving
 
 from digits.mnist import LabelledImages
 from loadtests.server import free_ports
@@ -634,11 +634,11 @@ def test_what_never_ends_does_not_keep_the_port_from_closing(own: Own) -> None:
 # A real server
 
 
-@pytest.fixture(scope="module")
-def server(trained_home: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=WAYS)
+def server(trained_home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     require("onnxruntime")
     require_recipe("torch-relu")
-    with serving(trained_home, NARROW) as found:
+    with serving(trained_home, NARROW, by_bentoml=request.param) as found:
         yield found
 
 

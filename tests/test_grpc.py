@@ -794,7 +794,7 @@ def test_over_tls_grpc_and_rest_are_chosen_by_what_the_client_offers(
         "SAMEDIGIT_MODELS": "torch-relu",
         **made.variables,
     }
-    with serving(trained_home, environment, options=made.options, ca_file=made.certificate) as server:
+    with serving(trained_home, environment, by_bentoml=True, options=made.options, ca_file=made.certificate) as server:
         with connected(server.data_port, ssl=True, root_certificates=str(made.certificate)) as client:
             result = client.infer(MODEL, input_of(test_set.images[:5]))
             np.testing.assert_array_equal(result.as_numpy("digits"), test_set.labels[:5])

@@ -20,6 +20,7 @@ from small_models import alter, keep
 from digits import store
 from digits.contract import Probabilities
 from digits.errors import ModelDamaged, ModelNotFound, SettingError
+from digits.exported import export
 from digits.store import StoredModel
 from runtimes.device import CPU
 from serving.choice import Chosen, choose, find
@@ -271,6 +272,56 @@ def test_the_others_stay_when_one_is_loaded_or_unloaded(empty_home: Path) -> Non
 
 
 # The store is watched
+
+
+def test_a_plain_folder_is_watched_and_loaded_from_as_the_store_is(empty_home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    first = keep("a", 1, day=1)
+    export([first], folder)
+    second = keep("a", 2, day=2)
+
+    async def run() -> None:
+        models = opened_models(watch="on", model_folder=str(folder))
+        async with kept_up(models):
+            assert await digit_of(models.named("a.numpy")) == 1
+            export([second, keep("b", 7)], folder)
+            await until(lambda: versions_of(models) == {"a.numpy": [second.version], "b.numpy": [models_of_b()]})
+            assert await digit_of(models.named("a.numpy")) == 2
+            (folder / "a" / store.PROMOTED).write_text(first.version)
+            await until(lambda: versions_of(models)["a.numpy"] == [first.version])
+        await models.unload("b.numpy")
+        assert list(versions_of(models)) == ["a.numpy"]
+        await models.load("b.numpy")
+        assert await digit_of(models.named("b.numpy")) == 7
+
+    def models_of_b() -> str:
+        return store.find_model("b", folder=folder).version
+
+    asyncio.run(run())
+
+
+def test_a_version_whose_files_come_after_its_card_is_served_once_they_are_there(
+    empty_home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    first, second = keep("a", 1, day=1), keep("a", 2, day=2)
+    export([first], folder)
+    export([second], tmp_path / "whole")
+    whole, half = tmp_path / "whole/a" / second.version, folder / "a" / second.version
+
+    async def run() -> None:
+        models = opened_models(watch="on", model_folder=str(folder))
+        async with kept_up(models):
+            half.mkdir()
+            shutil.copy(whole / store.CARD, half)
+            before = models._store_seen
+            await until(lambda: models._store_seen != before)  # which was no use
+            await asyncio.sleep(0.1)
+            assert versions_of(models) == {"a.numpy": [first.version]}
+            shutil.copy(whole / "model.npz", half)
+            await until(lambda: versions_of(models) == {"a.numpy": [second.version]})
+
+    asyncio.run(run())
 
 
 def test_what_is_promoted_trained_or_deleted_is_taken_up_by_itself(

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from certificates import make_certificate
 from conftest import require, require_recipe
-from servers import JSON, Server, body, everything_from, raw_infer, read_answer, serving
+from servers import JSON, WAYS, Server, body, everything_from, raw_infer, read_answer, serving
 
 from digits.mnist import LabelledImages
 
@@ -50,7 +50,7 @@ def guarded(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     require_recipe("torch-relu")
     certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
     environment = {**ONE_MODEL, "SAMEDIGIT_KEYS": KEY, "SAMEDIGIT_CORS_ORIGINS": ORIGIN, **certificate.variables}
-    with serving(trained_home, environment, options=certificate.options, ca_file=certificate.certificate) as found:
+    with serving(trained_home, environment, ca_file=certificate.certificate) as found:
         yield found
 
 
@@ -294,19 +294,24 @@ def test_a_clients_rate_is_limited(trained_home: Path) -> None:
 # The end
 
 
-def test_a_server_that_ends_is_not_ready_takes_nobody_and_answers_what_it_accepted(trained_home: Path) -> None:
-    with serving(trained_home, ONE_MODEL) as server, ExitStack() as stack:
+@pytest.mark.parametrize("by_bentoml", WAYS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_ends_is_not_ready_takes_nobody_and_answers_what_it_accepted(
+    number: signal.Signals, by_bentoml: bool, trained_home: Path
+) -> None:
+    with serving(trained_home, ONE_MODEL, by_bentoml=by_bentoml) as server, ExitStack() as stack:
         half_sent = [stack.enter_context(server.connect(port)) for port in (server.port, server.data_port)]
         asked = raw_infer(MODEL, IMAGE, "0")
         probe = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
         for connection in half_sent:
             connection.sendall(asked[:-100])
         time.sleep(0.3)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         time.sleep(1)
-        # The socket of BentoML's port is its parent's too, so the kernel takes connections until that has ended.
-        with pytest.raises(ConnectionRefusedError):
-            server.connect(server.data_port).close()
+        # By `bentoml serve` the socket of its port is the supervisor's too: until that ends, the kernel takes connections.
+        for port in (server.data_port,) if by_bentoml else (server.data_port, server.port):
+            with pytest.raises(ConnectionRefusedError):
+                server.connect(port).close()
         answers = []
         # What is pipelined behind the last answer is dropped: nobody takes it for answered.
         threads = [threading.Thread(target=lambda one=one: answers.append(everything_from(one))) for one in half_sent]
@@ -321,5 +326,5 @@ def test_a_server_that_ends_is_not_ready_takes_nobody_and_answers_what_it_accept
             assert answer.startswith(b"HTTP/1.1 200 ")
             assert b"\r\nconnection: close\r\n" in answer
             assert answer.count(b"HTTP/1.1 ") == 1
-        assert server.process.wait(timeout=10) is not None
+        assert server.process.wait(timeout=10) == 0
         assert "Traceback" not in server.log.read_text()

@@ -95,7 +95,8 @@ def test_memory_and_computing_time_are_of_every_process() -> None:
         assert memory.resident_bytes == pytest.approx(together, rel=0.05)
         unique = first.memory_full_info().uss + worker.memory_full_info().uss
         assert memory.unique_bytes == pytest.approx(unique, rel=0.05)
-        assert server.worker_bytes() == pytest.approx(worker.memory_info().rss, rel=0.05)
+        largest = max(first.memory_info().rss, worker.memory_info().rss)
+        assert server.worker_bytes() == pytest.approx(largest, rel=0.05)
         assert server.cpu_seconds() > first.cpu_times().user > 0
 
 

@@ -45,6 +45,7 @@ EXAMPLES = {
     "models": Example(
         " torch-relu ,numpy-sigmoid:abc", '["torch-relu", "numpy-sigmoid:abc"]', ("torch-relu", "numpy-sigmoid:abc")
     ),
+    "model_folder": Example("/models", '"/models"', "/models"),
     "device": Example("cuda:1", '"cuda:1"', "cuda:1"),
     "data_host": Example("::1", '"::1"', "::1"),
     "data_port": whole(65535),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from certificates import make_certificate
-from conftest import PROJECT
+from conftest import PROJECT, require_recipe
+from servers import start_of
 
 from digits.errors import SettingError
+from loadtests.server import DidNotStart, free_ports, started
 from serving.keys import keys_of
 from serving.settings import Settings, read_settings
-from serving.start import adopt_options, serve_command
+from serving.start import adopt_options, bentoml_command, serve_command, serve_environment
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
@@ -99,13 +103,50 @@ def test_relative_paths_become_absolute_for_the_workers(tmp_path: Path, monkeypa
     assert environment["SAMEDIGIT_KEYS_FILE"] == str(tmp_path / "keys")
 
 
-def test_the_command_has_the_grace_and_the_certificate_of_the_settings() -> None:
-    command = serve_command(host="::1", port=5, settings=Settings(grace_seconds=7, tls_certificate="/c", tls_key="/k"))
+def test_bentomls_command_has_the_grace_and_the_certificate_of_the_settings() -> None:
+    command = bentoml_command(
+        host="::1", port=5, settings=Settings(grace_seconds=7, tls_certificate="/c", tls_key="/k")
+    )
     options = dict(zip(command[5::2], command[6::2], strict=True))
     assert options["--timeout-graceful-shutdown"] == "7"
     assert (options["--ssl-certfile"], options["--ssl-keyfile"]) == ("/c", "/k")
-    plain = serve_command(host="::1", port=5)
+    plain = bentoml_command(host="::1", port=5)
     assert plain[-2:] == ["--timeout-graceful-shutdown", "10"]
+
+
+def test_a_folder_that_has_the_same_name_and_lies_about_is_not_taken_for_the_server(tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving/__main__.py").write_text("print('not this one')")
+    command = [*serve_command(host="127.0.0.1", port=5), "--help"]
+    said = subprocess.run(
+        command, env=serve_environment({}), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Serve the stored models in this process" in said.stdout
+
+
+def test_a_port_of_bentomls_that_is_taken_stops_the_start_with_a_sentence(trained_home: Path) -> None:
+    require_recipe("numpy-sigmoid")
+    free, data_port = free_ports(2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        start = start_of(trained_home, {"SAMEDIGIT_BACKENDS": "numpy"}, port=port, data_port=data_port)
+        # Whoever has the port is not asked whether it is ready.
+        start = dataclasses.replace(start, ready=[f"http://127.0.0.1:{free}/readyz"])
+        with pytest.raises(DidNotStart) as failed, started(start):
+            pass
+    assert failed.value.exit_code == 1
+    assert failed.value.printed == (
+        f"Error: BentoML's port cannot listen on 127.0.0.1, port {port}: Address already in use. Give --port a free one.\n"
+    )
+
+
+def test_a_host_that_is_no_address_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "serving", "--host", "localhost"],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == "Error: SAMEDIGIT_DATA_HOST, like --host, takes an IP address; got 'localhost'.\n"
 
 
 def test_keys_of_requests_and_of_control_are_apart(tmp_path: Path) -> None:

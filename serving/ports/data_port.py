@@ -56,14 +56,8 @@ def listening_sockets(settings: Settings, *, shared: bool) -> list[socket.socket
     for port, variable in ((settings.data_port, "SAMEDIGIT_DATA_PORT"), (settings.grpc_port, "SAMEDIGIT_GRPC_PORT")):
         if port is None:
             continue
-        family = socket.AF_INET6 if ":" in settings.data_host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        sockets.append(listener)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((settings.data_host, port))
+            sockets.append(bound_socket(settings.data_host, port, shared=shared))
         except OSError as error:
             for one in sockets:
                 one.close()
@@ -72,3 +66,21 @@ def listening_sockets(settings: Settings, *, shared: bool) -> list[socket.socket
                 f"Set {variable} to a free one."
             ) from error
     return sockets
+
+
+def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket at an IP address and a port, which does not listen yet; `shared` with those of other processes.
+
+    Raises:
+        OSError: it is not to be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
