@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from benchmarks import serving_client as client
 from benchmarks.serving_client import Call, Load, Question
-from benchmarks.serving_servers import PEERS, bentoml_here, grpcio_here, ours, peer, started
+from benchmarks.serving_servers import PEERS, bentoml_here, by_bentoml, grpcio_here, ours, peer, started
 from digits import mnist
 from digits.contract import Backend, Images
 from digits.errors import LoadTestError, ModelNotFound
@@ -45,6 +45,7 @@ MANY_16: Final = f"{MANY} images in a binary request, 16 connections"
 MANY_1: Final = f"{MANY} images in a binary request, one connection"
 START: Final = "start to ready, ONNX only"
 MEMORY: Final = "resident memory of the worker, ONNX only"
+ALL_MEMORY: Final = "memory of all processes once ready (USS), ONNX only"
 WORKERS: Final = "two workers on two cores"
 SLOW: Final = {number: f"{SLOW_RECIPE}, binary (FastAPI: JSON), {number} connections" for number in (16, 64)}
 BESIDE_CONNECTIONS: Final = 16  # that keep the slow model under full load
@@ -74,6 +75,7 @@ FULL_LOAD: Final = f"{SLOW_RECIPE} under full load"
 ADAPTIVE: Final = "bentoml, adaptive batching"
 ADAPTIVE_OFF: Final = "bentoml, the same, unbatched"
 GRPCIO: Final = {"threads": "grpcio, threads", "asyncio": "grpcio, asyncio"}
+BY_BENTOML: Final = "samedigit, by bentoml serve"
 EMPTY: Final = "empty bentoml service"
 UNCOMPILED: Final = "empty bentoml service, bytecode not compiled"
 
@@ -412,26 +414,31 @@ def _dense_beside_slow(bench: Bench, slow: Bench) -> list[Measurement]:
 
 
 def start_and_memory(bench: Bench) -> list[Measurement]:
-    """Several starts of an empty bentoml service and of ours, in turn.
+    """Several starts of an empty bentoml service, of ours in one process and of ours by `bentoml serve`, in turn.
 
     Once more without compiled bytecode, as uv leaves an environment unless it is told to compile. Ours is compiled first, as
     pip compiles what it installs: some systems forbid Python to do it at the first import.
     """
     for room in ("digits", "scratch", "runtimes", "serving"):
         compileall.compile_dir(ROOT / room, quiet=1)
-    seconds: dict[str, list[float]] = {US: [], EMPTY: [], UNCOMPILED: []}
+    seconds: dict[str, list[float]] = {US: [], BY_BENTOML: [], EMPTY: [], UNCOMPILED: []}
     no_bytecode = {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     megabytes = []
+    all_megabytes: dict[str, list[float]] = {US: [], BY_BENTOML: [], EMPTY: []}
     for _ in range(STARTS):
         for name in random.sample(list(seconds), len(seconds)):
             first, second = free_ports(2)
-            if name == US:
+            if name in (US, BY_BENTOML):
                 one = ours(bench.model, "onnx", (first, second))
+                if name == BY_BENTOML:
+                    one = by_bentoml(one, first)
             else:
                 variables = no_bytecode if name == UNCOMPILED else {}
                 one = bentoml_here("bentoml_empty:Empty", first, **variables)
             with started({name: one}, cores=bench.cores.server, progress=bench.progress) as servers:
                 seconds[name].append(servers[name].ready_seconds)
+                if name in all_megabytes:
+                    all_megabytes[name].append(servers[name].memory().unique_bytes / 1e6)
                 if name == EMPTY:
                     megabytes.append(servers[name].worker_bytes() / 1e6)
     return [
@@ -443,6 +450,15 @@ def start_and_memory(bench: Bench) -> list[Measurement]:
                 rounds=[{"seconds": one} for one in taken],
             )
             for name, taken in seconds.items()
+        ),
+        *(
+            Measurement(
+                server=name,
+                case=ALL_MEMORY,
+                megabytes=statistics.median(taken),
+                rounds=[{"megabytes": one} for one in taken],
+            )
+            for name, taken in all_megabytes.items()
         ),
         Measurement(
             server=EMPTY,
@@ -627,6 +643,15 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
                 their_figure=lambda one: (one.p99_ms or 0) + 2,
             )  # fmt: skip
     compare(START, "at most 0.7x an empty bentoml service's", "s", lambda one: one.seconds, EMPTY, 0.7, at_least=False)
+    compare(
+        ALL_MEMORY,
+        "at most 0.7x an empty bentoml service's",
+        "MB",
+        lambda one: one.megabytes,
+        EMPTY,
+        0.7,
+        at_least=False,
+    )
     compare(
         MEMORY, "at most 1.2x an empty bentoml service's", "MB", lambda one: one.megabytes, EMPTY, 1.2, at_least=False
     )

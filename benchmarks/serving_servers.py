@@ -22,7 +22,7 @@ from digits.errors import LoadTestError
 from digits.store import StoredModel
 from loadtests import server
 from loadtests.server import DidNotStart, Server, Start, free_ports, start_of
-from serving.start import ROOT, unreported
+from serving.start import ROOT, bentoml_command, unreported
 
 PEERS: Final = {
     "fastapi": "FastAPI",
@@ -82,6 +82,11 @@ def ours(model: StoredModel, backends: str, ports: tuple[int, int], **settings: 
         **settings,
     }
     return start_of(variables, port=port, data_port=data_port)
+
+
+def by_bentoml(start: Start, port: int) -> Start:
+    """The same server of ours, started by `bentoml serve`."""
+    return dataclasses.replace(start, command=bentoml_command(host="127.0.0.1", port=port))
 
 
 def bentoml_here(service: str, port: int, **variables: str) -> Start:

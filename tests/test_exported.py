@@ -18,6 +18,7 @@ from digits.errors import ModelDamaged, ModelNotFound, StoreError
 from digits.exported import export
 from digits.mnist import LabelledImages
 from samedigit.cli import app
+from serving.choice import choose
 from serving.models import ServedModels
 from serving.settings import read_settings
 
@@ -202,9 +203,10 @@ def test_nothing_to_serve_is_said_with_what_is_expected(tmp_path: Path, trained_
     empty.mkdir()
     said = failed_start(trained_home, {"SAMEDIGIT_MODEL_FOLDER": str(nowhere)})
     assert said == f"Error: {nowhere} is no folder of models. Write one: samedigit export {nowhere}"
-    said = failed_start(trained_home, {"SAMEDIGIT_MODEL_FOLDER": str(empty)})
-    assert said == (
-        f"Error: There is nothing to serve: no model is in {empty}, where RECIPE/VERSION has card.json and the files that "
+    with pytest.raises(ModelNotFound) as missing:
+        choose(read_settings({"SAMEDIGIT_MODEL_FOLDER": str(empty)}))
+    assert str(missing.value) == (
+        f"There is nothing to serve: no model is in {empty}, where RECIPE/VERSION has card.json and the files that "
         f"it names. Write one: samedigit export {empty}"
     )
 
@@ -223,8 +225,8 @@ def test_a_server_of_a_folder_answers_as_one_of_the_store_and_needs_none(
     assert (said.exit_code, said.stderr) == (0, "")
     version = folder_of(trained_home, "torch-relu").name
     assert said.stdout == f"torch-relu:{version}: {(folder / 'torch-relu' / version).resolve()}\n"
-    environment = {"SAMEDIGIT_MODEL_FOLDER": "models", "SAMEDIGIT_BACKENDS": "onnx", "SAMEDIGIT_WATCH": "on"}
-    with serving(tmp_path / "nobody", {**environment, "SAMEDIGIT_MODEL_FOLDER": str(folder)}) as server:
+    environment = {"SAMEDIGIT_MODEL_FOLDER": str(folder), "SAMEDIGIT_BACKENDS": "onnx"}
+    with serving(tmp_path / "nobody", environment) as server:
         answer = server.predict("onnx", test_set.images[:100])
         assert answer["model"] == f"torch-relu:{version}"
         found = [one["probabilities"] for one in answer["predictions"]]

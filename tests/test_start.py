@@ -116,6 +116,7 @@ def test_bentomls_command_has_the_grace_and_the_certificate_of_the_settings() ->
 
 def test_a_folder_that_has_the_same_name_and_lies_about_is_not_taken_for_the_server(tmp_path: Path) -> None:
     (tmp_path / "serving").mkdir()
+    (tmp_path / "serving/__init__.py").touch()
     (tmp_path / "serving/__main__.py").write_text("print('not this one')")
     command = [*serve_command(host="127.0.0.1", port=5), "--help"]
     said = subprocess.run(
