@@ -8,19 +8,27 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import check_jsonschema
 import jsonschema
 import kubernetes_validate
+import orjson
+import promql_parser
 import pytest
 import yaml
 from conftest import PROJECT
+from exchanges import exchange, inference
+from prometheus_client.parser import text_string_to_metric_families
+from test_metrics import Model, Queue, statistics
 
 from serving import routes
-from serving.settings import FILE, TABLE, Settings
+from serving.metrics import Metrics
+from serving.settings import FILE, OTHERS, TABLE, Settings
 
 Manifest = dict[str, Any]
 
@@ -173,6 +181,308 @@ def test_a_misspelt_field_and_a_wrong_type_are_found_in_every_kind_that_there_is
             wrong["spec"] = 3
             assert mistakes(wrong), kind
     assert {"Deployment", "HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"} <= seen
+
+
+# What is watched
+
+Series = dict[str, set[str]]  # a metric's name, and the labels that it has
+TARGET: Final = {"job", "instance", "namespace", "pod"}  # what Prometheus adds to what it scrapes
+
+
+def series(text: str) -> Series:
+    """What a scrape gives. The parser adds `_total` to every counter's name; Prometheus does not."""
+    found: Series = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removesuffix("_total") if sample.name.startswith("nv_") else sample.name
+            found.setdefault(name, set()).update(sample.labels)
+    return found
+
+
+@lru_cache
+def exported() -> Series:
+    """What a worker exports that has answered, been asked too much, and read a picture."""
+    metrics = Metrics()
+    metrics.answered(inference(), 200)
+    metrics.answered(exchange(), 503)
+    metrics.shed("queue")
+    metrics.connected("data")
+    return series(metrics.exposition([Model(Queue(statistics(1, {1: 1})))], 1).decode())
+
+
+def rules() -> list[Manifest]:
+    [document] = documents((MONITORING / "rules.yaml").read_text())
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+ALERTS: Final = [rule for rule in rules() if "alert" in rule]
+
+
+def dashboard() -> Manifest:
+    found: Manifest = orjson.loads((MONITORING / "dashboard.json").read_bytes())
+    return found
+
+
+def panel_queries() -> list[tuple[str, str]]:
+    """Every query of the dashboard with its panel's title, as Grafana would ask it."""
+    written = [(panel["title"], target["expr"]) for panel in dashboard()["panels"] for target in panel["targets"]]
+    written += [("annotations", one["expr"]) for one in dashboard()["annotations"]["list"]]
+    for variable in dashboard()["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert asked, variable
+            written.append((variable["name"], f"count by ({asked[2]}) ({asked[1]})"))
+    for name, value in (("$__rate_interval", "1m"), ("$instance", ".*"), ("$model", ".*")):
+        written = [(title, query.replace(name, value)) for title, query in written]
+    return written
+
+
+QUERIES: Final = [
+    *((rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()),
+    *panel_queries(),
+]
+
+
+def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
+    """The metrics that an expression names, each with the labels that it asks for and is grouped by."""
+    yield from _selectors(node, frozenset())
+
+
+def _selectors(node: Any, grouped: frozenset[str]) -> Iterator[tuple[str, set[str]]]:
+    match node:
+        case promql_parser.VectorSelector():
+            matchers = [*node.matchers.matchers, *(one for some in node.matchers.or_matchers for one in some)]
+            names = [one.value for one in matchers if one.name == "__name__"]
+            [name] = [node.name] if node.name else names
+            yield name, {one.name for one in matchers if one.name != "__name__"} | grouped
+        case promql_parser.MatrixSelector():
+            yield from _selectors(node.vector_selector, grouped)
+        case promql_parser.AggregateExpr():
+            by = node.modifier
+            if by is not None:
+                assert by.type == promql_parser.AggModifierType.By, "without() hides which labels are there"
+            yield from _selectors(node.expr, frozenset(by.labels) if by is not None else frozenset())
+        case promql_parser.BinaryExpr():
+            yield from _selectors(node.lhs, grouped)
+            yield from _selectors(node.rhs, grouped)
+        case promql_parser.Call():
+            made = {node.args[1].val} if node.func.name == "label_replace" else set()
+            for argument in node.args:
+                yield from _selectors(argument, grouped - made)
+        case promql_parser.ParenExpr() | promql_parser.UnaryExpr() | promql_parser.SubqueryExpr():
+            yield from _selectors(node.expr, grouped)
+        case promql_parser.NumberLiteral() | promql_parser.StringLiteral():
+            pass
+        case _:
+            raise AssertionError(f"{type(node)} is not looked into")
+
+
+def known_series(exported: Series) -> Series:
+    """And what Prometheus makes: of a target, of alerts, and of recording rules, by what these group."""
+    known = {name: labels | TARGET for name, labels in exported.items()}
+    known |= {"up": TARGET, "ALERTS": {"alertname", "alertstate", "severity"}}
+    for rule in rules():
+        if "record" in rule:
+            grouped = re.search(r"by \(([\w, ]+)\)", rule["expr"])
+            assert grouped
+            known[rule["record"]] = set(grouped[1].split(", ")) - {"le"}
+    return known
+
+
+@pytest.mark.parametrize(("title", "query"), QUERIES, ids=[title for title, _ in QUERIES])
+def test_every_metric_and_label_that_a_rule_or_a_panel_names_is_exported(title: str, query: str) -> None:
+    known = known_series(exported())
+    named = list(selectors(promql_parser.parse(query)))
+    assert named
+    for name, labels in named:
+        assert name in known, query
+        assert labels <= known[name], query
+
+
+def test_a_metric_and_a_label_that_are_not_exported_are_found() -> None:
+    query = 'sum by (le) (rate(samedigit_shed{reason="queue"}[5m])) / on (job) (up{color!="red"} > 1)'
+    assert list(selectors(promql_parser.parse(query))) == [("samedigit_shed", {"reason", "le"}), ("up", {"color"})]
+    assert "samedigit_shed" not in known_series(exported())
+
+
+def test_the_autoscalers_metric_is_exported_and_the_adapters_rule_makes_it() -> None:
+    folder = KUBERNETES / "components/autoscale-requests"
+    [autoscaler] = documents((folder / "autoscaler.yaml").read_text())
+    [metric] = autoscaler["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert name in exported()
+    [rule] = documents((folder / "adapter.yaml").read_text())[0]["rules"]
+    assert rule["name"]["as"] == name
+    assert [of[0] for of in selectors(promql_parser.parse(rule["seriesQuery"]))] == [name]
+    asked = rule["metricsQuery"]
+    for template, value in (("<<.GroupBy>>", "pod"), ("<<.Series>>", name), ("<<.LabelMatchers>>", 'pod="a"')):
+        asked = asked.replace(template, value)
+    assert list(selectors(promql_parser.parse(asked))) == [(name, {"pod"})]
+
+
+def test_the_operator_and_compose_have_the_same_rules() -> None:
+    [rule] = documents((MONITORING / "prometheusrule.yaml").read_text())
+    [document] = documents((MONITORING / "rules.yaml").read_text())
+    assert rule["spec"] == document
+
+
+def test_prometheus_takes_the_rules_and_raises_each_alert_when_it_should() -> None:
+    for asked in ("check", "test"):
+        file = "rules.yaml" if asked == "check" else "rules.test.yaml"
+        done = subprocess.run(
+            [command("promtool"), asked, "rules", file], cwd=MONITORING, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    [tests] = documents((MONITORING / "rules.test.yaml").read_text())
+    raised = {
+        one["alertname"] for test in tests["tests"] for one in test.get("alert_rule_test", ()) if one["exp_alerts"]
+    }
+    assert raised == {rule["alert"] for rule in ALERTS}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_says_who_gets_up_what_to_do_and_where_to_look(rule: Manifest) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    page, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^#+ (.*)$", (PROJECT / page).read_text(), flags=re.MULTILINE)
+    assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert rule["alert"].lower() in anchor
+    link = re.fullmatch(r"/d/(\w+)\?viewPanel=(\d+)", rule["annotations"]["dashboard"])
+    assert link
+    assert link[1] == dashboard()["uid"]
+    [panel] = [one for one in dashboard()["panels"] if one["id"] == int(link[2])]
+    asked = {name for target in panel["targets"] for name, _ in selectors(promql_parser.parse(_asked(target["expr"])))}
+    assert asked
+
+
+def _asked(query: str) -> str:
+    return query.replace("$__rate_interval", "1m")
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+# Compose
+
+
+def compose() -> Manifest:
+    [document] = documents((PROJECT / "docker/compose.yaml").read_text())
+    return document
+
+
+def test_composes_file_is_one() -> None:
+    schema = Path(check_jsonschema.__file__).parent / "builtin_schemas/vendor/compose-spec.json"
+    validator = jsonschema.Draft202012Validator(orjson.loads(schema.read_bytes()))
+    assert [error.message for error in validator.iter_errors(compose())] == []
+    misspelt = compose() | {"services": {"samedigit": {"imagee": "x"}}}
+    assert list(validator.iter_errors(misspelt))
+
+
+def test_what_compose_mounts_is_there_and_what_it_waits_for_is_a_service() -> None:
+    services = compose()["services"]
+    named = set(compose()["volumes"])
+    for name, service in services.items():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                assert (PROJECT / "docker" / source).is_file(), source
+            else:
+                assert source in named or source.startswith("${"), source
+        assert set(service.get("depends_on", ())) <= services.keys()
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        if name != "samedigit":
+            assert service["profiles"]
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+
+
+def test_composes_variables_are_settings_or_known() -> None:
+    text = (PROJECT / "docker/compose.yaml").read_text()
+    ours = {name for name in re.findall(r"\$\{(\w+)", text) if name.startswith("SAMEDIGIT_")}
+    assert ours <= {row.variable for row in TABLE} | OTHERS
+    assert compose()["services"]["samedigit"]["environment"].keys() <= {
+        "OTEL_TRACES_EXPORTER",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_TRACES_SAMPLER",
+        "OTEL_TRACES_SAMPLER_ARG",
+    }
+
+
+def test_composes_prometheus_scrapes_the_service_under_the_rules_name_and_grafana_asks_prometheus(
+    tmp_path: Path,
+) -> None:
+    folder = PROJECT / "docker/monitoring"
+    [config] = documents((folder / "prometheus.yaml").read_text())
+    [job] = config["scrape_configs"]
+    [discovery] = job["dns_sd_configs"]
+    assert job["job_name"] == "samedigit"
+    assert discovery["names"] == ["samedigit"]
+    assert discovery["port"] == Settings().data_port
+    [rule_file] = config["rule_files"]
+    mounted = dict(volume.split(":")[:2][::-1] for volume in compose()["services"]["prometheus"]["volumes"])
+    assert (folder.parent / mounted[rule_file]).resolve() == MONITORING / "rules.yaml"
+    [source] = documents((folder / "datasource.yaml").read_text())[0]["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    [provider] = documents((folder / "dashboards.yaml").read_text())[0]["providers"]
+    given = [volume.split(":")[1] for volume in compose()["services"]["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/samedigit.json" in given
+    [collector] = documents((folder / "collector.yaml").read_text())
+    port = collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rpartition(":")[2]
+    endpoint = compose()["services"]["samedigit"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert endpoint == f"http://collector:{port}"
+    (tmp_path / "prometheus.yaml").write_text(
+        (folder / "prometheus.yaml").read_text().replace(rule_file, str(MONITORING / "rules.yaml"))
+    )
+    done = subprocess.run(
+        [command("promtool"), "check", "config", tmp_path / "prometheus.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Dockerfiles and scripts
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "docker").glob("*Dockerfile")), ids=lambda path: path.name)
+def test_dockerfiles_are_clean(path: Path) -> None:
+    done = subprocess.run([tool("hadolint"), path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_shell_scripts_are_clean() -> None:
+    scripts = [
+        path
+        for folder in (PROJECT / "docker", DEPLOY, PROJECT / ".ci")
+        for path in folder.rglob("*")
+        if path.is_file() and re.match(rb"#!.*\b(ba)?sh\b", path.read_bytes()[:40])
+    ]
+    assert len(scripts) >= 2
+    done = subprocess.run([tool("shellcheck"), *scripts], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def tool(name: str) -> Path:
+    """A program that pip brought."""
+    found = Path(sys.executable).parent / name
+    if not found.exists():
+        missing(name)
+    return found
 
 
 # The pods
