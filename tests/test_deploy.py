@@ -488,47 +488,78 @@ def tool(name: str) -> Path:
 # The pods
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_keep_to_the_restricted_profile_with_a_read_only_root(overlay: str) -> None:
-    for manifest in of_kind(rendered(overlay), "Deployment"):
-        pod = pod_of(manifest)
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert all({"emptyDir", "secret", "persistentVolumeClaim"} & volume.keys() for volume in pod["volumes"])
+def pods() -> list[tuple[str, Manifest]]:
+    """Every pod that is asked for, by overlays, load and KServe."""
+    found = []
+    for overlay in OVERLAYS:
+        found += [(overlay, pod_of(one)) for one in of_kind(rendered(overlay), "Deployment")]
+    for path in (KUBERNETES / "load").glob("*.yaml"):
+        found += [(path.name, pod_of(one)) for one in of_kind(tuple(documents(path.read_text())), "Job")]
+    for path in (DEPLOY / "kserve").glob("*.yaml"):
+        for one in documents(path.read_text()):
+            pod = one["spec"].get("predictor", one["spec"])
+            if "containers" in pod:
+                found.append((path.name, pod))
+    assert len(found) >= 7
+    return found
+
+
+def test_pods_keep_to_the_restricted_profile_with_a_read_only_root() -> None:
+    for name, pod in pods():
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        assert all({"emptyDir", "secret", "persistentVolumeClaim"} & volume.keys() for volume in pod["volumes"]), name
         for container in pod["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"] == {"drop": ["ALL"]}
-            assert "privileged" not in context
+            context = pod.get("securityContext", {}) | container["securityContext"]
+            assert context["runAsNonRoot"] is True, name
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert "privileged" not in context, name
             [tmp] = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
             [volume] = [one for one in pod["volumes"] if one["name"] == tmp["name"]]
-            assert "sizeLimit" in volume["emptyDir"]
-    [namespace] = of_kind(rendered(overlay), "Namespace")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+            assert "sizeLimit" in volume["emptyDir"], name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_pod_runs_as_the_user_of_the_image(overlay: str) -> None:
-    [user] = set(re.findall(r"^USER (\d+):\1$", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE))
-    for manifest in of_kind(rendered(overlay), "Deployment"):
-        assert pod_of(manifest)["securityContext"]["runAsUser"] == int(user)
+def test_a_namespace_refuses_pods_that_do_not(overlay: str) -> None:
+    [namespace] = of_kind(rendered(overlay), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for manifest in rendered(overlay):
+        if manifest["kind"] != "Namespace":
+            assert manifest["metadata"]["namespace"] == namespace["metadata"]["name"]
+
+
+def test_a_pod_runs_as_the_user_of_the_image() -> None:
+    users = {
+        int(user)
+        for path in (PROJECT / "docker").glob("*Dockerfile")
+        for user in re.findall(r"^USER (\d+):\1$", path.read_text(), re.MULTILINE)
+    }
+    assert len(users) == 1
+    for name, pod in pods():
+        for container in pod["containers"]:
+            assert {(pod.get("securityContext", {}) | container["securityContext"])["runAsUser"]} == users, name
+
+
+def test_every_pod_says_what_it_takes() -> None:
+    for name, pod in pods():
+        for container in pod["containers"]:
+            asked, most = container["resources"]["requests"], container["resources"]["limits"]
+            assert {"cpu", "memory"} <= asked.keys(), name
+            assert "memory" in most, name
+            assert "cpu" not in most, name  # which would throttle
 
 
 def variables(container: Manifest) -> dict[str, str]:
     return {one["name"]: one.get("value", "") for one in container.get("env", ())}
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_variable_of_ours_is_a_setting(overlay: str) -> None:
+def test_every_variable_of_ours_is_a_setting() -> None:
     known = {row.variable for row in TABLE} | {FILE}
-    for manifest in of_kind(rendered(overlay), "Deployment"):
-        for container in pod_of(manifest)["containers"]:
-            ours = {name for name in variables(container) if name.startswith("SAMEDIGIT_")}
-            assert ours
-            assert ours <= known
+    for name, pod in pods():
+        for container in pod["containers"]:
+            assert {one for one in variables(container) if one.startswith("SAMEDIGIT_")} <= known, name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -594,3 +625,65 @@ def test_prometheus_scrapes_one_port_of_one_service_with_the_key_that_the_pods_k
     [example] = documents((KUBERNETES / "components/keys/secret.example.yaml").read_text())
     assert example["metadata"]["name"] == given["name"] == volume["secret"]["secretName"]
     assert example["stringData"].keys() == {given["key"], item["key"]}
+
+
+# KServe
+
+
+def kserve(name: str) -> Manifest:
+    [document] = documents((DEPLOY / "kserve" / name).read_text())
+    return document
+
+
+@pytest.mark.parametrize("name", ["runtime.yaml", "custom-predictor.yaml"])
+def test_kserve_finds_its_container_its_one_port_and_whether_it_is_ready(name: str) -> None:
+    document = kserve(name)
+    pod = document["spec"].get("predictor", document["spec"])
+    [container] = pod["containers"]
+    assert container["name"] == "kserve-container"
+    [port] = container["ports"]
+    assert port["containerPort"] == Settings().data_port
+    assert port["name"] in ("http1", "h2c")
+    assert "lifecycle" not in container  # Knative refuses it, and drains by itself
+    asked = container["readinessProbe"]["httpGet"]
+    assert asked["port"] == port["containerPort"]
+    route, _ = routes.find("GET", asked["path"])
+    assert route.answers == "ready"
+    assert route.open
+    scraped = {**document["metadata"].get("annotations", {}), **document["spec"].get("annotations", {})}
+    assert scraped["prometheus.kserve.io/port"] == str(port["containerPort"])
+    assert routes.find("GET", scraped["prometheus.kserve.io/path"])[0].answers == "metrics"
+
+
+def test_the_inference_service_asks_for_what_the_runtime_has() -> None:
+    runtime, service = kserve("runtime.yaml"), kserve("service.yaml")
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    formats = [{"name": one["name"], "version": one["version"]} for one in runtime["spec"]["supportedModelFormats"]]
+    assert model["modelFormat"] in formats
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    [container] = runtime["spec"]["containers"]
+    assert variables(container)["SAMEDIGIT_MODEL_FOLDER"] == "/mnt/models"  # where KServe puts it
+
+
+def test_knative_and_the_cluster_scale_by_the_same_number_of_requests_in_flight() -> None:
+    [autoscaler] = documents((KUBERNETES / "components/autoscale-requests/autoscaler.yaml").read_text())
+    [metric] = autoscaler["spec"]["metrics"]
+    predictor = kserve("service.yaml")["spec"]["predictor"]
+    assert predictor["scaleMetric"] == "concurrency"
+    assert str(predictor["scaleTarget"]) == metric["pods"]["target"]["averageValue"]
+
+
+# Load
+
+
+def test_the_master_waits_for_as_many_workers_as_there_are_and_they_find_it() -> None:
+    service, master = documents((KUBERNETES / "load/master.yaml").read_text())
+    [workers] = documents((KUBERNETES / "load/workers.yaml").read_text())
+    arguments = {one["metadata"]["name"]: pod_of(one)["containers"][0]["args"] for one in (master, workers)}
+    assert f"--expect-workers={workers['spec']['completions']}" in arguments["samedigit-load-master"]
+    assert workers["spec"]["parallelism"] == workers["spec"]["completions"]
+    assert f"--master-host={service['metadata']['name']}" in arguments["samedigit-load-workers"]
+    assert service["spec"]["selector"].items() <= master["spec"]["template"]["metadata"]["labels"].items()
+    for found in arguments.values():
+        assert found[-3:] == ["--host=http://samedigit:8000", "--protocol=v2-binary", "OnnxUser"]
