@@ -78,6 +78,7 @@ def written() -> list[Path]:
         for path in DEPLOY.rglob("kustomization.yaml")
         for document in documents(path.read_text())
         for patch in document.get("patches", ())
+        if "path" in patch
     }
     return sorted(
         path
@@ -163,7 +164,26 @@ def test_every_overlay_gives_manifests_of_their_kinds(overlay: str) -> None:
 
 
 def test_every_overlay_is_tested() -> None:
-    assert {path.name for path in (KUBERNETES / "overlays").iterdir()} == set(OVERLAYS)
+    assert {path.name for path in (KUBERNETES / "overlays").iterdir()} == {*OVERLAYS, "canary"}
+
+
+def test_a_canary_is_one_pod_behind_the_same_service_that_no_other_deployment_takes_for_its_own() -> None:
+    [canary] = rendered("canary")
+    assert mistakes(canary) == []
+    assert canary["spec"]["replicas"] == 1
+    stable_manifests = rendered("cpu")
+    [stable] = of_kind(stable_manifests, "Deployment")
+    assert canary["metadata"]["namespace"] == stable["metadata"]["namespace"]
+    assert canary["metadata"]["name"] != stable["metadata"]["name"]
+    labels = {one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"] for one in (canary, stable)}
+    for owner in (canary, stable):
+        wanted = owner["spec"]["selector"]["matchLabels"].items()
+        assert [name for name, of in labels.items() if wanted <= of.items()] == [owner["metadata"]["name"]]
+    for service in of_kind(stable_manifests, "Service"):
+        assert all(service["spec"]["selector"].items() <= of.items() for of in labels.values())
+    [one], [other] = pod_of(canary)["containers"], pod_of(stable)["containers"]
+    assert one["image"] != other["image"]
+    assert one["env"] == other["env"]
 
 
 def test_a_misspelt_field_and_a_wrong_type_are_found_in_every_kind_that_there_is() -> None:
@@ -491,7 +511,7 @@ def tool(name: str) -> Path:
 def pods() -> list[tuple[str, Manifest]]:
     """Every pod that is asked for, by overlays, load and KServe."""
     found = []
-    for overlay in OVERLAYS:
+    for overlay in (*OVERLAYS, "canary"):
         found += [(overlay, pod_of(one)) for one in of_kind(rendered(overlay), "Deployment")]
     for path in (KUBERNETES / "load").glob("*.yaml"):
         found += [(path.name, pod_of(one)) for one in of_kind(tuple(documents(path.read_text())), "Job")]
