@@ -52,11 +52,11 @@ def costs(bench: Bench) -> list[Measurement]:
             cells.append(_cell(name, ports[1], question))
         if certificate is not None:
             ports = free_ports(2)
-            start = ours(bench.model, "onnx", (ports[0], ports[1]))
             pem, key = certificate
+            tls = {"SAMEDIGIT_TLS_CERTIFICATE": str(pem), "SAMEDIGIT_TLS_KEY": str(key)}
+            start = ours(bench.model, "onnx", (ports[0], ports[1]), **tls)
             starts["with TLS"] = dataclasses.replace(
                 start,
-                command=[*start.command, "--ssl-certfile", str(pem), "--ssl-keyfile", str(key)],
                 ready=[url.replace("http:", "https:") for url in start.ready],
                 ca_file=pem,
             )

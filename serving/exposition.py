@@ -101,7 +101,7 @@ class Histogram(NamedTuple):
 def text(counters: Numbers, gauges: Numbers, models: Sequence[Served]) -> bytes:
     """Everything, as it is sent."""
     lines: list[str] = []
-    for family in (*_own(counters, gauges), *_about(models), *_triton(counters, gauges)):
+    for family in (*_own(counters, gauges), *_process(counters, gauges), *_about(models), *_triton(counters, gauges)):
         lines += (f"# HELP {family.name} {family.says}\n", f"# TYPE {family.name} {family.kind}\n")
         for values, value in family.series:
             labels = _labels(family.labels, values)
@@ -230,6 +230,24 @@ def _own(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
         "Images that wait for their model.",
         ("model", "version"),
         [(model, images) for model, (_, images) in gauges["waiting"].items()],
+    )
+
+
+def _process(counters: Numbers, gauges: Numbers) -> Iterator[Family]:
+    """Under the names that Prometheus's clients give them."""
+    yield Family(
+        "process_cpu_seconds_total",
+        "counter",
+        "CPU time of all workers.",
+        (),
+        [((), counters["cpu"][()][0] / 1e9)],
+    )
+    yield Family(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Memory of all workers; what they share counts for each.",
+        (),
+        _firsts(gauges["memory"]),
     )
 
 

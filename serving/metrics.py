@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from serving.messages import Exchange
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_SERIES: Final = 500  # of requests in one worker: far more than routes, statuses and models make
+MEMORY: Final = Path("/proc/self/statm")  # Linux's: pages of this process
 MAX_DEAD: Final = 8  # snapshots of workers that are no more, before they are added up in one
 
 log = logging.getLogger("samedigit")
@@ -119,6 +121,7 @@ class Metrics:
             "pictures": {(): self._pictures},
             "shed": {(reason,): [count] for reason, count in self._shed.items()},
             "accepted": {(port,): [count] for port, count in self._accepted.items()},
+            "cpu": {(): [time.process_time_ns()]},
         }
         add(counters, self._earlier)
         for model, seen in self._statistics.items():
@@ -129,6 +132,7 @@ class Metrics:
     def _gauges(self, models: Sequence[Served], in_flight: int) -> Numbers:
         return {
             "in_flight": {(): [in_flight]},
+            "memory": {(): [_resident_bytes()]},
             "connections": {(port,): [count] for port, count in self._connections.items()},
             "waiting": {
                 (one.name, one.model.version): [one.batcher.requests_waiting, one.batcher.images_waiting]
@@ -155,6 +159,14 @@ class Metrics:
             yield from _read_snapshots(self._snapshot)
         except (OSError, ValueError) as error:
             log.warning("The metrics of the other workers cannot be read: %s", error)
+
+
+def _resident_bytes() -> int:
+    """What this process holds of the machine's memory, shared pages too; 0 where the system does not say."""
+    try:
+        return int(MEMORY.read_bytes().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _of_model(model: tuple[str, str], statistics: Statistics) -> Numbers:

@@ -29,6 +29,7 @@ OTHERS: Final = frozenset(
     for name in (
         "SETTINGS",
         "DATA_DIR",  # where MNIST is: digits/mnist.py
+        "SCHEMAS",  # of custom resources: tests/test_deploy.py
         "LATENCIES", "COUNTS", "WARM_UP_SECONDS", "DURATION_SECONDS", "RUN_FOLDER",  # of a load test
         "NOTEBOOK_TRAIN_IMAGES", "NOTEBOOK_EPOCHS", "NOTEBOOK_SEEDS",
         "IMAGE",  # docker/compose.yaml

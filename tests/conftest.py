@@ -38,7 +38,8 @@ TRAINED: Final = ("numpy-sigmoid", "torch-relu", "torch-improved", "keras-sequen
 _Remembering: Final = type(lru_cache(len))
 
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-for _name in [name for name in os.environ if name.startswith("SAMEDIGIT_") and name != mnist.DATA_DIR_VARIABLE]:
+_OF_THE_MACHINE: Final = (mnist.DATA_DIR_VARIABLE, "SAMEDIGIT_SCHEMAS")
+for _name in [name for name in os.environ if name.startswith("SAMEDIGIT_") and name not in _OF_THE_MACHINE]:
     del os.environ[_name]  # a developer's own settings
 
 

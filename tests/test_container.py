@@ -30,14 +30,14 @@ def pins(lock: str) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt"])
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt"])
 def test_locks_have_the_versions_that_are_tested(lock: str) -> None:
     tested, served = pins("all.txt"), pins(lock)
     served["onnxruntime"] = served.pop("onnxruntime-gpu", served.get("onnxruntime", set()))
     assert {name: tested.get(name) for name in served} == served
 
 
-@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt"])
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt"])
 def test_every_locked_package_has_a_hash_and_no_index_is_named(lock: str) -> None:
     text = (PROJECT / "requirements" / lock).read_text()
     requirements = text.replace("\\\n", "").splitlines()

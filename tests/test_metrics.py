@@ -279,6 +279,24 @@ def test_connections_sheds_and_requests_in_flight_are_counted() -> None:
     assert value(found, "samedigit_requests_in_flight") == 3
 
 
+def test_the_process_says_what_it_takes() -> None:
+    found = samples(Metrics())
+    before = value(found, "process_cpu_seconds_total")
+    assert before == pytest.approx(time.process_time(), abs=0.5)
+    with Path("/proc/self/status").open() as lines:
+        [resident] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")]
+    assert value(found, "process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+
+
+def test_what_the_workers_take_is_added_up_and_of_one_that_is_no_more_its_cpu_time_alone(tmp_path: Path) -> None:
+    before = Metrics(tmp_path)  # its snapshot bears our own pid and is not ours: of one that is no more
+    before.write_snapshot([], 0)
+    found = samples(Metrics(tmp_path))
+    assert value(found, "process_cpu_seconds_total") == pytest.approx(2 * time.process_time(), abs=0.5)
+    alone = value(samples(Metrics()), "process_resident_memory_bytes")
+    assert value(found, "process_resident_memory_bytes") == pytest.approx(alone, rel=0.2)
+
+
 def test_no_label_holds_what_a_client_wrote() -> None:
     metrics = Metrics()
     for number in range(50):
