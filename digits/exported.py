@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from digits import store
@@ -34,8 +34,11 @@ def export(models: Sequence[StoredModel], folder: Path, *, backends: Sequence[Ba
         ModelDamaged: a stored file is missing or changed.
         StoreError: the folder cannot be written.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            folder.chmod(0o755)
         staging = Path(tempfile.mkdtemp(prefix=".samedigit-", dir=folder))  # the same disk, so that rename works
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -54,6 +57,9 @@ def export(models: Sequence[StoredModel], folder: Path, *, backends: Sequence[Ba
         raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it is not empty, as it should be
+                folder.rmdir()
 
 
 def _copy(model: StoredModel, version: Path, backends: Sequence[Backend]) -> None:

@@ -149,7 +149,7 @@ def _with_card(version: Path) -> StoredModel:
         card = Card.from_data(json.loads((version / CARD).read_bytes()))
         if card.recipe["name"] != recipe:
             raise ValueError(f"it is of {card.recipe['name']}")
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise ModelDamaged(
             f"{version / CARD} is not the card of a model of {recipe} that this version of Samedigit can read ({error}). "
             f"Remove {version}, or export it again: samedigit export {version.parent.parent} {recipe}:{version.name}"
@@ -290,6 +290,7 @@ def store_signature(*, folder: Path | None = None) -> Hashable:
         return tuple(
             (recipe, promoted_version(recipe, folder=folder), tuple(map(state, _folders(recipes / recipe))))
             for recipe in (one.name for one in _folders(recipes))
+            if RECIPE.fullmatch(recipe)  # nor lost+found, which cannot be read, nor an export that is under way
         )
     except OSError as error:
         raise _unreadable(error, folder) from error

@@ -39,7 +39,6 @@ def stage_models(destination: Path, backends: tuple[Backend, ...]) -> list[Store
     for folder in (beside, destination):
         shutil.rmtree(folder, ignore_errors=True)
     export(models, beside, backends=backends)
-    beside.chmod(0o755)  # the image has another user
     beside.rename(destination)
     return models
 

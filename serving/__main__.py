@@ -20,7 +20,7 @@ from digits.errors import SamedigitError, SettingError
 from serving.settings import Settings, read_settings
 from serving.start import BENTOML_PORT, adopt_options, bentoml_command
 
-log = logging.getLogger("samedigit")
+log = logging.getLogger("serving")
 
 
 @click.command()
@@ -79,6 +79,11 @@ def _serve(settings: Settings, *, host: str, port: int) -> None:
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.grace_seconds,
     )
+    scheme = "http" if settings.tls_certificate is None else "https"
+    log.info(
+        "Starting: BentoML's port is %s://%s:%d, the data plane %s://%s:%d (Ctrl-C ends it)",
+        scheme, host, port, scheme, settings.data_host, settings.data_port,
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -90,7 +95,8 @@ def _configure_logging() -> None:
         datefmt="%Y-%m-%dT%H:%M:%S%z",
         stream=sys.stdout,
     )
-    logging.getLogger("bentoml").setLevel(logging.INFO)
+    for name in ("bentoml", "serving"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

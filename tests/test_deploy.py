@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import io
 import os
 import re
 import shutil
@@ -17,13 +18,17 @@ from typing import Any, Final
 import check_jsonschema
 import jsonschema
 import kubernetes_validate
+import numpy as np
 import orjson
 import promql_parser
 import pytest
 import yaml
 from conftest import PROJECT
 from exchanges import exchange, inference
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from servers import JSON, body, serving
+from small_models import keep
 from test_metrics import Model, Queue, statistics
 
 from serving import routes
@@ -319,6 +324,27 @@ def test_every_metric_and_label_that_a_rule_or_a_panel_names_is_exported(title: 
         assert labels <= known[name], query
 
 
+@pytest.mark.slow
+def test_a_running_server_exports_all_that_they_are_held_against(empty_home: Path) -> None:
+    keep("numpy-sigmoid", 3)
+    image = np.zeros((1, 28, 28), np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(np.eye(100, dtype=np.uint8) * 255).save(picture, "PNG")
+    with (
+        serving(empty_home, {"SAMEDIGIT_BACKENDS": "numpy", "SAMEDIGIT_MAX_RATE": "20"}) as server,
+        server.client(server.data_port) as client,
+    ):
+        assert client.post("/predict/numpy", content=body(image), headers=JSON).status_code == 200
+        assert client.post("/v2/models/numpy-sigmoid.numpy/infer", content=b"{}", headers=JSON).status_code == 400
+        asked = client.post("/classify", content=picture.getvalue(), headers={"content-type": "image/png"})
+        assert asked.status_code == 200
+        assert 429 in {client.get("/models").status_code for _ in range(100)}
+        live = series(client.get("/metrics").text)
+    for name, labels in exported().items():
+        assert name in live
+        assert labels <= live[name], name
+
+
 def test_a_metric_and_a_label_that_are_not_exported_are_found() -> None:
     query = 'sum by (le) (rate(samedigit_shed{reason="queue"}[5m])) / on (job) (up{color!="red"} > 1)'
     assert list(selectors(promql_parser.parse(query))) == [("samedigit_shed", {"reason", "le"}), ("up", {"color"})]
@@ -377,6 +403,12 @@ def test_an_alert_says_who_gets_up_what_to_do_and_where_to_look(rule: Manifest) 
 
 def _asked(query: str) -> str:
     return query.replace("$__rate_interval", "1m")
+
+
+def test_the_alert_on_connections_knows_how_many_there_may_be() -> None:
+    [rule] = [one for one in ALERTS if one["alert"] == "SamedigitManyConnections"]
+    assert f"0.8 * {Settings().max_connections}" in rule["expr"]
+    assert f"is {Settings().max_connections} unless set" in rule["annotations"]["summary"]
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
@@ -645,6 +677,32 @@ def test_prometheus_scrapes_one_port_of_one_service_with_the_key_that_the_pods_k
     [example] = documents((KUBERNETES / "components/keys/secret.example.yaml").read_text())
     assert example["metadata"]["name"] == given["name"] == volume["secret"]["secretName"]
     assert example["stringData"].keys() == {given["key"], item["key"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pods_memory_holds_what_clients_may_make_of_it(overlay: str) -> None:
+    [deployment] = of_kind(rendered(overlay), "Deployment")
+    [container] = pod_of(deployment)["containers"]
+    assert (
+        not {"SAMEDIGIT_MAX_REQUEST_BYTES", "SAMEDIGIT_MAX_UNSENT_BYTES", "SAMEDIGIT_MAX_PIXELS"}
+        & variables(container).keys()
+    )
+    of_clients = Settings().max_request_bytes + Settings().max_unsent_bytes
+    picture = 190_000_000 * Settings().max_pixels // 40_000_000  # measured
+    most = container["resources"]["limits"]["memory"]
+    assert most.endswith("Gi")
+    assert 360_000_000 + of_clients + picture <= int(most.removesuffix("Gi")) * 2**30
+
+
+def test_a_pod_of_the_gpu_overlay_asks_for_a_gpu_and_no_other_does() -> None:
+    for overlay in OVERLAYS:
+        [deployment] = of_kind(rendered(overlay), "Deployment")
+        [container] = pod_of(deployment)["containers"]
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu")
+        assert (gpus, variables(container).get("SAMEDIGIT_DEVICE")) == (
+            ("1", "cuda") if overlay == "gpu" else (None, None)
+        )
+        assert container["image"].endswith(":gpu") == (overlay == "gpu")
 
 
 # KServe

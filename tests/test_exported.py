@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,12 +44,16 @@ def test_a_folder_has_the_files_that_backends_open_and_the_card_and_anybody_may_
     empty_home: Path, folder: Path
 ) -> None:
     kept = keep("a", 1)
-    export([kept], folder)
+    previous = os.umask(0o077)
+    try:
+        export([kept], folder)
+    finally:
+        os.umask(previous)
     version = folder / "a" / kept.version
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"model.npz", "card.json"}
     assert (version / "model.npz").read_bytes() == kept.path("numpy").read_bytes()
     assert json.loads((version / "card.json").read_bytes()) == kept.card.to_data()
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
@@ -107,6 +112,9 @@ def test_a_damaged_model_is_not_exported_nor_are_those_beside_it(empty_home: Pat
         export([second, damaged], folder)
     assert everything_in(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["a"]
+    with pytest.raises(ModelDamaged):
+        export([second, damaged], folder.with_name("new"))
+    assert not folder.with_name("new").exists()
 
 
 def test_an_export_that_fails_at_its_last_step_leaves_the_folder_as_it_was(empty_home: Path, folder: Path) -> None:
@@ -161,7 +169,16 @@ def test_a_card_that_is_none_or_of_another_recipe_is_refused(empty_home: Path, f
         f"{version / 'card.json'} is not the card of a model of b that this version of Samedigit can read (it is of a). "
         f"Remove {version}, or export it again: samedigit export {folder} b:{kept.version}"
     )
-    for text in ("", "[]", "{}", "null", '"text"', '{"recipe": 1}', '{"recipe": {"name": "b"}, "scores": []}'):
+    for text in (
+        "[" * 100_000,
+        "",
+        "[]",
+        "{}",
+        "null",
+        '"text"',
+        '{"recipe": 1}',
+        '{"recipe": {"name": "b"}, "scores": []}',
+    ):
         (version / "card.json").write_text(text)
         with pytest.raises(ModelDamaged):
             store.stored_models(folder=folder)
@@ -170,7 +187,10 @@ def test_a_card_that_is_none_or_of_another_recipe_is_refused(empty_home: Path, f
 def test_what_is_no_model_is_passed_over(empty_home: Path, folder: Path) -> None:
     kept = keep("a", 1)
     export([kept], folder)
-    (folder / "lost+found").mkdir()
+    before = store.store_signature(folder=folder)
+    (folder / "lost+found/a").mkdir(parents=True)
+    (folder / ".samedigit-abc/a").mkdir(parents=True)
+    assert store.store_signature(folder=folder) == before
     (folder / "a/half").mkdir()
     (folder / "a/half/model.npz").write_bytes(b"")
     shutil.copytree(folder / "a" / kept.version, folder / "a/.hidden")
