@@ -151,8 +151,9 @@ class Connection:
 
     def reset(self) -> None:
         """Goes away without a word: RST."""
-        own: socket.socket = self.writer.get_extra_info("socket")
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        own: socket.socket | None = self.writer.get_extra_info("socket")
+        if own is not None:  # else the server was gone before us
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 

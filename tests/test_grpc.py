@@ -66,6 +66,7 @@ def server(trained_home: Path, access_log: Path) -> Iterator[Server]:
         "SAMEDIGIT_CONTROL_KEYS": CONTROL_KEY,
         "SAMEDIGIT_MAX_IMAGES": str(MAX_IMAGES),
         "SAMEDIGIT_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+        "SAMEDIGIT_MAX_WAITING": "1000",  # a client that asks 200 things at once is answered all, however busy the machine is
         "SAMEDIGIT_ACCESS_LOG": str(access_log),
     }
     with serving(trained_home, environment) as found:

@@ -1229,6 +1229,14 @@ def test_a_connection_that_has_ended_says_nothing_more() -> None:
     assert peer.machine.take() == b""
 
 
+def test_a_client_that_closes_its_side_behind_its_mistake_is_told_nothing_more() -> None:
+    peer = Peer().send(get(1) + data(0))
+    assert len(peer.client.goaways) == 1
+    assert peer.machine.receive_end(peer.now) == []
+    assert peer.machine.take() == b""  # for which there is no way any more: our side is closed
+    assert peer.is_in(State.CLOSED)
+
+
 def test_a_mistake_leaves_nothing_unsent() -> None:
     peer = Peer(start=PREFACE + settings(initial_window(0)), answers=bytes(3000)).send(get(1))
     assert peer.machine.unsent_bytes == 3000

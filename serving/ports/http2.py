@@ -989,6 +989,7 @@ class Machine:
     def _fail(self, code: Code, message: str, now: float) -> None:
         """Ends the connection. Whoever waits for an answer gets none."""
         self.error = message
+        self._goaway_sent = True
         self.out.append(_goaway(self._last_stream, code, message.encode()))
         self._close(State.LINGERING, now)
         for stream in list(self.streams.values()):
