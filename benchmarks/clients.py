@@ -210,10 +210,14 @@ def v2_binary(target: Target, dice: random.Random, number: int = 1) -> Question:
 
 def v2_json(target: Target, dice: random.Random, number: int = 1) -> Question:
     images, digits = pick(target, dice, number)
-    tensor = {"name": "images", "shape": [number, 28, 28], "datatype": "UINT8", "data": images.ravel().tolist()}
-    body = orjson.dumps({"inputs": [tensor]})
     path = f"/v2/models/{target.model}/infer"
-    return Question(_json(path, body), digits, _digits_of_json)
+    return Question(_json(path, v2_body(images)), digits, lambda answer: digits_of_json(answer.body))
+
+
+def v2_body(images: Images) -> bytes:
+    """Of an inference of the Open Inference Protocol, all of it JSON."""
+    tensor = {"name": "images", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
+    return orjson.dumps({"inputs": [tensor]})
 
 
 def predict(target: Target, dice: random.Random, number: int = 1) -> Question:
@@ -255,8 +259,9 @@ def _digits_of_binary(answer: Answer) -> list[int]:
     raise Fault("the answer has no digits")
 
 
-def _digits_of_json(answer: Answer) -> list[int]:
-    outputs = {output["name"]: output["data"] for output in orjson.loads(answer.body)["outputs"]}
+def digits_of_json(body: bytes) -> list[int]:
+    """In the answer to such a body."""
+    outputs = {output["name"]: output["data"] for output in orjson.loads(body)["outputs"]}
     found: list[int] = outputs["digits"]
     return found
 

@@ -6,13 +6,13 @@ The well-bred ones speak by `h2`, which takes nothing from a server that RFC 911
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
-import orjson
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -38,7 +38,9 @@ from benchmarks.clients import (
     Tally,
     Target,
     connect,
+    digits_of_json,
     pick,
+    v2_body,
 )
 from benchmarks.serving_client import MODEL_INFER
 from serving.protocols import protos
@@ -250,9 +252,8 @@ class Question:
 
 def v2_json(target: Target, dice: random.Random, number: int = 1) -> Question:
     images, digits = pick(target, dice, number)
-    tensor = {"name": "images", "shape": [number, 28, 28], "datatype": "UINT8", "data": images.ravel().tolist()}
     fields = post(f"/v2/models/{target.model}/infer", (b"content-type", b"application/json"))
-    return Question(fields, orjson.dumps({"inputs": [tensor]}), digits, _digits_of_json)
+    return Question(fields, v2_body(images), digits, lambda reply: digits_of_json(reply.body))
 
 
 def infer_message(target: Target, dice: random.Random, number: int = 1) -> tuple[bytes, list[int]]:
@@ -270,12 +271,6 @@ def model_infer(target: Target, dice: random.Random, number: int = 1) -> Questio
     message, digits = infer_message(target, dice, number)
     deadline = ((b"grpc-timeout", b"30S"),) if dice.random() < 0.5 else ()
     return Question(call(MODEL_INFER, *deadline), framed(message), digits, _digits_of_call)
-
-
-def _digits_of_json(reply: Reply) -> list[int]:
-    outputs = {output["name"]: output["data"] for output in orjson.loads(reply.body)["outputs"]}
-    found: list[int] = outputs["digits"]
-    return found
 
 
 def _digits_of_call(reply: Reply) -> list[int]:
@@ -417,33 +412,34 @@ async def floods(target: Target, dice: random.Random, tally: Tally) -> None:
                 connection.machine.send_headers(number, fields)
                 connection.machine.reset_stream(number, ErrorCodes.CANCEL)
             flood = connection.machine.data_to_send()
-        connection.connection.write(flood)
-        if await connection.end() not in (
-            ErrorCodes.ENHANCE_YOUR_CALM,
-            None,
-        ):  # None: it left before that could be read
-            raise Fault(f"a flood ended with {connection.ended!r}")
-        tally.refused += 1
-    except ConnectionError:
-        tally.refused += 1
+        # None: the connection was reset before that could be read
+        if (code := await _provoke(connection, flood, tally)) not in (ErrorCodes.ENHANCE_YOUR_CALM, None):
+            raise Fault(f"a flood ended with the code {code}")
     finally:
         connection.close()
+
+
+async def _provoke(connection: Streams, sent: bytes, tally: Tally) -> int | None:
+    """Sends what a server has to end the connection for, and gives the code with which it does."""
+    code = None
+    with contextlib.suppress(ConnectionError):
+        connection.connection.write(sent)
+        code = await connection.end()
+    tally.refused += 1
+    return code
 
 
 async def talks_garbage(target: Target, dice: random.Random, tally: Tally) -> None:
     """A right preface, and frames that nobody understands."""
     connection = await Streams.open(target.data_port)
     try:
+        sent = b""
         for _ in range(dice.randint(1, 20)):
             kind, flags, number = dice.randrange(10), dice.randrange(256), dice.choice((0, 1, 2, 3, 2**31 - 1))
             payload = dice.randbytes(dice.choice((0, 4, 5, 8, 100)))
             head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big")
-            connection.connection.write(head + payload)
-        connection.connection.write(bytes(9))  # DATA on stream 0: a mistake in any case
-        await connection.end()
-        tally.refused += 1
-    except ConnectionError:
-        tally.refused += 1
+            sent += head + payload
+        await _provoke(connection, sent + bytes(9), tally)  # DATA on stream 0: a mistake in any case
     finally:
         connection.close()
 
