@@ -132,7 +132,7 @@ class Metrics:
     def _gauges(self, models: Sequence[Served], in_flight: int) -> Numbers:
         return {
             "in_flight": {(): [in_flight]},
-            "memory": {(): [_resident_bytes()]},
+            "memory": _resident_bytes(),
             "connections": {(port,): [count] for port, count in self._connections.items()},
             "waiting": {
                 (one.name, one.model.version): [one.batcher.requests_waiting, one.batcher.images_waiting]
@@ -161,12 +161,12 @@ class Metrics:
             log.warning("The metrics of the other workers cannot be read: %s", error)
 
 
-def _resident_bytes() -> int:
-    """What this process holds of the machine's memory, shared pages too; 0 where the system does not say."""
+def _resident_bytes() -> dict[Labels, list[int]]:
+    """What this process holds of the machine's memory, shared pages too; no series where the system does not say."""
     try:
-        return int(MEMORY.read_bytes().split()[1]) * resource.getpagesize()
+        return {(): [int(MEMORY.read_bytes().split()[1]) * resource.getpagesize()]}
     except OSError:
-        return 0
+        return {}
 
 
 def _of_model(model: tuple[str, str], statistics: Statistics) -> Numbers:

@@ -453,3 +453,10 @@ def test_a_snapshot_appears_whole(tmp_path: Path) -> None:
     metrics.write_snapshot([], 0)
     assert path.stat().st_ino != inode
     assert orjson.loads(path.read_bytes())["pid"] == os.getpid()
+
+
+def test_where_the_system_does_not_say_what_memory_it_is_the_metrics_do_not_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.metrics.MEMORY", tmp_path / "none")
+    assert not labels_of(samples(Metrics()), "process_resident_memory_bytes")
