@@ -13,7 +13,7 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/samedigit train numpy-sigmoid keras-sequential
 	$(BIN)/samedigit train torch-conv --threads 2
-	$(BIN)/samedigit loadtest --duration 1 --protocol predict --protocol v2-binary --protocol grpc
+	$(BIN)/samedigit loadtest --duration 1 --protocol predict --protocol grpc
 	$(BIN)/samedigit report
 	@echo "Draw to them: $(BIN)/samedigit serve --open"
 

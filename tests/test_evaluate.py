@@ -118,7 +118,7 @@ def test_a_users_images_are_read_too(tmp_path: Path) -> None:
 
 
 def test_a_card_holds_what_can_be_had_anywhere(test_set: LabelledImages) -> None:
-    scores = scores_of_changes(partial(always, 7), few(test_set))
+    scores = scores_of_changes(partial(always, 7), few(test_set), threads=2)
     assert [*scores] == [kind.name for kind in KINDS if kind.needs_nothing]
     assert {score.total for score in scores.values()} == {50}
 

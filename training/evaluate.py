@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -116,10 +117,21 @@ def read_folder(predict: Predict, folder: Path) -> Iterator[Reading]:
         )
 
 
-def scores_of_changes(predict: Predict, test_images: LabelledImages) -> dict[str, Score]:
-    """What the card holds: of every kind that is made of MNIST's test images alone, and so can be had anywhere."""
-    kinds = [kind for kind in KINDS if kind.needs_nothing]
-    readings = read_kinds(predict, test_images, recipe={}, kinds=kinds)
+def scores_of_changes(predict: Predict, test_images: LabelledImages, *, threads: int) -> dict[str, Score]:
+    """What the card holds: of every kind that is made of MNIST's test images alone, and so can be had anywhere.
+
+    Args:
+        predict: of a runtime, all of which may be called from several threads.
+        test_images: MNIST's.
+        threads: that make and read kinds side by side.
+    """
+
+    def read_one(kind: Kind) -> Reading:
+        (reading,) = read_kinds(predict, test_images, recipe={}, kinds=[kind])
+        return reading
+
+    with ThreadPoolExecutor(threads) as pool:
+        readings = list(pool.map(read_one, (kind for kind in KINDS if kind.needs_nothing)))
     return {reading.kind: reading.score for reading in readings if reading.score is not None}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from training.trainers import NATIVE, Trainer
 
 # By how much a probability of an exported file may differ from the trained model's: float32 rounding, no more.
 TOLERANCE: Final = 1e-5
-ANSWERS: Final = "answers.npy"  # what such a process leaves beside its export, for this one to compare
+ANSWERS: Final = "answers-of-{}.npy"  # what such a process leaves beside its export, for this one to compare
 
 
 def export_all(
@@ -56,10 +57,11 @@ def export_all(
         weights = numpy_trainer.with_weights(recipe, trainer.get_weights(model))
         numpy_trainer.export_native(weights, recipe, folder / EXPORTED["numpy"])
     here: list[Backend] = [backend for backend in ("numpy", "onnx", native) if backend_is_installed(backend)]
-    answers = {backend: _answers(backend, folder, test_images.images) for backend in here}
-    for framework in FRAMEWORKS:
-        if NATIVE[framework] not in answers and trainers.is_installed(framework):
-            answers[NATIVE[framework]] = _elsewhere(framework, recipe, folder)
+    elsewhere = [other for other in FRAMEWORKS if NATIVE[other] not in here and trainers.is_installed(other)]
+    with ThreadPoolExecutor() as pool:  # each waits for its process
+        theirs = {NATIVE[other]: pool.submit(_elsewhere, other, recipe, folder) for other in elsewhere}
+        answers = {backend: _answers(backend, folder, test_images.images) for backend in here}
+        answers |= {backend: answer.result() for backend, answer in theirs.items()}
 
     expected = trainer.predict(model, recipe, test_images.images)  # [10000, 10]
     differences = {
@@ -90,7 +92,7 @@ def _elsewhere(framework: Framework, recipe: Recipe, folder: Path) -> Probabilit
             f"{recipe.name} could not be exported through {framework} (exit {process.returncode}). Nothing was stored. "
             f"It said:\n{process.stderr.strip()[-2000:]}"
         )
-    answers = folder / ANSWERS
+    answers = folder / ANSWERS.format(framework)
     probabilities: Probabilities = np.load(answers, allow_pickle=False)
     answers.unlink()
     return probabilities
@@ -102,7 +104,7 @@ def _export_here(framework: Framework, folder: Path, fields: dict[str, Any]) -> 
     _, weights = read(folder / EXPORTED["numpy"])
     backend = NATIVE[framework]
     trainer.export_native(trainer.with_weights(recipe, weights), recipe, folder / EXPORTED[backend])
-    np.save(folder / ANSWERS, _answers(backend, folder, mnist.test_images().images))
+    np.save(folder / ANSWERS.format(framework), _answers(backend, folder, mnist.test_images().images))
 
 
 if __name__ == "__main__":

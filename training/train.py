@@ -102,7 +102,7 @@ def train_and_store(
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             train_seconds=sum(epoch.seconds for epoch in history),
             export_seconds=export_seconds,
-            beyond={} if departed else scores_of_changes(predict, test_images),  # a quick look goes without
+            beyond={} if departed else scores_of_changes(predict, test_images, threads=threads),  # a quick look: none
             confidence=None
             if recipe.validation_fraction == 0
             else find_confidence(
