@@ -517,7 +517,7 @@ _ROWS: Final = (
             l2=0.0,
             scaling=(0.0, 1.0),
             drawn=9_000,
-            strangers=6_000,
+            strangers=2_000,
             augmentation=(
                 Thickness(thinner=1.0, thicker=1.6, probability=0.5),
                 Affine(rotation=12.0, shift=1.5, scale=0.15, shear=12.0, probability=1.0),

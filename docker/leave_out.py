@@ -1,0 +1,153 @@
+"""Takes out of an image's packages what no request can reach, and compiles what the server imports; runs while it is built.
+
+    python docker/leave_out.py /opt/venv /app
+
+Bytecode is what a start would else spend seconds on, for what is imported; of the rest it is half of the packages' size. It is
+checked against no source, so that two builds of one commit hold the same bytes. A test serves every endpoint without what is
+left out, and finds nothing that is imported and not compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+LEFT_OUT: Final[dict[str, str]] = {  # patterns in site-packages -> why no request can reach it
+    "**/tests": "packages' own tests",
+    "**/*.pyi": "types, for checkers",
+    "**/*.pyx": "sources of what is compiled",
+    "**/*.pxd": "the same",
+    "**/*.[ch]": "the same",
+    "onnxruntime/capi/libonnxruntime.so.*": "for programs in C: Python's module has its own inside",
+    "onnxruntime/backend": "ONNX's own test interface",
+    "onnxruntime/datasets": "example models",
+    "onnxruntime/quantization": "makes models smaller",
+    "onnxruntime/tools": "changes models",
+    "onnxruntime/transformers": "changes models",
+    "numpy/f2py": "compiles Fortran",
+    "numpy/_core/include": "for compiling against NumPy",
+    "numpy/_core/lib": "the same",
+    "numpy/random/lib": "the same",
+    "numpy/_core/_simd.*": "for NumPy's tests",
+    "PIL/_avif.*": "AVIF, which /classify does not take",
+    "pillow.libs/libavif-*": "the same",
+    "PIL/_imagingcms.*": "colour profiles, which are not followed",
+    "pillow.libs/liblcms2-*": "the same",
+    "PIL/_imagingft.*": "writes text into pictures",
+    "pillow.libs/libfreetype-*": "the same",
+    "pillow.libs/libharfbuzz-*": "the same",
+    "pillow.libs/libbrotli*": "the same",
+    "pillow.libs/libpng16-*": "the same; Pillow reads PNG by itself",
+    "PIL/_imagingtk.*": "windows on a screen",
+    "pygments/lexers/[!_p]*": "colours for other languages than Python, in tracebacks",
+    "pygments/lexers/p[!y]*": "the same",
+    "tensorflow/include": "for compiling against TensorFlow",
+    "torch/include": "for compiling against torch",
+    "torch/bin": "torch's tests",
+    "torch/test": "the same",
+}
+
+# What is imported only once the server starts, or is asked; some of it in vain, for want of a package.
+IMPORTED_LATER: Final = (
+    "_bentoml_impl.client",
+    "_bentoml_impl.client.proxy2",
+    "_bentoml_impl.server.app",
+    "_bentoml_sdk.service.openapi",
+    "anyio.from_thread",
+    "bentoml._internal.configuration.v2",
+    "bentoml._internal.runner.container",
+    "bentoml._internal.server.http.traffic",
+    "bentoml._internal.server.http_app",
+    "bentoml._internal.utils.pickle",
+    "bentoml._internal.utils.telemetry",
+    "bentoml.container",
+    "bentoml.models",
+    "dateutil.tz.win",
+    "httpcore._async.http2",
+    "httpcore._async.socks_proxy",
+    "httpcore._backends.trio",
+    "httpcore._sync.http2",
+    "httpcore._sync.socks_proxy",
+    "numpy.ma",
+    "opentelemetry.instrumentation.asgi",
+    "pydantic._internal._dataclasses",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.loops.uvloop",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.auto",
+)
+
+_IMPORT: Final = """
+import importlib, importlib.util, json, pkgutil, sys
+names = list(sys.argv[1:])
+for room in ("digits", "runtimes", "scratch", "serving"):
+    names += [module.name for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + ".")]
+files = []
+for name in names:
+    try:
+        importlib.import_module(name)
+    except ImportError:  # of a backend that this image does not have, or of a package's own choice
+        files += [importlib.util.find_spec(name).origin]
+files += [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+print(json.dumps(files))
+"""
+
+
+def main(venv: Path, rooms: Path) -> None:
+    (packages,) = venv.glob("lib/python*/site-packages")
+    leave_out(packages)
+    compile_imported(venv / "bin" / "python", packages, rooms)
+
+
+def leave_out(packages: Path) -> None:
+    """Removes what LEFT_OUT names, and says how much that is."""
+    freed: dict[str, int] = {}
+    for pattern, why in LEFT_OUT.items():
+        for path in list(packages.glob(pattern)):
+            if path.exists():  # and is not inside what is gone
+                why = why if why != "the same" else list(freed)[-1]
+                freed[why] = freed.get(why, 0) + _size(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for why, size in freed.items():
+        print(f"left out: {size / 1e6:6.1f} MB  {why}")
+
+
+def compile_imported(python: Path, packages: Path, rooms: Path) -> None:
+    """Leaves bytecode of the rooms and of those modules in `packages` alone that the server imports."""
+    for folder in (packages, rooms):
+        for cache in list(folder.rglob("__pycache__")):
+            shutil.rmtree(cache)
+    with tempfile.TemporaryDirectory() as home:
+        process = subprocess.run(
+            [python, "-B", "-c", _IMPORT, *IMPORTED_LATER],
+            cwd=rooms,
+            env={**os.environ, "BENTOML_HOME": home, "SAMEDIGIT_MODEL_FOLDER": "", "PYTHONPATH": str(rooms)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    files = [Path(file) for file in json.loads(process.stdout.splitlines()[-1])]
+    chosen = [file for file in files if file.suffix == ".py" and file.is_relative_to(packages)]
+    unchecked = "import compileall, py_compile, sys\n" + (
+        "for file in sys.stdin.read().splitlines():\n"
+        "    compileall.compile_file(file, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)\n"
+    )
+    every = sorted(str(file) for file in [*chosen, *rooms.rglob("*.py")])
+    subprocess.run([python, "-c", unchecked], input="\n".join(every), text=True, check=True)
+    print(f"compiled: {len(chosen)} modules that the server imports, and its own")
+
+
+def _size(path: Path) -> int:
+    files = [path] if not path.is_dir() else path.rglob("*")
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
