@@ -209,14 +209,24 @@ def study(
         int | None, typer.Option(min=1, help="Runs at once; as many as there are cores without this.")
     ] = None,
     folder: Annotated[Path, typer.Option("--study", help="Where the runs are kept.")] = Path("study"),
+    share: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Only the Kth of N shares of the runs, and no report.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train recipes from many seeds, and say in a report which differences between them are real.
 
     Stopped, even by kill -9, the same command goes on where it was: finished runs are kept, none counts twice.
+
+    Several machines make one study in a folder that they all see: each its --share; then, without that, the rest and the
+    report.
     """
     with saying_when_interrupted("finished runs are kept, and the same command goes on from there"):
+        if share is not None:
+            done = commands.study_share(recipes or [], share, seeds=seeds, jobs=jobs, folder=folder)
+            print_json(done) if as_json else commands.show_share(done)
+            return
         path, tables = commands.study(recipes or [], seeds=seeds, jobs=jobs, folder=folder)
     if as_json:
         print_json({"report": str(path), **tables})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from digits.contract import Images, Probabilities
     from digits.store import StoredModel
     from training.evaluate import Reading
+    from training.study import Run, Share
 
 console = Console()
 progress_console = Console(stderr=True)  # so that --json has standard output to itself
@@ -95,6 +96,35 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
         The report's path, and its tables as plain data.
     """
     from comparison.study_report import TABLES, write_study_report
+    from training.study import WHOLE
+
+    _run_study(names, WHOLE, seeds=seeds, jobs=jobs, folder=folder)
+    report = write_study_report(folder, folder / "report.html").resolve()
+    return report, json.loads(report.with_name(TABLES).read_text())
+
+
+def study_share(names: Sequence[str], share: str, *, seeds: int, jobs: int | None, folder: Path) -> dict[str, Any]:
+    """Trains a share of the same, such as "3/8", and writes no report: others may be at work in the folder.
+
+    Returns:
+        The share, and how many runs the folder has now, of how many that were asked for.
+    """
+    from training.recipes import RECIPES
+    from training.study import Share
+
+    found = Share.read(share)
+    finished = _run_study(names, found, seeds=seeds, jobs=jobs, folder=folder)
+    return {"share": str(found), "finished": len(finished), "runs": seeds * len(set(names or RECIPES))}
+
+
+def show_share(done: dict[str, Any]) -> None:
+    missing = "the same command without --share writes the report"
+    if done["finished"] < done["runs"]:
+        missing = "others may be at it; what is missing in the end is done by the same command without --share"
+    print(f"Share {done['share']} is done; {done['finished']} of {done['runs']} runs are there: {missing}.")
+
+
+def _run_study(names: Sequence[str], share: Share, *, seeds: int, jobs: int | None, folder: Path) -> list[Run]:
     from training.recipes import RECIPES, find_recipe
     from training.study import Progress as Done
     from training.study import run_study
@@ -117,9 +147,7 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
                 found = f"{done.run.name}, seed {done.run.seed}: {100 * done.run.accuracy:.2f} %"
                 progress_console.print(found, f"({done.done}/{done.total})", highlight=False)
 
-        run_study(recipes, seeds=seeds, jobs=jobs, folder=folder, on_done=on_done)
-    report = write_study_report(folder, folder / "report.html").resolve()
-    return report, json.loads(report.with_name(TABLES).read_text())
+        return run_study(recipes, seeds=seeds, jobs=jobs, share=share, folder=folder, on_done=on_done)
 
 
 STUDY_COLUMNS: Final = ("recipe", "seeds", "mean, %", "95 %", "sd", "range", "reported", "one run gives")

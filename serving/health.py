@@ -1,6 +1,6 @@
 """Whether the server on this machine is ready, by its own settings: the image's health check. Exit code 0 or 1.
 
-    python -m serving.health [PORT]        BentoML's port; 3000 without it
+python -m serving.health [PORT]        BentoML's port; 3000 without it
 """
 
 from __future__ import annotations

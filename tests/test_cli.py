@@ -334,5 +334,10 @@ def test_a_study_ends_with_a_table_and_a_report_and_goes_on_where_it_was(tmp_pat
     correct = [json.loads((folder / "numpy-deep" / f"seed-000{seed}.json").read_text())["correct"] for seed in (1, 2)]
     assert f"{sum(correct) / 200:.2f}" in second.stdout
     assert "…" not in second.stdout
+    share = samedigit("study", "numpy-deep", "--seeds", 2, "--study", folder, "--share", "2/2")
+    said = "Share 2/2 is done; 2 of 2 runs are there: the same command without --share writes the report.\n"
+    assert (share.returncode, share.stdout) == (0, said)
+    wrong = samedigit("study", "numpy-deep", "--study", folder, "--share", "3/2")
+    assert (wrong.returncode, wrong.stderr) == (3, "Error: A share is given as 3/8, the third of eight; got '3/2'.\n")
     markdown = samedigit("study", "numpy-deep", "--seeds", 2, "--study", folder, "--markdown")
     assert markdown.stdout.splitlines()[2].startswith(f"| numpy-deep | 2 | {sum(correct) / 200:.2f} |")

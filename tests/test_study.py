@@ -28,7 +28,17 @@ from digits.errors import StudyError
 from digits.mnist import LabelledImages
 from digits.network import dense_network
 from training.recipes import RECIPES, Recipe
-from training.study import Progress, Run, _check_space, estimate_seconds_left, read_runs, run_study
+from training.study import (
+    WHOLE,
+    Progress,
+    Run,
+    Share,
+    _alone_in,
+    _check_space,
+    estimate_seconds_left,
+    read_runs,
+    run_study,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -360,6 +370,57 @@ def test_a_finished_study_is_not_run_again_and_a_part_of_it_can_be_asked_for(who
     assert run_study(RECIPES_HERE, seeds=SEEDS, folder=whole.folder) == whole.runs
     assert run_study([DEEP, DEEP], seeds=1, folder=whole.folder) == [whole.runs[SEEDS]]
     assert made_at(whole.folder) == before
+
+
+# Several machines
+
+
+def test_shares_have_every_run_once_and_make_the_same_study(whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    done: list[list[tuple[str, int]]] = []
+    for number in (1, 2, 3):
+        before = {(run.name, run.seed) for run in read_runs(folder)}
+        progress: list[Progress] = []
+        found = run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, share=Share(number, 3), on_done=progress.append)
+        done.append([(run.name, run.seed) for run in found if (run.name, run.seed) not in before])
+        assert (progress[0].done, progress[-1].done) == (0, len(done[-1]))
+        assert progress[0].total == len(done[-1])
+    assert sorted(map(len, done)) == [TOTAL // 3, *[-(-TOTAL // 3)] * 2]
+    assert_same(read_runs(folder), whole.runs)
+
+
+def test_two_shares_run_at_once_but_neither_twice_nor_beside_the_whole(whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    with _alone_in(folder, Share(1, 2)), _alone_in(folder, Share(2, 2)):
+        for other in (Share(2, 2), WHOLE):
+            with pytest.raises(StudyError, match="Another study is running in"), _alone_in(folder, other):
+                pass
+    with (
+        _alone_in(folder, WHOLE),
+        pytest.raises(StudyError, match="Another study is running in"),
+        _alone_in(folder, Share(1, 2)),
+    ):
+        pass
+
+
+def test_what_a_share_that_died_left_is_done_with_the_whole_and_by_no_other_share(whole: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    (folder / SIGMOID.name).mkdir(parents=True)
+    theirs = folder / SIGMOID.name / ".seed-0001.npz.77"  # of the first share, which may be writing it
+    theirs.touch()
+    run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, share=Share(2, 2))
+    assert theirs.exists()
+    assert {run.seed for run in read_runs(folder) if run.name == SIGMOID.name} == set()
+    assert_same(run_study(RECIPES_HERE, seeds=SEEDS, folder=folder), whole.runs)
+    assert not theirs.exists()
+
+
+@pytest.mark.parametrize("text", ["", "3", "0/8", "9/8", "3/", "/8", "-1/8", "3/8/9", "3 of 8", "1.5/2"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(f"A share is given as 3/8, the third of eight; got {text!r}.")):
+        Share.read(text)
+    assert (Share.read("3/8"), str(Share(3, 8))) == (Share(3, 8), "3/8")
 
 
 # Refused, before any training

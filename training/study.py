@@ -130,12 +130,38 @@ class Run:
             raise StudyError(f"{self.file} cannot be read ({error}). {_delete(self.file)}") from error
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of a study that several machines make in one folder, the runs that are this one's: every `of`th, from the `number`th."""
+
+    number: int  # from 1
+    of: int
+
+    @classmethod
+    def read(cls, text: str) -> Share:
+        """From "3/8".
+
+        Raises:
+            StudyError: it is nothing of the kind.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise StudyError(f"A share is given as 3/8, the third of eight; got {text!r}.")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+WHOLE: Final = Share(1, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a study is."""
 
-    done: int  # finished runs, those of earlier calls too
-    total: int
+    done: int  # finished runs of the share, those of earlier calls too
+    total: int  # of the share
     seconds_left: float | None  # an estimate; None before the first run is finished
     run: Run | None  # the one that has just finished; None at the start
 
@@ -146,6 +172,7 @@ def run_study(
     seeds: int,
     folder: Path,
     jobs: int | None = None,
+    share: Share = WHOLE,
     on_done: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Run]:
     """Trains each recipe from the seeds 1 to `seeds`, in place of its own, but for the runs that are finished already.
@@ -157,10 +184,12 @@ def run_study(
         seeds: how many, at least 1.
         folder: of the study, made if it is not there.
         jobs: runs at once, at least 1; as many as there are cores without this.
+        share: which of the runs to do, where other machines do others. What one that died left is done by whoever asks for
+            the whole, once no share is being done.
         on_done: called at the start, and after each run.
 
     Returns:
-        The finished runs of these recipes and seeds, as `read_runs` orders them.
+        The finished runs of these recipes and seeds, as `read_runs` orders them; with a share, of others too.
 
     Raises:
         NotInstalled: a recipe's framework is missing.
@@ -172,17 +201,19 @@ def run_study(
     for recipe in by_name.values():
         trainers.require(recipe.framework)
     mnist.train_images(), mnist.test_images()  # a download that all runs share, or an error before the first
-    with _alone_in(folder):
+    wanted = [(name, seed) for seed in range(1, seeds + 1) for name in by_name]
+    ours = wanted[share.number - 1 :: share.of]
+    with _alone_in(folder, share):
         for name in by_name:
             _make_folder(folder / name)
-            for leftover in (folder / name).glob(".seed-*"):  # of runs that were killed
+        for name, seed in ours:
+            for leftover in (folder / name).glob(f".seed-{seed:04d}.*"):  # of runs that were killed
                 leftover.unlink(missing_ok=True)
         runs = {(run.name, run.seed): run for run in read_runs(folder) if run.name in by_name}
         _check_unchanged(by_name, list(runs.values()))
-        wanted = dict.fromkeys((name, seed) for seed in range(1, seeds + 1) for name in by_name)
-        missing = [dataclasses.replace(by_name[name], seed=seed) for name, seed in wanted if (name, seed) not in runs]
+        missing = [dataclasses.replace(by_name[name], seed=seed) for name, seed in ours if (name, seed) not in runs]
         _check_space(folder, len(missing))
-        _run_all(missing, folder, jobs or _cores(), total=len(wanted), kept=list(runs.values()), on_done=on_done)
+        _run_all(missing, folder, jobs or _cores(), total=len(ours), kept=list(runs.values()), on_done=on_done)
         return [run for run in read_runs(folder) if (run.name, run.seed) in wanted]
 
 
@@ -236,20 +267,24 @@ def _sha256(recipe: Recipe) -> str:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system releases whatever becomes of this process."""
+def _alone_in(folder: Path, share: Share) -> Iterator[None]:
+    """Holds the folder's lock, which the system releases whatever becomes of this process: a share, beside other shares."""
     _make_folder(folder)
-    path = folder / ".lock"
+    locks = {".lock": fcntl.LOCK_EX}
+    if share != WHOLE:
+        locks = {".lock": fcntl.LOCK_SH, f".lock-{share.number}-of-{share.of}": fcntl.LOCK_EX}
     with contextlib.ExitStack() as stack:
-        try:
-            lock = stack.enter_context(open(path, "wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StudyError(
-                f"Another study is running in {folder}. Wait until it is done, or give another folder: --study"
-            ) from error
-        except OSError as error:
-            raise StudyError(f"{path} cannot be written: {error.strerror}. {_FOLDER_ADVICE}") from error
+        for name, kind in locks.items():
+            path = folder / name
+            try:
+                lock = stack.enter_context(open(path, "ab"))
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StudyError(
+                    f"Another study is running in {folder}. Wait until it is done, or give another folder: --study"
+                ) from error
+            except OSError as error:
+                raise StudyError(f"{path} cannot be written: {error.strerror}. {_FOLDER_ADVICE}") from error
         yield
 
 
