@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -160,7 +161,27 @@ def test_another_base_may_be_pinned_by_its_digest_and_a_commit_is_named_with_its
     assert re.fullmatch(r"[0-9a-f]{40}", given.pop("REVISION"))
     assert given == {"BASE": base, "VERSION": "1.2.3", "CREATED": "2026-01-02T03:04:05+00:00"}
     declared = set(re.findall(r"^ARG (\w+)", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE))
-    assert declared == {*given, "REVISION"}
+    assert declared == {*given, "REVISION", "BILL"}
+
+
+@pytest.mark.slow
+def test_the_packages_in_the_image_are_listed_beside_it_and_it_names_the_list(
+    checkout: Path, trained_home: Path
+) -> None:
+    (checkout / ".venv").symlink_to(sys.prefix)
+    shutil.copy(PROJECT / "pyproject.toml", checkout)
+    shutil.copytree(PROJECT / "requirements", checkout / "requirements")
+    built = build_image(checkout, trained_home, engine="docker")
+    assert built.returncode == 0, built.stderr
+    contents = (checkout / "build/image/samedigit-onnx.cdx.json").read_bytes()
+    listed = {
+        re.sub(r"[-_.]+", "-", component["name"]).lower(): component["version"]
+        for component in json.loads(contents)["components"]
+    }
+    assert {"bentoml", "numpy", "onnxruntime", "pillow"} <= listed.keys()
+    assert all(version in pins("onnx.txt")[name] for name, version in listed.items())
+    named = f"--build-arg BILL=samedigit-onnx.cdx.json sha256:{hashlib.sha256(contents).hexdigest()} "
+    assert named in (checkout / "asked").read_text()
 
 
 def test_the_image_starts_the_server_in_one_process_and_serves_the_folder_that_is_copied_in() -> None:
