@@ -1,0 +1,256 @@
+"""How latency grows with load and workers: measured here, beside a model of it; and what autoscaling does to a burst.
+
+    python -m benchmarks.capacity [--seconds N] [--json FILE]
+
+Requests arrive by themselves (Poisson) at shares of what a server carries; latencies count from the moment at which each was to
+be sent. One worker has a core and the client another; two workers share both with it. The model knows of the server two
+numbers, what it carries and how long it takes for one; what it then says is held against what was measured. The picture is
+written beside the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import queueing
+from benchmarks.overload import CLOSED_CONNECTIONS, CONNECTIONS, RECIPE, WARM_UP_SECONDS, write_requests
+from benchmarks.overload_client import Arrivals, offer
+from benchmarks.queueing import Moment, Service
+from benchmarks.results import write_results
+from benchmarks.serving_servers import ours, started
+from digits import mnist
+from digits.contract import Backend
+from digits.errors import SamedigitError
+from digits.store import find_model
+from loadtests.load_test import processor
+from loadtests.server import free_ports, on_cores
+from runtimes.backends import open_runtime
+from runtimes.device import CPU
+
+SHARES: Final = (0.2, 0.4, 0.6, 0.8, 0.9)
+WAITING: Final = 64
+MODEL_SECONDS: Final = 30.0  # of the model's time
+CALM, PEAK = 0.35, 3.0  # of a burst, in pods
+BURST: Final = (120.0, 480.0)  # seconds, of 1,200
+BURST_SECONDS: Final = 1200.0
+CONNECTION_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    backend: Backend
+    workers: int
+    batch: int
+
+    @property
+    def settings(self) -> dict[str, str]:
+        batch = {} if self.batch > 1 else {"SAMEDIGIT_MAX_BATCH": "1"}
+        return {"SAMEDIGIT_WORKERS": str(self.workers), "SAMEDIGIT_MAX_WAITING": str(WAITING), **batch}
+
+
+CASES: Final = (
+    Case(name="ONNX, batched, one worker", backend="onnx", workers=1, batch=256),
+    Case(name="TensorFlow, one by one, one worker", backend="tensorflow", workers=1, batch=1),
+    Case(name="TensorFlow, one by one, two workers", backend="tensorflow", workers=2, batch=1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A share of what a server carries: what was measured, and what the model says of it."""
+
+    case: str
+    share: float
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    shed: float
+    model_p50_ms: float
+    model_p99_ms: float
+    model_shed: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=6, help="of each measurement (default 6)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("results/capacity.json"), help="default: results/capacity.json"
+    )
+    arguments = parser.parse_args()
+    if arguments.seconds < 1:
+        parser.error("--seconds must be at least 1")
+    try:
+        document = run(seconds=arguments.seconds)
+        write_results(document, arguments.json)
+        plot(document, arguments.json.with_suffix(".svg"))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (SamedigitError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(3) from error
+    show(document)
+
+
+def run(*, seconds: int) -> dict[str, Any]:
+    """Every case, and the bursts. The result is what the JSON file holds.
+
+    Raises:
+        SamedigitError: no model, or the server did not start.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    model = find_model(RECIPE)
+    images = mnist.test_images().images[:4096]
+    digits = open_runtime("onnx", model.path("onnx"), device=CPU).predict(images).argmax(axis=1)
+    points: list[Point] = []
+    services: dict[str, Service] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for case in CASES:
+            apart = case.workers == 1 and len(cores) > 1
+            server_cores, client_cores = ([cores[0]], [cores[-1]]) if apart else (None, None)
+            requests, endings = write_requests(f"{RECIPE}.{case.backend}", images, digits, batch=1)
+            port, data_port = free_ports(2)
+            start = ours(model, case.backend, (port, data_port), **case.settings)
+            with (
+                on_cores(client_cores),
+                started({case.name: start}, cores=server_cores, progress=progress) as servers,
+            ):
+                servers[case.name].wake()
+                load = Arrivals(
+                    port=data_port, requests=requests, endings=endings, rate=None, seconds=seconds,
+                    connections=CLOSED_CONNECTIONS * case.workers, cores=client_cores,
+                )  # fmt: skip
+                step = progress.add_task(case.name, total=2 + len(SHARES))
+                offer(replace(load, seconds=WARM_UP_SECONDS))
+                carried = offer(load)
+                rate = len(carried.accepted_ms) / carried.seconds
+                progress.advance(step)
+                alone = offer(replace(load, connections=1))
+                progress.advance(step)
+                service = services[case.name] = fitted(case, rate, float(np.median(alone.accepted_ms)) / 1000)
+                for share in SHARES:
+                    outcome = offer(replace(load, rate=share * rate, connections=CONNECTIONS))
+                    points.append(_point(case, share, share * rate, outcome.accepted_ms, len(outcome.shed_ms), service))
+                    progress.advance(step)
+                progress.remove_task(step)
+        step = progress.add_task("bursts", total=2)
+        service = services[CASES[1].name]
+        bursts = {}
+        for name, kept in (("a proxy chooses for each request", None), ("connections stay", CONNECTION_SECONDS)):
+            bursts[name] = [
+                asdict(one)
+                for one in queueing.burst(
+                    service, lambda at: service.rate * rate_in_pods(at), seconds=BURST_SECONDS, connection_seconds=kept
+                )
+            ]
+            progress.advance(step)
+    return {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "model": model.tag,
+        "services": {name: asdict(service) for name, service in services.items()},
+        "points": [asdict(point) for point in points],
+        "pod_rate": service.rate,
+        "bursts": bursts,
+    }
+
+
+def fitted(case: Case, rate: float, alone: float) -> Service:
+    """A worker that carries its part of `rate`, and takes `alone` seconds for one request.
+
+    In a closed loop of n connections a batch has all n, so that n / rate is what it takes for them.
+    """
+    per_request = case.workers / rate
+    if case.batch == 1:
+        return Service(turn=0.0, each=per_request, batch=1, waiting=WAITING)
+    together = per_request * CLOSED_CONNECTIONS
+    each = max(0.0, (together - alone) / (CLOSED_CONNECTIONS - 1))
+    return Service(turn=max(0.0, together - each * CLOSED_CONNECTIONS), each=each, batch=case.batch, waiting=WAITING)
+
+
+def rate_in_pods(at: float) -> float:
+    return PEAK if BURST[0] <= at < BURST[1] else CALM
+
+
+def _point(case: Case, share: float, rate: float, accepted_ms: Any, shed: int, service: Service) -> Point:
+    modelled, refused = queueing.latencies(service, rate=rate, workers=case.workers, seconds=MODEL_SECONDS)
+    p50, p99 = np.percentile(accepted_ms, (50, 99)).tolist()
+    model_p50, model_p99 = (1000 * np.percentile(modelled, (50, 99))).tolist()
+    return Point(
+        case=case.name,
+        share=share,
+        rate=rate,
+        p50_ms=p50,
+        p99_ms=p99,
+        shed=shed / (shed + len(accepted_ms)),
+        model_p50_ms=model_p50,
+        model_p99_ms=model_p99,
+        model_shed=refused / (refused + len(modelled)),
+    )
+
+
+def show(document: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    table = Table(title=document["machine"])
+    for title in ("case", "of what it carries", "requests/s", "p50, ms", "model", "p99, ms", "model", "shed", "model"):
+        table.add_column(title, justify="left" if title == "case" else "right")
+    for one in document["points"]:
+        table.add_row(
+            one["case"], f"{one['share']:.0%}", f"{one['rate']:,.0f}", f"{one['p50_ms']:.2f}", f"{one['model_p50_ms']:.2f}",
+            f"{one['p99_ms']:.2f}", f"{one['model_p99_ms']:.2f}", f"{one['shed']:.2%}", f"{one['model_shed']:.2%}",
+        )  # fmt: skip
+    console.print(table)
+    for name, moments in document["bursts"].items():
+        said = [Moment(**one) for one in moments]
+        lost = sum(one.shed * one.offered for one in said) / sum(one.offered for one in said)
+        slow = sum(not one.p99 < 0.01 for one in said) * queueing.PERIOD
+        most = max(one.pods for one in said)
+        console.print(f"burst, {name}: {lost:.2%} shed, {slow:.0f} s with a p99 above 10 ms, at most {most} pods")
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Writes latency against load, and the bursts, as an SVG picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    across, bursts = figure.subplots(2, 2)
+    for axes, key, title in zip(across, ("p50", "p99"), ("half are faster", "99 of 100 are faster"), strict=True):
+        for number, case in enumerate(document["services"]):
+            points = [one for one in document["points"] if one["case"] == case]
+            shares = [100 * one["share"] for one in points]
+            axes.plot(shares, [one[f"model_{key}_ms"] for one in points], color=f"C{number}", label=f"{case}: model")
+            axes.plot(shares, [one[f"{key}_ms"] for one in points], "o", color=f"C{number}", label="measured")
+        axes.set(xlabel="load, % of what the server carries", ylabel="latency, ms", title=title, yscale="log")
+        axes.grid(alpha=0.3)
+    across[0].legend(fontsize=7)
+    for axes, (name, moments) in zip(bursts, document["bursts"].items(), strict=True):
+        minutes = [one["at"] / 60 for one in moments]
+        axes.step(
+            minutes, [one["offered"] / document["pod_rate"] for one in moments], where="post", label="load, in pods"
+        )
+        axes.step(minutes, [one["pods"] for one in moments], where="post", label="pods")
+        axes.step(minutes, [100 * one["shed"] for one in moments], where="post", label="shed, %", color="C3")
+        axes.set(xlabel="minutes", title=f"a burst; {name}")
+        twin = axes.twinx()
+        twin.plot(minutes, [1000 * one["p99"] if math.isfinite(one["p99"]) else None for one in moments], "k.", ms=3)
+        twin.set(ylabel="p99, ms (dots)", yscale="log")
+        axes.grid(alpha=0.3)
+    bursts[0].legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
