@@ -500,6 +500,10 @@ def test_a_long_stroke_is_asked_about_on_the_way_one_request_at_a_time(page: Pag
     on_the_way = len(asked)
     page.mouse.up()
     expect_digit(page, 8)
+    for _ in range(100):  # the last question waits for the answer to the one before, which a busy machine may keep
+        if len(asked) > on_the_way:
+            break
+        page.wait_for_timeout(100)
     page.wait_for_timeout(300)
     assert 1 <= on_the_way <= 10  # 80 moves in at least 1.6 s, and 0.6 s between two
     assert len(asked) == on_the_way + 1
