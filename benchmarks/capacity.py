@@ -3,9 +3,9 @@
     python -m benchmarks.capacity [--seconds N] [--json FILE]
 
 Requests arrive by themselves (Poisson) at shares of what a server carries; latencies count from the moment at which each was to
-be sent. One worker has a core and the client another; two workers share both with it. The model knows of the server two
-numbers, what it carries and how long it takes for one; what it then says is held against what was measured. The picture is
-written beside the JSON file.
+be sent. The worker has a core and the client another, which it keeps busy: with more than two cores, two workers are measured
+too. The model knows of the server two numbers, what it carries and how long it takes for one; what it then says is held against
+what was measured. The picture is written beside the JSON file.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ CONNECTION_SECONDS: Final = 300.0
 class Case:
     name: str
     backend: Backend
+    images: int  # in a request
     workers: int
-    batch: int
+    batch: int  # requests that run together
 
     @property
     def settings(self) -> dict[str, str]:
@@ -63,9 +64,9 @@ class Case:
 
 
 CASES: Final = (
-    Case(name="ONNX, batched, one worker", backend="onnx", workers=1, batch=256),
-    Case(name="TensorFlow, one by one, one worker", backend="tensorflow", workers=1, batch=1),
-    Case(name="TensorFlow, one by one, two workers", backend="tensorflow", workers=2, batch=1),
+    Case(name="ONNX, 64 images a request, in batches of 256", backend="onnx", images=64, workers=1, batch=4),
+    Case(name="TensorFlow, one by one", backend="tensorflow", images=1, workers=1, batch=1),
+    Case(name="TensorFlow, one by one, two workers", backend="tensorflow", images=1, workers=2, batch=1),
 )
 
 
@@ -118,10 +119,9 @@ def run(*, seconds: int) -> dict[str, Any]:
     points: list[Point] = []
     services: dict[str, Service] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for case in CASES:
-            apart = case.workers == 1 and len(cores) > 1
-            server_cores, client_cores = ([cores[0]], [cores[-1]]) if apart else (None, None)
-            requests, endings = write_requests(f"{RECIPE}.{case.backend}", images, digits, batch=1)
+        for case in [case for case in CASES if case.workers < max(2, len(cores))]:
+            server_cores, client_cores = (cores[: case.workers], cores[-1:]) if len(cores) > 1 else (None, None)
+            requests, endings = write_requests(f"{RECIPE}.{case.backend}", images, digits, batch=case.images)
             port, data_port = free_ports(2)
             start = ours(model, case.backend, (port, data_port), **case.settings)
             with (
@@ -171,14 +171,15 @@ def run(*, seconds: int) -> dict[str, Any]:
 def fitted(case: Case, rate: float, alone: float) -> Service:
     """A worker that carries its part of `rate`, and takes `alone` seconds for one request.
 
-    In a closed loop of n connections a batch has all n, so that n / rate is what it takes for them.
+    In a closed loop every batch is full, or has all that there are, so that n / rate is what it takes for n.
     """
     per_request = case.workers / rate
     if case.batch == 1:
         return Service(turn=0.0, each=per_request, batch=1, waiting=WAITING)
-    together = per_request * CLOSED_CONNECTIONS
-    each = max(0.0, (together - alone) / (CLOSED_CONNECTIONS - 1))
-    return Service(turn=max(0.0, together - each * CLOSED_CONNECTIONS), each=each, batch=case.batch, waiting=WAITING)
+    number = min(CLOSED_CONNECTIONS, case.batch)
+    together = per_request * number
+    each = max(0.0, (together - alone) / (number - 1))
+    return Service(turn=max(0.0, together - each * number), each=each, batch=case.batch, waiting=WAITING)
 
 
 def rate_in_pods(at: float) -> float:
@@ -227,15 +228,17 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     across, bursts = figure.subplots(2, 2)
-    for axes, key, title in zip(across, ("p50", "p99"), ("half are faster", "99 of 100 are faster"), strict=True):
+    for axes, key in zip(across, ("p50", "p99"), strict=True):
         for number, case in enumerate(document["services"]):
             points = [one for one in document["points"] if one["case"] == case]
             shares = [100 * one["share"] for one in points]
             axes.plot(shares, [one[f"model_{key}_ms"] for one in points], color=f"C{number}", label=f"{case}: model")
             axes.plot(shares, [one[f"{key}_ms"] for one in points], "o", color=f"C{number}", label="measured")
-        axes.set(xlabel="load, % of what the server carries", ylabel="latency, ms", title=title, yscale="log")
+        axes.set(xlabel="load, % of what the server carries", ylabel="latency, ms", title=key, yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3)
-    across[0].legend(fontsize=7)
+    across[0].legend(fontsize=7, loc="lower right")
     for axes, (name, moments) in zip(bursts, document["bursts"].items(), strict=True):
         minutes = [one["at"] / 60 for one in moments]
         axes.step(
@@ -247,6 +250,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         twin = axes.twinx()
         twin.plot(minutes, [1000 * one["p99"] if math.isfinite(one["p99"]) else None for one in moments], "k.", ms=3)
         twin.set(ylabel="p99, ms (dots)", yscale="log")
+        twin.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
     bursts[0].legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
