@@ -235,10 +235,9 @@ def plot(document: dict[str, Any], path: Path) -> None:
             axes.plot(shares, [one[f"model_{key}_ms"] for one in points], color=f"C{number}", label=f"{case}: model")
             axes.plot(shares, [one[f"{key}_ms"] for one in points], "o", color=f"C{number}", label="measured")
         axes.set(xlabel="load, % of what the server carries", ylabel="latency, ms", title=key, yscale="log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        _plain(axes.yaxis)
         axes.grid(alpha=0.3)
-    across[0].legend(fontsize=7, loc="lower right")
+    figure.legend(*across[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     for axes, (name, moments) in zip(bursts, document["bursts"].items(), strict=True):
         minutes = [one["at"] / 60 for one in moments]
         axes.step(
@@ -250,10 +249,19 @@ def plot(document: dict[str, Any], path: Path) -> None:
         twin = axes.twinx()
         twin.plot(minutes, [1000 * one["p99"] if math.isfinite(one["p99"]) else None for one in moments], "k.", ms=3)
         twin.set(ylabel="p99, ms (dots)", yscale="log")
-        twin.yaxis.set_major_formatter("{x:g}")
+        _plain(twin.yaxis)
         axes.grid(alpha=0.3)
     bursts[0].legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _plain(axis: Any) -> None:
+    """1, 2, 5 and 10 in place of powers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 if __name__ == "__main__":
