@@ -9,11 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from certificates import Certificate, make_certificate
-from conftest import PROJECT
+from conftest import PROJECT, python
 
 from loadtests.server import free_ports
 
@@ -52,16 +51,12 @@ def answering(made: Certificate) -> Iterator[Callable[..., int]]:
         server.server_close()
 
 
-def health(port: int, **environment: Path) -> tuple[int, str]:
+def health(*arguments: object) -> tuple[int, str]:
     """Its exit code, and what it says."""
     process = subprocess.run(
-        [sys.executable, "-m", "serving.health", str(port)],
+        [sys.executable, "-m", "serving.health", *map(str, arguments)],
         cwd=PROJECT,
-        env={
-            **os.environ,
-            "http_proxy": "http://127.0.0.1:9",
-            **{name: str(path) for name, path in environment.items()},
-        },
+        env={**os.environ, "http_proxy": "http://127.0.0.1:9"},
         capture_output=True,
         text=True,
     )
@@ -69,21 +64,25 @@ def health(port: int, **environment: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_says_whether_the_server_is_ready(tls: bool, answering: Callable[..., int], made: Certificate) -> None:
-    environment = {"SAMEDIGIT_TLS_CERTIFICATE": made.certificate, "SAMEDIGIT_TLS_KEY": made.key} if tls else {}
-    assert health(answering(200, tls=tls), **environment) == (0, "")
-    assert health(answering(503, tls=tls), **environment) == (1, "")
+def test_says_whether_the_server_is_ready(tls: bool, answering: Callable[..., int]) -> None:
+    assert health(answering(200, tls=tls)) == (0, "")
+    assert health(answering(503, tls=tls)) == (1, "")
 
 
-def test_a_server_that_speaks_otherwise_or_is_not_there_is_not_ready(
-    answering: Callable[..., int], made: Certificate
-) -> None:
-    assert health(answering(200, tls=True)) == (1, "")
-    assert health(
-        answering(200, tls=False), SAMEDIGIT_TLS_CERTIFICATE=made.certificate, SAMEDIGIT_TLS_KEY=made.key
-    ) == (
-        1,
-        "",
-    )
+def test_a_server_that_is_not_there_is_not_ready() -> None:
     (free,) = free_ports(1)
     assert health(free) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("https",), (3000, 8000)])
+def test_a_wrong_command_line_is_told(arguments: tuple[object, ...]) -> None:
+    assert health(*arguments) == (1, "Expected BentoML's port: python -m serving.health 3000\n")
+
+
+def test_it_imports_nothing_of_the_server() -> None:
+    imported = python("import sys, serving.health; print(*sys.modules)").split()
+    assert {name for name in imported if name.partition(".")[0] in {"serving", "digits", "numpy", "ssl"}} <= {
+        "serving",
+        "serving.health",
+        "ssl",
+    }
