@@ -18,40 +18,27 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-LEFT_OUT: Final[dict[str, str]] = {  # patterns in site-packages -> why no request can reach it
-    "**/tests": "packages' own tests",
-    "**/*.pyi": "types, for checkers",
-    "**/*.pyx": "sources of what is compiled",
-    "**/*.pxd": "the same",
-    "**/*.[ch]": "the same",
-    "onnxruntime/capi/libonnxruntime.so.*": "for programs in C: Python's module has its own inside",
-    "onnxruntime/backend": "ONNX's own test interface",
-    "onnxruntime/datasets": "example models",
-    "onnxruntime/quantization": "makes models smaller",
-    "onnxruntime/tools": "changes models",
-    "onnxruntime/transformers": "changes models",
-    "numpy/f2py": "compiles Fortran",
-    "numpy/_core/include": "for compiling against NumPy",
-    "numpy/_core/lib": "the same",
-    "numpy/random/lib": "the same",
-    "numpy/_core/_simd.*": "for NumPy's tests",
-    "PIL/_avif.*": "AVIF, which /classify does not take",
-    "pillow.libs/libavif-*": "the same",
-    "PIL/_imagingcms.*": "colour profiles, which are not followed",
-    "pillow.libs/liblcms2-*": "the same",
-    "PIL/_imagingft.*": "writes text into pictures",
-    "pillow.libs/libfreetype-*": "the same",
-    "pillow.libs/libharfbuzz-*": "the same",
-    "pillow.libs/libbrotli*": "the same",
-    "pillow.libs/libpng16-*": "the same; Pillow reads PNG by itself",
-    "PIL/_imagingtk.*": "windows on a screen",
-    "pygments/lexers/[!_p]*": "colours for other languages than Python, in tracebacks",
-    "pygments/lexers/p[!y]*": "the same",
-    "tensorflow/include": "for compiling against TensorFlow",
-    "torch/include": "for compiling against torch",
-    "torch/bin": "torch's tests",
-    "torch/test": "the same",
-}
+LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {  # why no request can reach it -> patterns in site-packages
+    "packages' own tests": ("**/tests", "numpy/_core/_simd.*", "onnxruntime/backend", "torch/bin", "torch/test"),
+    "types, for checkers": ("**/*.pyi",),
+    "sources of what is compiled": ("**/*.pyx", "**/*.pxd", "**/*.[ch]"),
+    "for compiling against a package": (
+        "numpy/_core/include", "numpy/_core/lib", "numpy/random/lib", "tensorflow/include", "torch/include",
+    ),
+    "compiles Fortran": ("numpy/f2py",),
+    "onnxruntime for programs in C: Python's module has its own inside": ("onnxruntime/capi/libonnxruntime.so.*",),
+    "makes and changes ONNX models": (
+        "onnxruntime/datasets", "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
+    ),
+    "AVIF, which /classify does not take": ("PIL/_avif.*", "pillow.libs/libavif-*"),
+    "colour profiles, which are not followed": ("PIL/_imagingcms.*", "pillow.libs/liblcms2-*"),
+    "writes text into pictures": (
+        "PIL/_imagingft.*", "pillow.libs/libfreetype-*", "pillow.libs/libharfbuzz-*", "pillow.libs/libbrotli*",
+        "pillow.libs/libpng16-*",  # of FreeType; Pillow reads PNG by itself
+    ),
+    "windows on a screen": ("PIL/_imagingtk.*",),
+    "colours for other languages than Python, in tracebacks": ("pygments/lexers/[!_p]*", "pygments/lexers/p[!y]*"),
+}  # fmt: skip
 
 # What is imported only once the server starts, or is asked; some of it in vain, for want of a package.
 IMPORTED_LATER: Final = (
@@ -108,14 +95,12 @@ def main(venv: Path, rooms: Path) -> None:
 
 def leave_out(packages: Path) -> None:
     """Removes what LEFT_OUT names, and says how much that is."""
-    freed: dict[str, int] = {}
-    for pattern, why in LEFT_OUT.items():
-        for path in list(packages.glob(pattern)):
+    for why, patterns in LEFT_OUT.items():
+        size = 0
+        for path in [path for pattern in patterns for path in packages.glob(pattern)]:
             if path.exists():  # and is not inside what is gone
-                why = why if why != "the same" else list(freed)[-1]
-                freed[why] = freed.get(why, 0) + _size(path)
+                size += _size(path)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for why, size in freed.items():
         print(f"left out: {size / 1e6:6.1f} MB  {why}")
 
 
