@@ -58,20 +58,20 @@ class Worker:
             if self.free >= until:
                 break
             while following < len(arrivals) and arrivals[following] <= self.free:
-                if len(waiting) < service.waiting:
-                    waiting.append(arrivals[following])
-                else:
-                    shed += 1
+                shed += self._turned_away(arrivals[following])
                 following += 1
             number = min(len(waiting), service.batch)
             self.free += service.turn + service.each * number
             latencies += [self.free - waiting.popleft() for _ in range(number)]
-        for came in arrivals[following:]:
-            if len(waiting) < service.waiting:
-                waiting.append(came)
-            else:
-                shed += 1
+        shed += sum(self._turned_away(came) for came in arrivals[following:])
         return latencies, shed
+
+    def _turned_away(self, came: float) -> bool:
+        """Whether there is no room for who came then; else it waits."""
+        if len(self.waiting) == self.service.waiting:
+            return True
+        self.waiting.append(came)
+        return False
 
 
 def poisson(rate: float, start: float, stop: float, random: np.random.Generator) -> Times:

@@ -214,7 +214,8 @@ def run_study(
         missing = [dataclasses.replace(by_name[name], seed=seed) for name, seed in ours if (name, seed) not in runs]
         _check_space(folder, len(missing))
         _run_all(missing, folder, jobs or _cores(), total=len(ours), kept=list(runs.values()), on_done=on_done)
-        return [run for run in read_runs(folder) if (run.name, run.seed) in wanted]
+        asked = set(wanted)
+        return [run for run in read_runs(folder) if (run.name, run.seed) in asked]
 
 
 def read_runs(study: Path) -> list[Run]:
