@@ -25,7 +25,6 @@ from loadtests.client import connect
 from loadtests.server import DidNotStart, Start, free_ports, started
 
 JSON: Final = {"content-type": "application/json"}
-PYTHON: Final = os.environ.get("SERVER_PYTHON", sys.executable).split()  # tests/in_image: that of an image
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def start_of(
     """
     module = ["bentoml", "serve"] if by_bentoml else ["serving"]
     return Start(
-        command=[*PYTHON, "-m", *module, "--host", "127.0.0.1", "--port", str(port), *options],
+        command=[sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port), *options],
         environment={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
         ready=[f"{_url(port, ca_file)}/readyz"],
         ca_file=ca_file,

@@ -18,7 +18,7 @@ import tritonclient.grpc as triton
 from conftest import PROJECT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from servers import PYTHON, Server, folder_of, start_of
+from servers import Server, folder_of, start_of
 
 from digits.contract import Images
 from digits.mnist import LabelledImages
@@ -65,7 +65,7 @@ def served(image: Path, home: Path, **environment: str) -> Iterator[Server]:
     variables = {name: value for name, value in start.environment.items() if not name.startswith("PYTHON")}
     start = replace(
         start,
-        command=[str(image / "venv" / "bin" / "python"), *start.command[len(PYTHON) :]],
+        command=[str(image / "venv" / "bin" / "python"), *start.command[1:]],
         environment=variables,
         folder=image / "app",
     )
