@@ -122,6 +122,17 @@ def answered(page: Page) -> None:
     expect(page.locator("#rows")).to_have_attribute("aria-busy", "false")
 
 
+def wait_until(page: Page, condition: str) -> None:
+    """Until the page's script `condition` holds. Not wait_for_function: what it asks again is evaluated inside the page, where the
+    page's policy on scripts rightly forbids that, so it fails whenever the first answer is no.
+    """
+    for _ in range(300):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)  # ms
+    raise AssertionError(f"still not so after 30 s: {condition}")
+
+
 def comparisons(page: Page) -> list[Request]:
     """The requests to /compare from here on."""
     found: list[Request] = []
@@ -367,7 +378,7 @@ def test_a_file_that_is_no_picture_is_refused_in_the_servers_words(page: Page) -
 def test_a_camera_takes_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Camera").click()
     expect(page.get_by_role("dialog", name="Take a picture")).to_be_visible()
-    page.wait_for_function("document.querySelector('#video').videoWidth > 0")
+    wait_until(page, "document.querySelector('#video').videoWidth > 0")
     with page.expect_request("**/classify*") as request:
         page.get_by_role("button", name="Take").click()
     assert request.value.headers["content-type"] == "image/jpeg"
@@ -425,10 +436,10 @@ def test_why_lays_a_heat_map_over_the_digit_and_says_it_in_words(page: Page) -> 
     expect(page.locator(".legend")).to_be_visible()
     expect(page.locator("#announcement")).to_contain_text("most of all")
     covered = "[...document.querySelector('#overlay').getContext('2d').getImageData(0, 0, 840, 840).data].some(Boolean)"
-    page.wait_for_function(covered)
+    wait_until(page, covered)
     draw(page, DRAWN[7][1])  # another drawing has other reasons
     expect(page.locator("#why")).to_be_hidden()
-    page.wait_for_function(f"!({covered})")
+    wait_until(page, f"!({covered})")
     expect(button).to_have_attribute("aria-pressed", "false")
 
 
