@@ -43,6 +43,15 @@ for _name in [name for name in os.environ if name.startswith("SAMEDIGIT_") and n
     del os.environ[_name]  # a developer's own settings
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests that passed have measured: what they recorded as "table", by `record_property`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "table":
+                terminalreporter.write_line("")
+                terminalreporter.write_line(str(text))
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_remembered() -> None:
     """What the server reads once and then remembers is read anew in each test: a mistake in reading it is seen by any test."""
@@ -191,6 +200,24 @@ promote(train_and_store(recipe, device="cpu", on_epoch=lambda epoch: None).tag)
     said = {name: process.communicate(timeout=280)[0] for name, process in processes.items()}
     for name, process in processes.items():
         assert process.returncode == 0, f"{name} could not be trained:\n{said[name]}"
+
+
+@pytest.fixture(scope="session")
+def drawn_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BENTOML_HOME of a store that holds the models of drawn_models.py. Not to be written to; made once for all workers."""
+    require("torch", "onnx", "onnxruntime")
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    home = root / "drawn"
+    with FileLock(root / "drawn.lock"):
+        if not home.is_dir():
+            python(
+                "import sys; sys.path.insert(0, 'tests'); import drawn_models; drawn_models.keep_all()",
+                environment={"BENTOML_HOME": str(root / "drawing"), "CUDA_VISIBLE_DEVICES": ""},
+            )
+            (root / "drawing").rename(home)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import pytest
-from conftest import python, require
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, Request, Response, Route, expect, sync_playwright
 from servers import Server, serving
@@ -38,19 +37,8 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require("torch", "onnx", "onnxruntime")
-    folder = tmp_path_factory.mktemp("drawn")
-    python(
-        "import sys; sys.path.insert(0, 'tests'); import drawn_models; drawn_models.keep_all()",
-        environment={"BENTOML_HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""},
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[Server]:
-    with serving(home, {"SAMEDIGIT_BACKENDS": "numpy,onnx"}) as found:
+def server(drawn_home: Path) -> Iterator[Server]:
+    with serving(drawn_home, {"SAMEDIGIT_BACKENDS": "numpy,onnx"}) as found:
         yield found
 
 
@@ -123,8 +111,9 @@ def answered(page: Page) -> None:
 
 
 def wait_until(page: Page, condition: str) -> None:
-    """Until the page's script `condition` holds. Not wait_for_function: what it asks again is evaluated inside the page, where the
-    page's policy on scripts rightly forbids that, so it fails whenever the first answer is no.
+    """Until the page's script `condition` holds.
+
+    Not wait_for_function: where the first answer is no, it asks again from inside the page, whose policy rightly forbids eval.
     """
     for _ in range(300):
         if page.evaluate(condition):
@@ -443,7 +432,7 @@ def test_why_lays_a_heat_map_over_the_digit_and_says_it_in_words(page: Page) -> 
     expect(button).to_have_attribute("aria-pressed", "false")
 
 
-def test_reasons_are_what_hiding_takes_from_the_log_odds(page: Page, home: Path, server: Server) -> None:
+def test_reasons_are_what_hiding_takes_from_the_log_odds(page: Page, drawn_home: Path, server: Server) -> None:
     image = np.array(last_answer(page, lambda: draw(page, DRAWN[4][0]))["image"], np.uint8)
     with server.client(server.data_port) as client:
         (tag,) = [one["model"] for one in client.get("/models").json()["models"] if "conv" in one["model"]]
@@ -455,7 +444,7 @@ def test_reasons_are_what_hiding_takes_from_the_log_odds(page: Page, home: Path,
         [tag.split(":")[1], image.ravel().tolist()],
     )
 
-    (file,) = (home / "models" / "torch-conv").glob("*/model.npz")
+    (file,) = (drawn_home / "models" / "torch-conv").glob("*/model.npz")
     model = open_model(file, device=CPU)
 
     def log_odds(images: Any) -> Any:
@@ -567,8 +556,10 @@ def test_the_page_is_small_and_asks_no_other_host(open_page: Open, server: Serve
 # Keys of the server, and troubles
 
 
-def test_a_server_with_keys_is_asked_with_one_that_is_kept_for_the_session_only(home: Path, open_page: Open) -> None:
-    with serving(home, {"SAMEDIGIT_BACKENDS": "numpy", "SAMEDIGIT_KEYS": KEY}) as keyed:
+def test_a_server_with_keys_is_asked_with_one_that_is_kept_for_the_session_only(
+    drawn_home: Path, open_page: Open
+) -> None:
+    with serving(drawn_home, {"SAMEDIGIT_BACKENDS": "numpy", "SAMEDIGIT_KEYS": KEY}) as keyed:
         page = open_page(keyed.data_port)
         dialog = page.get_by_role("dialog", name="This server asks for a key")
         expect(dialog).to_be_visible()
