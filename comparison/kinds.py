@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from comparison.statistics import Interval, wilson
+from comparison.intervals import Interval, wilson
 from digits.card import Card, Score
 from digits.kinds.table import KINDS
 from digits.store import StoredModel

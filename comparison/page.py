@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from comparison.summary import format_ms, format_percent
+from comparison.words import format_ms, format_percent
 from digits.errors import ReportError
 
 NOT_MEASURED: Final = "-"
 
 
 def render(template: str, **values: Any) -> str:
-    """The template of that name in this folder, filled with `values`."""
+    """The template of that name, a path from this folder, filled with `values`."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

@@ -24,7 +24,7 @@ from digits.errors import ModelNotFound, NotInstalled, PictureError, SettingErro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from comparison.results import Target
+    from comparison.load.results import Target
     from digits.card import Epoch, Score
     from digits.confidence import Confidence
     from digits.contract import Images, Probabilities
@@ -95,7 +95,7 @@ def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -
     Returns:
         The report's path, and its tables as plain data.
     """
-    from comparison.study_report import TABLES, write_study_report
+    from comparison.study.report import TABLES, write_study_report
     from training.study import WHOLE
 
     _run_study(names, WHOLE, seeds=seeds, jobs=jobs, folder=folder)
@@ -173,7 +173,7 @@ def study_markdown(folder: Path) -> str:
 
 
 def _study_rows(folder: Path) -> list[tuple[str, ...]]:
-    from comparison.study_statistics import accuracy, read_answers, reproduction
+    from comparison.study.statistics import accuracy, read_answers, reproduction
     from digits import mnist
     from training.study import read_runs
 
@@ -228,7 +228,7 @@ def _served_tags(stored: Sequence[StoredModel]) -> set[str]:
 
 def model_facts(model: StoredModel, *, served: bool) -> dict[str, Any]:
     """What `samedigit models` says of one model."""
-    from comparison.statistics import wilson
+    from comparison.intervals import wilson
     from digits.store import promoted_version
 
     card = model.card
@@ -435,7 +435,7 @@ def _unsure_of_strangers(
 
 def _accuracy(score: Score | None) -> dict[str, Any]:
     """With its interval; nothing of nothing."""
-    from comparison.statistics import wilson
+    from comparison.intervals import wilson
 
     if score is None:
         return {"accuracy": None, "accuracy_95": None}
@@ -673,8 +673,8 @@ def loadtest(
 
 def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Writes the report beside the results; returns its path and the rows of the summary."""
-    from comparison.report import write_report
-    from comparison.results import summary_table
+    from comparison.load.report import write_report
+    from comparison.load.results import summary_table
 
     models = _tested(results)
     path = write_report(results, models, results / "report.html")
@@ -691,7 +691,7 @@ SHORT: Final = {
 
 def show_summary(results: Path) -> None:
     """What each model through each backend gets right, what it costs to ask, and how much of that is the model."""
-    from comparison.results import compare, read_results
+    from comparison.load.results import compare, read_results
 
     comparison = compare(read_results(results), _tested(results))
     protocols = comparison.protocols
@@ -743,7 +743,7 @@ def show_summary(results: Path) -> None:
 
 def _tested(results: Path) -> list[StoredModel]:
     """The stored models that the load test ran; if none is left, of each recipe the served one."""
-    from comparison.results import read_results
+    from comparison.load.results import read_results
     from digits import store
 
     tags = {run.model for run in read_results(results).runs}

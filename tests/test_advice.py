@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comparison.advice import advise
+from comparison.study.advice import advise
 
 COSTS: list[dict[str, Any]] = [
     {"recipe": "a", "framework": "numpy", "fastest_epoch_seconds": 0.5, "import_seconds": 0.2, "peak_memory_mb": 500.0},

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from conftest import PROJECT, bentoml_home, python, require
 
-from comparison.results import read_results
+from comparison.load.results import read_results
 from digits.contract import Backend
 from digits.store import StoredModel, find_model, served_models
 from loadtests.bare_socket import mean_latency_ms

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from comparison.intervals import card_interval, overlap, wilson
 from comparison.kinds import Spread, rows, spreads
-from comparison.plots import _spread
-from comparison.report import write_report
-from comparison.results import summary_table
-from comparison.statistics import card_interval, overlap, wilson
+from comparison.load.plots import _spread
+from comparison.load.report import write_report
+from comparison.load.results import summary_table
 from digits.card import Card, Epoch, Score
 from digits.contract import BACKENDS, Framework
 from digits.errors import ReportError, ResultsMissing

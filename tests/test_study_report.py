@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comparison import study_report
-from comparison.study_report import asked_pairs, study_tables, write_study_report
+from comparison.study.report import MOST_IMAGES, asked_pairs, study_tables, write_study_report
 from digits import mnist
 from digits.card import Epoch
 from digits.contract import Labels, Probabilities
@@ -203,7 +202,7 @@ def test_confusions_and_the_images_always_wrong(study: Path, written: tuple[str,
     assert tables["always_wrong"][:5] == [
         {"index": i, "label": int(labels[i]), "answer": int(labels[i] + 1) % 10, "runs": runs} for i in range(5)
     ]
-    assert page.count("<img ") == len(tables["always_wrong"]) <= study_report.MOST_IMAGES
+    assert page.count("<img ") == len(tables["always_wrong"]) <= MOST_IMAGES
 
 
 def test_the_tables_are_the_same_beside_the_page(study: Path, written: tuple[str, dict[str, Any]]) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from comparison import calibration
-from comparison.study_statistics import (
+from comparison.study import calibration
+from comparison.study.statistics import (
     Accuracy,
     Answers,
     accuracy,

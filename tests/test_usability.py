@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comparison.usability import count, usabilities
+from comparison.study.usability import count, usabilities
 
 SOURCE = '''
 """A docstring."""

@@ -1,4 +1,4 @@
-"""A picture of every kind of digits that is not MNIST's: `python -m comparison.kinds_picture docs/kinds.png`."""
+"""A picture of every kind of digits that is not MNIST's: `python -m comparison.pictures.kinds docs/kinds.png`."""
 
 from __future__ import annotations
 

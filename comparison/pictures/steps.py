@@ -1,6 +1,6 @@
 """docs/picture.png: what each step from a picture to 28 by 28 does.
 
-python -m comparison.picture_steps docs/picture.png
+python -m comparison.pictures.steps docs/picture.png
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from comparison.statistics import Interval
-from comparison.summary import format_percent, join
+from comparison.intervals import Interval
+from comparison.words import format_percent, join
 from digits.card import Epoch
 from digits.contract import CLASSES, Labels
 from digits.errors import StudyError

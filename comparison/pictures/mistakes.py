@@ -1,4 +1,4 @@
-"""A picture of what a stored model gets wrong: `python -m comparison.mistakes_picture MODEL docs/mistakes.png`."""
+"""A picture of what a stored model gets wrong: `python -m comparison.pictures.mistakes MODEL docs/mistakes.png`."""
 
 from __future__ import annotations
 

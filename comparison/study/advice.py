@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comparison.summary import join
+from comparison.words import join
 
 Row = Mapping[str, Any]
 

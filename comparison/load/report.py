@@ -9,17 +9,19 @@ from typing import Final
 
 from markupsafe import Markup
 
-from comparison import kinds, page, plots
-from comparison.results import ECHO, Comparison, Share, compare, read_results
-from comparison.serving_results import Benchmark, read_benchmark
-from comparison.statistics import card_interval
-from comparison.summary import CLIENT_LIMITS, join, summarise
+from comparison import figures, kinds, page
+from comparison.intervals import card_interval
+from comparison.load import plots
+from comparison.load.results import Comparison, Share, compare, read_results
+from comparison.load.serving_results import Benchmark, read_benchmark
+from comparison.load.summary import CLIENT_LIMITS, summarise
+from comparison.words import ECHO, join
 from digits.contract import BACKENDS
 from digits.store import StoredModel
 from loadtests.protocols import ProtocolName
 from training.evaluate import Reading, kept_readings
 
-TEMPLATE: Final = "report.html.j2"
+TEMPLATE: Final = "load/report.html.j2"
 ABOUT: Final[dict[ProtocolName, str]] = {
     "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
     "grpc": "the Open Inference Protocol over gRPC, on the data plane, by Triton's own client: most of it is the client",
@@ -55,9 +57,9 @@ def _render(comparison: Comparison, benchmark: Benchmark | None, kept: Mapping[s
         summary=summarise(comparison),
         backends=BACKENDS,
         served_backends=[name for name in BACKENDS if any(served.backend == name for served in comparison.served)],
-        dashes=plots.BACKEND_DASHES,
-        colours=plots.BACKEND_COLOURS,
-        colours_on_dark=plots.BACKEND_COLOURS_ON_DARK,
+        dashes=figures.BACKEND_DASHES,
+        colours=figures.BACKEND_COLOURS,
+        colours_on_dark=figures.BACKEND_COLOURS_ON_DARK,
         card_interval=card_interval,
         median_epoch_seconds=_median_epoch_seconds,
         tail=plots.TAIL,

@@ -1,6 +1,6 @@
 """docs/drawn.png: what a program draws to train on, three of each skeleton: the digits, and below them what is none.
 
-python -m comparison.drawn_picture docs/drawn.png
+python -m comparison.pictures.drawn docs/drawn.png
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from comparison.statistics import wilson
+from comparison.intervals import wilson
+from comparison.words import ECHO
 from digits.card import Score
 from digits.contract import BACKENDS, Backend, Framework
 from digits.errors import ResultsMissing
@@ -22,7 +23,6 @@ from loadtests.load_test import RESULTS_FILE, Run
 from loadtests.protocols import PROTOCOLS, ProtocolName
 
 COLUMNS: Final = ["sent_s", "latency_ms", "outcome"]  # of each run's CSV file
-ECHO: Final = "echo"  # the backend of a run against the door without a model
 
 Latencies = npt.NDArray[np.float64]  # [requests], ms
 

@@ -1,4 +1,4 @@
-"""The pictures of a study, made as those of `plots` are. They take the tables of `study_report`."""
+"""The pictures of a study, made of `figures`. They take the tables of `report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from comparison.plots import BACKEND_COLOURS, INK, PAGE, SOFT, STYLE, new_figure, round_ticks, to_svg
+from comparison.figures import BACKEND_COLOURS, INK, PAGE, SOFT, STYLE, new_figure, round_ticks, to_svg
 from digits.contract import Framework, Images
 
 # What trained a model has, in every picture, the colour of the backend that is its own.

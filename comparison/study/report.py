@@ -13,9 +13,10 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
-from comparison import calibration, page, plots, study_plots
-from comparison.advice import advise
-from comparison.study_statistics import (
+from comparison import figures, page
+from comparison.study import calibration, plots
+from comparison.study.advice import advise
+from comparison.study.statistics import (
     LEVEL,
     Answers,
     Comparison,
@@ -30,7 +31,7 @@ from comparison.study_statistics import (
     read_answers,
     reproduction,
 )
-from comparison.usability import usabilities
+from comparison.study.usability import usabilities
 from digits import mnist
 from digits.confidence import at_temperature
 from digits.contract import CLASSES, FRAMEWORKS, Labels
@@ -40,7 +41,7 @@ from training.recipes import NOT_MATHEMATICS, Recipe
 from training.study import Run, read_runs
 from training.train import split_for
 
-TEMPLATE: Final = "study_report.html.j2"
+TEMPLATE: Final = "study/report.html.j2"
 TABLES: Final = "study.json"
 BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
@@ -299,19 +300,19 @@ def _render(tables: Mapping[str, Any]) -> str:
         recipes=recipes,
         frameworks=[name for name in FRAMEWORKS if any(curve["framework"] == name for curve in curves.values())],
         framework_of={name: curve["framework"] for name, curve in curves.items()},
-        variable_of=study_plots.FRAMEWORK_BACKENDS,
-        colours=plots.BACKEND_COLOURS,
-        colours_on_dark=plots.BACKEND_COLOURS_ON_DARK,
+        variable_of=plots.FRAMEWORK_BACKENDS,
+        colours=figures.BACKEND_COLOURS,
+        colours_on_dark=figures.BACKEND_COLOURS_ON_DARK,
         bins=calibration.BINS,
-        furthest=study_plots.FURTHEST,
-        fewest=study_plots.FEWEST,
+        furthest=plots.FURTHEST,
+        fewest=plots.FEWEST,
         passes_100=any((row["mean"]["over_both"] or (0, 0))[1] > 1 for row in tables["accuracy"]),
-        accuracy_picture=Markup(study_plots.accuracies(tables["accuracy"], name="accuracy")),
+        accuracy_picture=Markup(plots.accuracies(tables["accuracy"], name="accuracy")),
         curve_pictures=[
-            (name, Markup(study_plots.learning_curve(name, curves, name=f"curve-{i}"))) for i, name in enumerate(curves)
+            (name, Markup(plots.learning_curve(name, curves, name=f"curve-{i}"))) for i, name in enumerate(curves)
         ],
         reliability_pictures=[
-            (row["recipe"], Markup(study_plots.reliability(row, name=f"reliability-{i}")))
+            (row["recipe"], Markup(plots.reliability(row, name=f"reliability-{i}")))
             for i, row in enumerate(tables["calibration"])
         ],
         all_confusion=_heat(total.tolist(), tables["how"]["runs"]),
@@ -320,7 +321,7 @@ def _render(tables: Mapping[str, Any]) -> str:
         },
         agreement={(row["first"], row["second"]): row["single_runs"] for row in tables["agreement"]},
         wrong=[
-            (row, f"data:image/png;base64,{base64.b64encode(study_plots.digit_png(images[row['index']])).decode()}")
+            (row, f"data:image/png;base64,{base64.b64encode(plots.digit_png(images[row['index']])).decode()}")
             for row in tables["always_wrong"][:MOST_IMAGES]
         ],
         recipe_rows=[

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Final
 
-from comparison.results import Comparison, Served
-from comparison.statistics import card_interval, overlap
+from comparison.intervals import card_interval, overlap
+from comparison.load.results import Comparison, Served
+from comparison.words import format_ms, format_percent, join
 from digits.store import StoredModel
 
 Ranking = list[tuple[str, float]]  # of one model: its backends with what was measured of each, the smallest first
@@ -25,23 +26,6 @@ def summarise(comparison: Comparison) -> list[str]:
         _answers(comparison),
     ]
     return [finding for finding in findings if finding]
-
-
-def format_ms(milliseconds: float) -> str:
-    """At least three digits that count, never an exponent."""
-    decimals = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
-    return f"{milliseconds:,.{decimals}f}"
-
-
-def format_percent(fraction: float) -> str:
-    """In percent, without the sign. Two decimals: one image in 10,000."""
-    return f"{100 * fraction:.2f}"
-
-
-def join(words: Iterable[str], last: str = "and") -> str:
-    """a; a and b; a, b and c. Each word once."""
-    *first, final = dict.fromkeys(words)
-    return f"{', '.join(first)} {last} {final}" if first else final
 
 
 def _latency(comparison: Comparison) -> str:

@@ -1,6 +1,6 @@
 """docs/augmentation.png: what each kind of augmentation makes of one digit.
 
-python -m comparison.augmentation_picture docs/augmentation.png
+python -m comparison.pictures.augmentation docs/augmentation.png
 """
 
 from __future__ import annotations

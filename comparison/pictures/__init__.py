@@ -1,0 +1,1 @@
+"""The pictures of docs/, each drawn by its own module."""

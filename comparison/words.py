@@ -1,0 +1,25 @@
+"""How figures and lists are written in a sentence, and what the reports call things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+ECHO: Final = "echo"  # the backend of a run against the door without a model
+
+
+def format_ms(milliseconds: float) -> str:
+    """At least three digits that count, never an exponent."""
+    decimals = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:,.{decimals}f}"
+
+
+def format_percent(fraction: float) -> str:
+    """In percent, without the sign. Two decimals: one image in 10,000."""
+    return f"{100 * fraction:.2f}"
+
+
+def join(words: Iterable[str], last: str = "and") -> str:
+    """a; a and b; a, b and c. Each word once."""
+    *first, final = dict.fromkeys(words)
+    return f"{', '.join(first)} {last} {final}" if first else final
