@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,10 +56,11 @@ STUDY: Final = """
 import json, sys
 from pathlib import Path
 from training.recipes import Recipe
-from training.study import run_study
+from training.study import Share, run_study
 recipes = [Recipe.from_data(fields) for fields in json.loads(sys.argv[2])]
+share = Share.read(sys.argv[5] if len(sys.argv) > 5 else "1/1")
 say = lambda progress: print(progress.done, flush=True)
-run_study(recipes, seeds=int(sys.argv[3]), folder=Path(sys.argv[1]), jobs=int(sys.argv[4]), on_done=say)
+run_study(recipes, seeds=int(sys.argv[3]), folder=Path(sys.argv[1]), jobs=int(sys.argv[4]), share=share, on_done=say)
 """
 
 
@@ -252,7 +253,7 @@ if "run_here" in sys.orig_argv[2]:
 
 @dataclass(frozen=True)
 class Started:
-    """A study in a process of its own, two runs at once; it prints how many are done."""
+    """A study, or a share of one, in a process of its own; it prints how many are done."""
 
     process: subprocess.Popen[str]
     gate: int  # file descriptor
@@ -262,22 +263,22 @@ class Started:
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
-    def let_one_finish(self) -> None:
-        os.write(self.gate, b".")
+    def let_finish(self, number: int = 1) -> None:
+        os.write(self.gate, b"." * number)
 
-    def under_way(self) -> list[psutil.Process]:
-        """Waits until two runs are; the one started last at the end."""
+    def under_way(self, number: int = 2) -> list[psutil.Process]:
+        """Waits until so many runs are; the one started last at the end."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             children = psutil.Process(self.process.pid).children()
-            if len(children) == 2:
+            if len(children) == number:
                 return sorted(children, key=lambda child: child.create_time())
             time.sleep(0.01)
-        raise AssertionError("two runs were never under way")
+        raise AssertionError(f"{number} runs were never under way")
 
 
 @contextmanager
-def started_study(folder: Path, gate: Path) -> Iterator[Started]:
+def started_study(folder: Path, gate: Path, *, jobs: int = 2, share: Share = WHOLE) -> Iterator[Started]:
     recipes = json.dumps([recipe.to_data() for recipe in RECIPES_HERE])
     gate.mkdir(exist_ok=True)
     (gate / "sitecustomize.py").write_text(GATED)
@@ -286,7 +287,7 @@ def started_study(folder: Path, gate: Path) -> Iterator[Started]:
         os.mkfifo(pipe)
     descriptor = os.open(pipe, os.O_RDWR)  # both ends, so that no run waits for a writer or sees an end
     process = subprocess.Popen(
-        [sys.executable, "-c", STUDY, str(folder), recipes, str(SEEDS), "2"],
+        [sys.executable, "-c", STUDY, str(folder), recipes, str(SEEDS), str(jobs), str(share)],
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(gate), "GATE": str(pipe)},
         stdout=subprocess.PIPE,
@@ -310,7 +311,7 @@ def test_a_study_killed_twice_and_interrupted_once_equals_one_that_was_not(whole
     folder, gate = tmp_path / "study", tmp_path / "gate"
     with started_study(folder, gate) as study:
         assert study.done() == 0
-        study.let_one_finish()
+        study.let_finish()
         assert study.done() == 1
         children = study.under_way()
         study.process.kill()
@@ -320,12 +321,12 @@ def test_a_study_killed_twice_and_interrupted_once_equals_one_that_was_not(whole
 
     with started_study(folder, gate) as study:
         assert study.done() == 1
-        study.let_one_finish()
+        study.let_finish()
         assert study.done() == 2
         killed = study.under_way()[-1]
         killed.kill()
         assert have_ended([killed])
-        study.let_one_finish()  # the other
+        study.let_finish()  # the other
         _, said = study.process.communicate(timeout=60)
     assert study.process.returncode != 0
     assert re.search(r"StudyError: numpy-\w+ with seed \d was killed by signal 9", said)
@@ -334,7 +335,7 @@ def test_a_study_killed_twice_and_interrupted_once_equals_one_that_was_not(whole
 
     with started_study(folder, gate) as study:
         assert study.done() == 3
-        study.let_one_finish()
+        study.let_finish()
         assert study.done() == 4
         children = study.under_way()
         study.process.send_signal(signal.SIGINT)
@@ -389,6 +390,55 @@ def test_shares_have_every_run_once_and_make_the_same_study(whole: Study, tmp_pa
     assert_same(read_runs(folder), whole.runs)
 
 
+def test_every_share_has_its_part_of_every_recipe(whole: Study, tmp_path: Path) -> None:
+    """Else the one with all the slow ones would be waited for."""
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        runs = run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, share=Share(number, 2))
+        assert {(run.name, run.seed % 2) for run in runs} == {(recipe.name, number % 2) for recipe in RECIPES_HERE}
+        assert len(runs) == TOTAL / 2
+
+
+def test_a_share_killed_in_the_middle_and_started_again_beside_the_others_makes_the_same_study(
+    whole: Study, tmp_path: Path
+) -> None:
+    """As an Indexed Job does it with a pod: deploy/kubernetes/study."""
+    folder = tmp_path / "study"
+    with ExitStack() as running:
+        one, two, three = (
+            running.enter_context(started_study(folder, tmp_path / f"gate{number}", jobs=1, share=Share(number, 3)))
+            for number in (1, 2, 3)
+        )
+        assert [share.done() for share in (one, two, three)] == [0, 0, 0]
+        two.let_finish()
+        assert two.done() == 1
+        kept = made_at(folder)
+        children = two.under_way(1)
+        two.process.kill()  # while the others are at it
+        assert have_ended(children)
+        assert len(read_runs(folder)) == 1
+        for share in (one, three):
+            share.let_finish(TOTAL)
+        with started_study(folder, tmp_path / "gate2", jobs=1, share=Share(2, 3)) as again:
+            assert again.done() == 1
+            again.let_finish(TOTAL)
+            for share in (one, again, three):
+                _, said = share.process.communicate(timeout=60)
+                assert share.process.returncode == 0, said
+    assert kept.items() <= made_at(folder).items()
+    progress: list[Progress] = []
+    assert_same(run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, on_done=progress.append), whole.runs)
+    assert [(now.done, now.total) for now in progress] == [(TOTAL, TOTAL)]  # nothing was left to do
+    locks = [f".lock-{number}-of-3" for number in (1, 2, 3)]
+    assert files(folder) == sorted([*files(whole.folder), *locks])
+
+
+def test_the_lock_is_open_for_reading_and_writing_which_nfs_asks_for(tmp_path: Path) -> None:
+    with _alone_in(tmp_path, Share(1, 2)):
+        locks = [one.fd for one in psutil.Process().open_files() if Path(one.path).parent == tmp_path]
+        assert [fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE for lock in locks] == [os.O_RDWR] * 2
+
+
 def test_two_shares_run_at_once_but_neither_twice_nor_beside_the_whole(whole: Study, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
@@ -411,7 +461,7 @@ def test_what_a_share_that_died_left_is_done_with_the_whole_and_by_no_other_shar
     theirs.touch()
     run_study(RECIPES_HERE, seeds=SEEDS, folder=folder, share=Share(2, 2))
     assert theirs.exists()
-    assert {run.seed for run in read_runs(folder) if run.name == SIGMOID.name} == set()
+    assert {run.seed for run in read_runs(folder)} == {2, 4}
     assert_same(run_study(RECIPES_HERE, seeds=SEEDS, folder=folder), whole.runs)
     assert not theirs.exists()
 

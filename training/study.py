@@ -132,7 +132,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Share:
-    """Of a study that several machines make in one folder, the runs that are this one's: every `of`th, from the `number`th."""
+    """Of a study that several machines make in one folder, the runs that are this one's: of each recipe every `of`th or so."""
 
     number: int  # from 1
     of: int
@@ -202,7 +202,9 @@ def run_study(
         trainers.require(recipe.framework)
     mnist.train_images(), mnist.test_images()  # a download that all runs share, or an error before the first
     wanted = [(name, seed) for seed in range(1, seeds + 1) for name in by_name]
-    ours = wanted[share.number - 1 :: share.of]
+    # Dealt out recipe by recipe, so that no share has all the slow ones, and done seed by seed.
+    by_recipe = [(name, seed) for name in by_name for seed in range(1, seeds + 1)]
+    ours = sorted(by_recipe[share.number - 1 :: share.of], key=lambda run: run[1])
     with _alone_in(folder, share):
         for name in by_name:
             _make_folder(folder / name)
@@ -278,7 +280,7 @@ def _alone_in(folder: Path, share: Share) -> Iterator[None]:
         for name, kind in locks.items():
             path = folder / name
             try:
-                lock = stack.enter_context(open(path, "ab"))
+                lock = stack.enter_context(open(path, "a+b"))  # NFS shares a lock with readers alone, flock(2)
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StudyError(
