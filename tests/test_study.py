@@ -414,7 +414,11 @@ def test_a_share_killed_in_the_middle_and_started_again_beside_the_others_makes_
         assert two.done() == 1
         kept = made_at(folder)
         children = two.under_way(1)
-        two.process.kill()  # while the others are at it
+        until = time.monotonic() + 60
+        while len(list(folder.glob("*/.seed-*.json.*"))) < 3:  # each share's run is about to finish
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        two.process.kill()
         assert have_ended(children)
         assert len(read_runs(folder)) == 1
         for share in (one, three):
