@@ -50,6 +50,7 @@ lock:
 	$(LOCK) pyproject.toml --extra onnx --extra tracing -o requirements/onnx.txt
 	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra tracing -o requirements/serve-all.txt
 	$(LOCK) pyproject.toml --extra compare -o requirements/load.txt
+	$(LOCK) pyproject.toml --extra torch --extra tensorflow --extra train --extra compare -o requirements/study.txt
 	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
 
 clean:

@@ -31,7 +31,7 @@ def pins(lock: str) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt"])
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt", "study.txt"])
 def test_locks_have_the_versions_that_are_tested(lock: str) -> None:
     tested, served = pins("all.txt"), pins(lock)
     if "onnxruntime-gpu" in served:
@@ -39,7 +39,7 @@ def test_locks_have_the_versions_that_are_tested(lock: str) -> None:
     assert {name: tested.get(name) for name in served} == served
 
 
-@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt"])
+@pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt", "study.txt"])
 def test_every_locked_package_has_a_hash_and_no_index_is_named(lock: str) -> None:
     text = (PROJECT / "requirements" / lock).read_text()
     requirements = text.replace("\\\n", "").splitlines()
@@ -61,6 +61,20 @@ def test_the_image_and_the_bento_hold_the_rooms_that_a_server_imports() -> None:
     needed = rooms & set(imported.split())
     assert set(re.findall(r"^COPY (\w+) \1$", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE)) == needed
     assert set(re.findall(r'"/(\w+)/\*\*/\*\.py"', (PROJECT / "bentofile.yaml").read_text())) == needed
+
+
+def test_the_image_of_a_study_holds_the_rooms_that_the_command_line_imports_anywhere() -> None:
+    rooms = {
+        one.partition(".")[0]
+        for one in tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    }
+    found, new = set[str](), {"samedigit"}
+    while new:
+        found |= new
+        text = "\n".join(path.read_text() for room in new for path in (PROJECT / room).rglob("*.py"))
+        new = (set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE)) & rooms) - found
+    copied = set(re.findall(r"^COPY (\w+) \1$", (PROJECT / "docker/study.Dockerfile").read_text(), re.MULTILINE))
+    assert copied == found
 
 
 @pytest.fixture

@@ -22,18 +22,24 @@ import numpy as np
 import orjson
 import promql_parser
 import pytest
+import typer
 import yaml
-from conftest import PROJECT
+from conftest import PROJECT, python
 from exchanges import exchange, inference
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from servers import JSON, body, serving
 from small_models import keep
 from test_metrics import Model, Queue, statistics
+from typer.core import TyperGroup
 
+from digits.mnist import DATA_DIR_VARIABLE
+from samedigit.cli import app
 from serving import routes
 from serving.metrics import Metrics
 from serving.settings import FILE, OTHERS, TABLE, Settings
+from training.recipes import RECIPES
+from training.study import Share
 
 Manifest = dict[str, Any]
 
@@ -41,6 +47,7 @@ DEPLOY: Final = PROJECT / "deploy"
 KUBERNETES: Final = DEPLOY / "kubernetes"
 MONITORING: Final = DEPLOY / "monitoring"
 OVERLAYS: Final = ("cpu", "dev", "gpu")
+JOBS: Final = ("load", "mnist", "study", "study/report")
 SCHEMAS: Final = PROJECT.parent / "shared" / "schemas"
 VERSION: Final = kubernetes_validate.latest_version()
 CUSTOM: Final = ("kserve.io", "monitoring.coreos.com")  # what no cluster has by itself
@@ -66,11 +73,15 @@ def documents(text: str) -> list[Manifest]:
     return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document is not None]
 
 
-@lru_cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
+    return kustomized(f"overlays/{overlay}")
+
+
+@lru_cache
+def kustomized(folder: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
     done = subprocess.run(
-        [command("kubectl"), "kustomize", KUBERNETES / "overlays" / overlay], capture_output=True, text=True, timeout=60
+        [command("kubectl"), "kustomize", KUBERNETES / folder], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return tuple(documents(done.stdout))
@@ -128,18 +139,31 @@ def unknown_fields(value: Any, schema: Manifest, at: str = "") -> Iterator[str]:
                 yield f"{at}.{name}"
 
 
+def nothing(value: Any, at: str = "") -> Iterator[str]:
+    """Fields that have no value: the schemas let them pass, and what should have been there is missing."""
+    if value is None:
+        yield f"{at} is empty"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from nothing(item, f"{at}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from nothing(item, f"{at}.{name}")
+
+
 def mistakes(manifest: Manifest) -> list[str]:
-    """What the schema of its kind finds wrong with a manifest."""
+    """What the schema of its kind finds wrong with a manifest, and what is empty."""
     group, _, version = manifest["apiVersion"].rpartition("/")
     if not group.endswith(CUSTOM):
         try:
             kubernetes_validate.validate(manifest, VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
             return [str(error)]
-        return []
+        return list(nothing(manifest))
     schema = schema_of(manifest["kind"], version)
     wrong = jsonschema.Draft202012Validator(schema).iter_errors(manifest)
-    return [*(f"{error.json_path}: {error.message}" for error in wrong), *unknown_fields(manifest, schema)]
+    found = [f"{error.json_path}: {error.message}" for error in wrong]
+    return [*found, *unknown_fields(manifest, schema), *nothing(manifest)]
 
 
 def of_kind(manifests: tuple[Manifest, ...], kind: str) -> list[Manifest]:
@@ -166,6 +190,23 @@ def test_every_overlay_gives_manifests_of_their_kinds(overlay: str) -> None:
     assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} <= {one["kind"] for one in manifests}
     for manifest in manifests:
         assert mistakes(manifest) == [], manifest["kind"]
+
+
+@pytest.mark.parametrize("folder", JOBS)
+def test_what_is_run_beside_the_service_is_whole(folder: str) -> None:
+    """Each folder by itself, with every file of it."""
+    manifests = kustomized(folder)
+    files = [path for path in (KUBERNETES / folder).glob("*.yaml") if path.name != "kustomization.yaml"]
+    assert len(manifests) == sum(len(documents(path.read_text())) for path in files)
+    for manifest in manifests:
+        assert mistakes(manifest) == [], manifest["kind"]
+        assert "namespace" not in manifest["metadata"]  # -n says it
+
+
+def test_a_field_without_a_value_is_found() -> None:
+    [autoscaler] = documents((KUBERNETES / "components/autoscale-cpu/autoscaler.yaml").read_text())
+    autoscaler["spec"]["metrics"].append({"type": "Pods", "pods": None})
+    assert mistakes(autoscaler) == [".spec.metrics[1].pods is empty"]
 
 
 def test_every_overlay_is_tested() -> None:
@@ -366,6 +407,17 @@ def test_the_autoscalers_metric_is_exported_and_the_adapters_rule_makes_it() -> 
     assert list(selectors(promql_parser.parse(asked))) == [(name, {"pod"})]
 
 
+def test_the_two_autoscalers_differ_in_what_they_look_at_alone() -> None:
+    of_requests, of_cpu = (
+        documents((KUBERNETES / "components" / name / "autoscaler.yaml").read_text())[0]
+        for name in ("autoscale-requests", "autoscale-cpu")
+    )
+    [metric] = of_cpu["spec"].pop("metrics")
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}
+    del of_requests["spec"]["metrics"]
+    assert of_cpu == of_requests
+
+
 def test_the_operator_and_compose_have_the_same_rules() -> None:
     [rule] = documents((MONITORING / "prometheusrule.yaml").read_text())
     [document] = documents((MONITORING / "rules.yaml").read_text())
@@ -520,6 +572,18 @@ def test_dockerfiles_are_clean(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_what_dockerfiles_copy_is_let_into_the_build() -> None:
+    let_in = set(re.findall(r"^!(\S+)$", (PROJECT / ".dockerignore").read_text(), re.MULTILINE))
+    copied = {
+        source
+        for path in (PROJECT / "docker").glob("*Dockerfile")
+        for source in re.findall(r"^COPY ([\w./]+) ", path.read_text(), re.MULTILINE)
+    }
+    assert {"digits", "training", "requirements/load.txt"} <= copied
+    for source in copied:
+        assert any(source == one or source.startswith(f"{one}/") for one in let_in), source
+
+
 def test_shell_scripts_are_clean() -> None:
     scripts = [
         path
@@ -548,14 +612,14 @@ def pods() -> list[tuple[str, Manifest]]:
     found = []
     for overlay in (*OVERLAYS, "canary"):
         found += [(overlay, pod_of(one)) for one in of_kind(rendered(overlay), "Deployment")]
-    for path in (KUBERNETES / "load").glob("*.yaml"):
-        found += [(path.name, pod_of(one)) for one in of_kind(tuple(documents(path.read_text())), "Job")]
+    for folder in JOBS:
+        found += [(f"{folder}: {one['metadata']['name']}", pod_of(one)) for one in of_kind(kustomized(folder), "Job")]
     for path in (DEPLOY / "kserve").glob("*.yaml"):
         for one in documents(path.read_text()):
             pod = one["spec"].get("predictor", one["spec"])
             if "containers" in pod:
                 found.append((path.name, pod))
-    assert len(found) >= 7
+    assert len(found) >= 10
     return found
 
 
@@ -611,7 +675,7 @@ def variables(container: Manifest) -> dict[str, str]:
 
 
 def test_every_variable_of_ours_is_a_setting() -> None:
-    known = {row.variable for row in TABLE} | {FILE}
+    known = {row.variable for row in TABLE} | {FILE, DATA_DIR_VARIABLE}
     for name, pod in pods():
         for container in pod["containers"]:
             assert {one for one in variables(container) if one.startswith("SAMEDIGIT_")} <= known, name
@@ -753,6 +817,108 @@ def test_knative_and_the_cluster_scale_by_the_same_number_of_requests_in_flight(
     predictor = kserve("service.yaml")["spec"]["predictor"]
     assert predictor["scaleMetric"] == "concurrency"
     assert str(predictor["scaleTarget"]) == metric["pods"]["target"]["averageValue"]
+
+
+# The study
+
+
+def job_named(folder: str, name: str) -> Manifest:
+    [found] = [one for one in of_kind(kustomized(folder), "Job") if one["metadata"]["name"] == name]
+    return found
+
+
+def words_of(job: Manifest, index: int | None = None) -> list[str]:
+    """What a pod of it runs, as its shell reads it."""
+    [container] = pod_of(job)["containers"]
+    assert container["command"] == ["sh", "-c"]
+    [line] = container["args"]
+    assert line.startswith("exec python -m samedigit study ")  # exec: or else a signal would reach the shell alone
+    done = subprocess.run(
+        ["sh", "-c", line.replace("exec python -m samedigit study", r"printf '%s\n'", 1)],
+        env={} if index is None else {"JOB_COMPLETION_INDEX": str(index)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def study_arguments(words: list[str]) -> dict[str, Any]:
+    """As the command line reads them."""
+    asked = typer.main.get_command(app)
+    assert isinstance(asked, TyperGroup)
+    return dict(asked.commands["study"].make_context("study", list(words)).params)
+
+
+def test_the_pods_of_a_study_have_each_share_once_and_the_report_is_of_the_same_study() -> None:
+    job = job_named("study", "samedigit-study")
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed"
+    number = spec["completions"]
+    shares = [study_arguments(words_of(job, index)) for index in range(number)]
+    assert [Share.read(one.pop("share")) for one in shares] == [Share(index + 1, number) for index in range(number)]
+    whole = study_arguments(words_of(job_named("study/report", "samedigit-study-report")))
+    assert whole.pop("share") is None
+    assert all(one == whole for one in shares)
+    assert set(whole["recipes"]) <= RECIPES.keys()
+    assert spec["parallelism"] <= number
+    assert spec["backoffLimitPerIndex"] > 0
+    assert "backoffLimit" not in spec  # one share's failures would count against all
+
+
+@pytest.mark.parametrize(("folder", "name"), [("study", "samedigit-study"), ("study/report", "samedigit-study-report")])
+def test_a_pod_of_a_study_runs_as_many_at_once_as_it_asks_cores_for_and_keeps_them_in_the_claim(
+    folder: str, name: str
+) -> None:
+    job = job_named(folder, name)
+    [container] = pod_of(job)["containers"]
+    arguments = study_arguments(words_of(job, 0))
+    assert container["resources"]["requests"]["cpu"] == str(arguments["jobs"])
+    mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
+    claims = {
+        one["name"]: one["persistentVolumeClaim"] for one in pod_of(job)["volumes"] if "persistentVolumeClaim" in one
+    }
+    [claim] = of_kind(kustomized("study"), "PersistentVolumeClaim")
+    assert claims[mounts[str(arguments["folder"])]["name"]] == {"claimName": claim["metadata"]["name"]}
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    data = mounts[variables(container)[DATA_DIR_VARIABLE]]
+    assert data["readOnly"]
+    [mnist] = of_kind(kustomized("mnist"), "PersistentVolumeClaim")
+    assert claims[data["name"]]["claimName"] == mnist["metadata"]["name"]
+
+
+def test_mnist_is_fetched_into_the_claim_by_what_the_image_has(tmp_path: Path) -> None:
+    job = job_named("mnist", "mnist")
+    [container] = pod_of(job)["containers"]
+    given = variables(container)
+    assert given[DATA_DIR_VARIABLE] == ""
+    where = python(
+        "from digits import mnist; print(mnist._cache())", environment={**os.environ, **given, "HOME": str(tmp_path)}
+    ).strip()
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == "mnist"]
+    assert mount["mountPath"] == where
+    program, flag, code = container["command"]
+    assert (program, flag) == ("python", "-c")
+    python(code, environment=os.environ)  # from where the tests have it
+
+
+def test_every_job_runs_an_image_that_a_dockerfile_says_it_makes_and_every_claim_is_there() -> None:
+    made = {
+        name
+        for path in (PROJECT / "docker").glob("*.Dockerfile")
+        for name in re.findall(r"^#.* -t (\S+) \.$", path.read_text(), re.MULTILINE)
+    }
+    claims = {
+        one["metadata"]["name"] for folder in JOBS for one in of_kind(kustomized(folder), "PersistentVolumeClaim")
+    }
+    for folder in JOBS:
+        for job in of_kind(kustomized(folder), "Job"):
+            assert {container["image"] for container in pod_of(job)["containers"]} <= made
+            asked = {
+                one["persistentVolumeClaim"]["claimName"] for one in pod_of(job)["volumes"] if "emptyDir" not in one
+            }
+            assert asked <= claims, folder
 
 
 # Load
