@@ -1,11 +1,14 @@
 """How latency grows with load and workers: measured here, beside a model of it; and what autoscaling does to a burst.
 
-    python -m benchmarks.capacity [--seconds N] [--json FILE]
+    python -m benchmarks.capacity [--seconds N] [--real-time] [--json FILE]
 
 Requests arrive by themselves (Poisson) at shares of what a server carries; latencies count from the moment at which each was to
-be sent. The worker has a core and the client another, which it keeps busy: with more than two cores, two workers are measured
-too. The model knows of the server two numbers, what it carries and how long it takes for one; what it then says is held against
-what was measured. The picture is written beside the JSON file.
+be sent. A worker has a core to itself; the client sleeps between arrivals, on what core is left. With two workers on two cores
+it has none, which is why what they are asked for takes long. The model knows of the server two numbers, what it carries and how
+long it takes for one; what it then says is held against what was measured. The picture is written beside the JSON file.
+
+--real-time, as root, puts server and client before everything else that the machine does: other work is not in the figures, and
+waits. The system leaves it a twentieth of each second, so at 90 % and in a closed loop there are stalls of some 50 ms.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +31,7 @@ from rich.table import Table
 
 from benchmarks import queueing
 from benchmarks.overload import CLOSED_CONNECTIONS, CONNECTIONS, RECIPE, WARM_UP_SECONDS, write_requests
-from benchmarks.overload_client import Arrivals, offer
+from benchmarks.overload_client import Arrivals, Outcome, offer
 from benchmarks.queueing import Moment, Service
 from benchmarks.results import write_results
 from benchmarks.serving_servers import ours, started
@@ -40,6 +44,7 @@ from loadtests.server import free_ports, on_cores
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
 
+SERVER_PRIORITY, CLIENT_PRIORITY = 10, 20  # in real time: an arrival does not wait for a worker
 SHARES: Final = (0.2, 0.4, 0.6, 0.8, 0.9)
 WAITING: Final = 64
 MODEL_SECONDS: Final = 30.0  # of the model's time
@@ -52,6 +57,7 @@ CONNECTION_SECONDS: Final = 300.0
 @dataclass(frozen=True, kw_only=True)
 class Case:
     name: str
+    recipe: str
     backend: Backend
     images: int  # in a request
     workers: int
@@ -63,10 +69,26 @@ class Case:
         return {"SAMEDIGIT_WORKERS": str(self.workers), "SAMEDIGIT_MAX_WAITING": str(WAITING), **batch}
 
 
+SLOW: Final = Case(
+    name="torch-conv, 16 images a request, one by one",
+    recipe="torch-conv",
+    backend="onnx",
+    images=16,
+    workers=1,
+    batch=1,
+)
 CASES: Final = (
-    Case(name="ONNX, 64 images a request, in batches of 256", backend="onnx", images=64, workers=1, batch=4),
-    Case(name="TensorFlow, one by one", backend="tensorflow", images=1, workers=1, batch=1),
-    Case(name="TensorFlow, one by one, two workers", backend="tensorflow", images=1, workers=2, batch=1),
+    Case(
+        name="ONNX, 64 images a request, in batches of 256",
+        recipe=RECIPE,
+        backend="onnx",
+        images=64,
+        workers=1,
+        batch=4,
+    ),
+    Case(name="TensorFlow, one by one", recipe=RECIPE, backend="tensorflow", images=1, workers=1, batch=1),
+    SLOW,
+    replace(SLOW, name=f"{SLOW.name}, two workers", workers=2),
 )
 
 
@@ -79,6 +101,7 @@ class Point:
     rate: float
     p50_ms: float
     p99_ms: float
+    late_p99_ms: float  # by how much the client itself was late, which is in the latencies
     shed: float
     model_p50_ms: float
     model_p99_ms: float
@@ -89,13 +112,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=6, help="of each measurement (default 6)")
     parser.add_argument(
+        "--real-time", action="store_true", help="before everything else that the machine does; needs root"
+    )
+    parser.add_argument(
         "--json", type=Path, default=Path("results/capacity.json"), help="default: results/capacity.json"
     )
     arguments = parser.parse_args()
     if arguments.seconds < 1:
         parser.error("--seconds must be at least 1")
     try:
-        document = run(seconds=arguments.seconds)
+        document = run(seconds=arguments.seconds, real_time=arguments.real_time)
         write_results(document, arguments.json)
         plot(document, arguments.json.with_suffix(".svg"))
     except KeyboardInterrupt:
@@ -106,22 +132,26 @@ def main() -> None:
     show(document)
 
 
-def run(*, seconds: int) -> dict[str, Any]:
-    """Every case, and the bursts. The result is what the JSON file holds.
+def run(*, seconds: int, real_time: bool = False, cases: Sequence[Case] = CASES) -> dict[str, Any]:
+    """Every case that the machine has cores for, and the bursts. The result is what the JSON file holds.
 
     Raises:
         SamedigitError: no model, or the server did not start.
+        PermissionError: real time is for root.
     """
     cores = sorted(os.sched_getaffinity(0))
-    model = find_model(RECIPE)
+    if real_time:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(SERVER_PRIORITY))  # and of what is started here
+    models = {recipe: find_model(recipe) for recipe in sorted({case.recipe for case in cases})}
     images = mnist.test_images().images[:4096]
-    digits = open_runtime("onnx", model.path("onnx"), device=CPU).predict(images).argmax(axis=1)
     points: list[Point] = []
     services: dict[str, Service] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for case in [case for case in CASES if case.workers < max(2, len(cores))]:
-            server_cores, client_cores = (cores[: case.workers], cores[-1:]) if len(cores) > 1 else (None, None)
-            requests, endings = write_requests(f"{RECIPE}.{case.backend}", images, digits, batch=case.images)
+        for case in [case for case in cases if case.workers <= len(cores)]:
+            server_cores, client_cores = cores[: case.workers], cores[case.workers :] or None
+            model = models[case.recipe]
+            digits = open_runtime("onnx", model.path("onnx"), device=CPU).predict(images).argmax(axis=1)
+            requests, endings = write_requests(f"{case.recipe}.{case.backend}", images, digits, batch=case.images)
             port, data_port = free_ports(2)
             start = ours(model, case.backend, (port, data_port), **case.settings)
             with (
@@ -131,7 +161,8 @@ def run(*, seconds: int) -> dict[str, Any]:
                 servers[case.name].wake()
                 load = Arrivals(
                     port=data_port, requests=requests, endings=endings, rate=None, seconds=seconds,
-                    connections=CLOSED_CONNECTIONS * case.workers, cores=client_cores,
+                    connections=CLOSED_CONNECTIONS * case.workers, cores=client_cores, sleeps=True,
+                    priority=CLIENT_PRIORITY if real_time else None,
                 )  # fmt: skip
                 step = progress.add_task(case.name, total=2 + len(SHARES))
                 offer(replace(load, seconds=WARM_UP_SECONDS))
@@ -143,11 +174,13 @@ def run(*, seconds: int) -> dict[str, Any]:
                 service = services[case.name] = fitted(case, rate, float(np.median(alone.accepted_ms)) / 1000)
                 for share in SHARES:
                     outcome = offer(replace(load, rate=share * rate, connections=CONNECTIONS))
-                    points.append(_point(case, share, share * rate, outcome.accepted_ms, len(outcome.shed_ms), service))
+                    points.append(_point(case, share, share * rate, outcome, service))
                     progress.advance(step)
                 progress.remove_task(step)
+        if real_time:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         step = progress.add_task("bursts", total=2)
-        service = services[CASES[1].name]
+        service = services[cases[1].name]
         bursts = {}
         for name, kept in (("a proxy chooses for each request", None), ("connections stay", CONNECTION_SECONDS)):
             bursts[name] = [
@@ -160,7 +193,7 @@ def run(*, seconds: int) -> dict[str, Any]:
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
-        "model": model.tag,
+        "models": [model.tag for model in models.values()],
         "services": {name: asdict(service) for name, service in services.items()},
         "points": [asdict(point) for point in points],
         "pod_rate": service.rate,
@@ -186,9 +219,10 @@ def rate_in_pods(at: float) -> float:
     return PEAK if BURST[0] <= at < BURST[1] else CALM
 
 
-def _point(case: Case, share: float, rate: float, accepted_ms: Any, shed: int, service: Service) -> Point:
+def _point(case: Case, share: float, rate: float, outcome: Outcome, service: Service) -> Point:
     modelled, refused = queueing.latencies(service, rate=rate, workers=case.workers, seconds=MODEL_SECONDS)
-    p50, p99 = np.percentile(accepted_ms, (50, 99)).tolist()
+    p50, p99 = np.percentile(outcome.accepted_ms, (50, 99)).tolist()
+    shed, accepted = len(outcome.shed_ms), len(outcome.accepted_ms)
     model_p50, model_p99 = (1000 * np.percentile(modelled, (50, 99))).tolist()
     return Point(
         case=case.name,
@@ -196,7 +230,8 @@ def _point(case: Case, share: float, rate: float, accepted_ms: Any, shed: int, s
         rate=rate,
         p50_ms=p50,
         p99_ms=p99,
-        shed=shed / (shed + len(accepted_ms)),
+        late_p99_ms=float(np.percentile(outcome.late_ms, 99)),
+        shed=shed / (shed + accepted),
         model_p50_ms=model_p50,
         model_p99_ms=model_p99,
         model_shed=refused / (refused + len(modelled)),
@@ -206,12 +241,24 @@ def _point(case: Case, share: float, rate: float, accepted_ms: Any, shed: int, s
 def show(document: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(title=document["machine"])
-    for title in ("case", "of what it carries", "requests/s", "p50, ms", "model", "p99, ms", "model", "shed", "model"):
+    for title in (
+        "case",
+        "of what it carries",
+        "requests/s",
+        "p50, ms",
+        "model",
+        "p99, ms",
+        "model",
+        "shed",
+        "model",
+        "client late, p99",
+    ):
         table.add_column(title, justify="left" if title == "case" else "right")
     for one in document["points"]:
         table.add_row(
             one["case"], f"{one['share']:.0%}", f"{one['rate']:,.0f}", f"{one['p50_ms']:.2f}", f"{one['model_p50_ms']:.2f}",
             f"{one['p99_ms']:.2f}", f"{one['model_p99_ms']:.2f}", f"{one['shed']:.2%}", f"{one['model_shed']:.2%}",
+            f"{one['late_p99_ms']:.2f}",
         )  # fmt: skip
     console.print(table)
     for name, moments in document["bursts"].items():

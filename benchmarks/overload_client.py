@@ -1,12 +1,13 @@
 """Requests that arrive by themselves, whatever becomes of those before them: an open loop, in a process of its own.
 
 Each arrival has its moment before the run begins (exponential gaps, seeded), and its latency counts from that moment, not from
-when the client got round to sending it: what the client or the server delays is in the figures. The process never sleeps; how
-much of its time found nothing to do says how far it is from its own limit.
+when the client got round to sending it: what the client or the server delays is in the figures. The process never sleeps unless
+it shares its core; how much of its time found nothing to do says how far it is from its own limit.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -24,6 +25,7 @@ import psutil
 SHED: Final = (429, 503)
 ANSWER_SECONDS: Final = 10  # after the last arrival, for what is still under way
 SEND_BUFFER: Final = 1 << 20
+NAP_SECONDS: Final = 0.01
 
 Times = npt.NDArray[np.float64]
 
@@ -40,6 +42,8 @@ class Arrivals:
     connections: int
     seed: int = 0
     cores: list[int] | None = None
+    sleeps: bool = False  # until there is something to do, so that others may have its core: some 0.1 ms late then
+    priority: int | None = None  # real-time (SCHED_RR); None: that of whoever starts it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class _Connection:
 def _run(arrivals: Arrivals) -> Outcome:
     if arrivals.cores is not None:
         psutil.Process().cpu_affinity(arrivals.cores)
+    if arrivals.priority is not None:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(arrivals.priority))
     client = _Client(arrivals)
     client.run()
     return client.outcome()
@@ -122,6 +128,11 @@ class _Client:
                 while due and self._free and due[0] <= now:
                     self._send(self._free.popleft(), due.popleft(), now)
                     now = clock()
+            if arrivals.sleeps:
+                until = due[0] if due and self._free else clock() + NAP_SECONDS
+                select.select(
+                    [self._poll], [], [], min(NAP_SECONDS, max(0.0, until - clock()))
+                )  # epoll's own is in whole ms
             events = self._poll.poll(0)
             for file, _ in events:
                 self._receive(file, clock)

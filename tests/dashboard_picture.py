@@ -13,14 +13,16 @@ from typing import Any, Final
 
 import httpx
 import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter
 from test_deploy import Manifest, dashboard
 
 STEP_SECONDS: Final = 5
 CELL: Final = 0.62  # inches of a cell of the grid
 
 
-def asked(query: str) -> str:
-    for name, value in (("$__rate_interval", "20s"), ("$instance", ".*"), ("$model", ".*")):
+def asked(query: str, seconds: float) -> str:
+    values = {"$__rate_interval": "20s", "$__range": f"{seconds:.0f}s", "$instance": ".*", "$model": ".*"}
+    for name, value in values.items():
         query = query.replace(name, value)
     return query
 
@@ -28,7 +30,7 @@ def asked(query: str) -> str:
 def answers(client: httpx.Client, query: str, seconds: float) -> list[Any]:
     now = time.time()
     span: dict[str, str | float] = {"start": now - seconds, "end": now, "step": STEP_SECONDS}
-    answer = client.get("/api/v1/query_range", params={"query": asked(query), **span})
+    answer = client.get("/api/v1/query_range", params={"query": asked(query, seconds), **span})
     assert answer.status_code == 200, answer.text
     return list(answer.json()["data"]["result"])
 
@@ -59,7 +61,8 @@ def draw(axes: Any, panel: Manifest, found: list[tuple[str, list[Any]]]) -> bool
             elif points:
                 lines.append(f"{legend(form, one['metric'])}   {points[-1][1]:g}")
     if panel["type"] == "timeseries":
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.25 * max(axes.get_ylim()[1], 1e-9))  # room for the legend
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(labelsize=7, labelbottom=False)
         axes.legend(fontsize=5, ncols=2, loc="upper left")
     else:

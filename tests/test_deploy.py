@@ -47,7 +47,7 @@ DEPLOY: Final = PROJECT / "deploy"
 KUBERNETES: Final = DEPLOY / "kubernetes"
 MONITORING: Final = DEPLOY / "monitoring"
 OVERLAYS: Final = ("cpu", "dev", "gpu")
-JOBS: Final = ("load", "mnist", "study", "study/report")
+JOBS: Final = ("load", "mnist", "study", "study/report", "study/look")
 SCHEMAS: Final = PROJECT.parent / "shared" / "schemas"
 VERSION: Final = kubernetes_validate.latest_version()
 CUSTOM: Final = ("kserve.io", "monitoring.coreos.com")  # what no cluster has by itself
@@ -298,7 +298,7 @@ def panel_queries() -> list[tuple[str, str]]:
             asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert asked, variable
             written.append((variable["name"], f"count by ({asked[2]}) ({asked[1]})"))
-    for name, value in (("$__rate_interval", "1m"), ("$instance", ".*"), ("$model", ".*")):
+    for name, value in (("$__rate_interval", "1m"), ("$__range", "1h"), ("$instance", ".*"), ("$model", ".*")):
         written = [(title, query.replace(name, value)) for title, query in written]
     return written
 
@@ -457,7 +457,7 @@ def test_an_alert_says_who_gets_up_what_to_do_and_where_to_look(rule: Manifest) 
 
 
 def _asked(query: str) -> str:
-    return query.replace("$__rate_interval", "1m")
+    return query.replace("$__rate_interval", "1m").replace("$__range", "1h")
 
 
 def test_the_alert_on_connections_knows_how_many_there_may_be() -> None:
@@ -614,6 +614,7 @@ def pods() -> list[tuple[str, Manifest]]:
         found += [(overlay, pod_of(one)) for one in of_kind(rendered(overlay), "Deployment")]
     for folder in JOBS:
         found += [(f"{folder}: {one['metadata']['name']}", pod_of(one)) for one in of_kind(kustomized(folder), "Job")]
+        found += [(f"{folder}: {one['metadata']['name']}", one["spec"]) for one in of_kind(kustomized(folder), "Pod")]
     for path in (DEPLOY / "kserve").glob("*.yaml"):
         for one in documents(path.read_text()):
             pod = one["spec"].get("predictor", one["spec"])

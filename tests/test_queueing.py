@@ -103,7 +103,7 @@ def test_the_autoscaler_has_the_manifests_numbers() -> None:
 
 
 def test_a_fitted_worker_carries_what_was_measured() -> None:
-    batched, alone, two = CASES
+    batched, alone, _, two = CASES
     found = fitted(batched, rate=5_000, alone=0.0003)
     assert found.rate == pytest.approx(5_000)
     assert (found.turn + found.each) == pytest.approx(0.0003)
