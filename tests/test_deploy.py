@@ -407,6 +407,26 @@ def test_the_autoscalers_metric_is_exported_and_the_adapters_rule_makes_it() -> 
     assert list(selectors(promql_parser.parse(asked))) == [(name, {"pod"})]
 
 
+OPERATIONS: Final = (PROJECT / "docs/operations.md").read_text()
+
+
+def test_every_metric_that_operations_speaks_of_is_exported() -> None:
+    known = known_series(exported())
+    named = set(re.findall(r"\b(?:samedigit[:_]|process_)[a-z0-9_:]+[a-z0-9]", OPERATIONS))
+    assert "samedigit_batch_images" in named
+    histograms = {name.removesuffix("_bucket") for name in known}
+    assert named <= known.keys() | histograms, named - known.keys() - histograms
+
+
+def test_operations_says_of_every_reason_to_shed_what_to_do() -> None:
+    code = "\n".join(path.read_text() for path in (PROJECT / "serving").rglob("*.py"))
+    reasons = set(re.findall(r'shed\("(\w+)"\)', code))
+    table = OPERATIONS.partition("### SamedigitShedding")[2].partition("###")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    assert len(reasons) > 5
+    assert {one for row in rows for one in re.findall(r"`(\w+)`", row)} == reasons
+
+
 def test_the_two_autoscalers_differ_in_what_they_look_at_alone() -> None:
     of_requests, of_cpu = (
         documents((KUBERNETES / "components" / name / "autoscaler.yaml").read_text())[0]
