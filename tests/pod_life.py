@@ -49,7 +49,7 @@ def json_body(images: int) -> bytes:
     return orjson.dumps({"inputs": [{"name": "images", "datatype": "UINT8", "shape": [images, 28, 28], "data": data}]})
 
 
-ONE: Final = json_body(1)
+ONE, SLOWLY_SENT, SLOWLY_TAKEN = json_body(1), json_body(SOME), json_body(MANY)
 HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -126,12 +126,12 @@ class Pod:
 
         Args:
             endpoints: which it is taken out of, `late` seconds after the beginning.
-            before_terminated: called a second before SIGTERM, or at once.
+            before_terminated: called two seconds before SIGTERM, or at once.
         """
         plan, began = self._plan, time.monotonic()
         events: list[tuple[float, Callable[[], None]]] = [
             (plan["late"], lambda: endpoints.remove(self.address)),
-            (max(0.0, plan["sleep"] - 1), before_terminated),
+            (max(0.0, plan["sleep"] - 2), before_terminated),
             (plan["sleep"], self._terminate),
         ]
         for at, happens in sorted(events, key=lambda event: event[0]):
@@ -172,6 +172,7 @@ class Load:
         self.said = Said()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._under_way = threading.Semaphore(0)  # slow clients whose request has begun
 
     def begin(self) -> None:
         self._start(self._arrive)
@@ -190,6 +191,8 @@ class Load:
             self._start(self._send_slowly, address)
             self._start(self._take_slowly, address)
         self._start(self._abandon, address)
+        for _ in range(2 * SLOW + 1):
+            self._under_way.acquire(timeout=20)
 
     def _start(self, target: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments)
@@ -261,13 +264,20 @@ class Load:
                     problem = repr(error)
                 self.said.record("gRPC", problem)
 
+    def _accepted(self, client: Client) -> None:
+        """Sees that the pod has taken the connection, which a full or late system may leave waiting."""
+        client.ask("GET", "/livez")
+
     def _send_slowly(self, address: str) -> None:
         try:
             with Client(f"http://{address}:8000", timeout=20) as client:
-                sent = request_bytes("POST", PATH, json_body(SOME), {"Host": address, **HEADERS})
+                sent = request_bytes("POST", PATH, SLOWLY_SENT, {"Host": address, **HEADERS})
+                self._accepted(client)
                 pieces = [sent[at : at + len(sent) // 8 + 1] for at in range(0, len(sent), len(sent) // 8 + 1)]
-                for piece in pieces:
+                for number, piece in enumerate(pieces):
                     client.send(piece)
+                    if number == 0:
+                        self._under_way.release()
                     time.sleep(SLOW_SECONDS / len(pieces))
                 answer = client.read()
             problem = wrong(answer.status, answer.body)
@@ -278,7 +288,9 @@ class Load:
     def _take_slowly(self, address: str) -> None:
         try:
             with Client(f"http://{address}:8000", timeout=20) as client:
-                client.send(request_bytes("POST", PATH, json_body(MANY), {"Host": address, **HEADERS}))
+                self._accepted(client)
+                client.send(request_bytes("POST", PATH, SLOWLY_TAKEN, {"Host": address, **HEADERS}))
+                self._under_way.release()
                 time.sleep(TAKING_SECONDS)
                 answer = client.read()
             problem = wrong(answer.status, answer.body)
@@ -290,7 +302,9 @@ class Load:
         """Sends half, and no more for as long as the connection lasts: it may not hold up the end."""
         try:
             with Client(f"http://{address}:8000", timeout=60) as client:
+                self._accepted(client)
                 client.send(request_bytes("POST", PATH, ONE, {"Host": address, **HEADERS})[:-10])
+                self._under_way.release()
                 client.read()
         except OSError:
             pass
