@@ -6,14 +6,12 @@ locust -f loadtests/echofile.py --host http://localhost:8000 --protocol v2-binar
 
 from __future__ import annotations
 
-from locust import FastHttpUser, task
-
-from loadtests.locustfile import LABELS, ask, protocol_of
-
-ECHOED = [0] * len(LABELS)  # ten equal probabilities: the first is the largest
+from loadtests.locustfile import LABELS, DigitUser, protocol_of
+from loadtests.protocols import PROTOCOLS
 
 
-class EchoUser(FastHttpUser):
-    @task
-    def echo(self) -> None:
-        ask(self, protocol_of(self.environment).echo_path, expected=ECHOED)
+class EchoUser(DigitUser):
+    expected = [0] * len(LABELS)  # of ten equal probabilities the first is the largest
+
+    def on_start(self) -> None:
+        self.path = PROTOCOLS[protocol_of(self.environment)].echo_path

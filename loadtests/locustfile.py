@@ -3,10 +3,11 @@
     locust -f loadtests/locustfile.py --host http://localhost:3000
     locust -f loadtests/locustfile.py --host http://localhost:8000 --protocol v2-binary OnnxUser
 
-A malformed answer is a failure; a wrong digit is not, since models err: the accuracy over all requests is reported at the
-end, beside the stored one, and how much of a latency the model took. Users of backends that the server does not serve are
-left out; of several models, the most accurate is asked. A request that is still unanswered some seconds after the end has
-failed. `samedigit loadtest` runs this file too, for a given time, and
+The users ask over sockets of their own and fire Locust's events: its FastHttpUser computes so long for each request that it,
+and not the server, would be what is measured. A malformed answer is a failure; a wrong digit is not, since models err: the
+accuracy over all requests is reported at the end, beside the stored one, and how much of a latency the model took. Users of
+backends that the server does not serve are left out; of several models, the most accurate is asked. A request that is still
+unanswered some seconds after the end has failed. `samedigit loadtest` runs this file too, for a given time, and
 reads every latency, unrounded, from the file named by SAMEDIGIT_LATENCIES.
 """
 
@@ -19,23 +20,26 @@ import logging
 import math
 import os
 import random
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import gevent  # type: ignore[import-untyped]
 import orjson
-from locust import FastHttpUser, events, task
+from locust import User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import STATE_CLEANUP, STATE_STOPPED, STATE_STOPPING
 
 from digits import mnist
-from digits.contract import BACKENDS, Images
+from digits.contract import BACKENDS
 from digits.errors import SamedigitError
-from loadtests.client import get
-from loadtests.protocols import PROTOCOLS, Protocol, WrongAnswer
+from loadtests.client import connect, get
+from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
+from loadtests.wire import Connection, Requests, Unreadable, closes, connection_of, digit, write_requests
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
 COUNTS: Final = os.environ.get("SAMEDIGIT_COUNTS")  # where to write what server and client counted meanwhile
@@ -43,6 +47,7 @@ WARM_UP_SECONDS: Final = float(os.environ.get("SAMEDIGIT_WARM_UP_SECONDS", "0"))
 DURATION_SECONDS: Final = float(os.environ.get("SAMEDIGIT_DURATION_SECONDS", "inf"))  # and this much later all ends
 DRAIN_SECONDS: Final = 5.0  # after the end, for the answers that are still to come; --stop-timeout says another time
 GET_TIMEOUT_SECONDS: Final = 5  # for what the server tells of itself
+ENDING: Final = frozenset({STATE_STOPPING, STATE_STOPPED, STATE_CLEANUP})
 
 log = logging.getLogger("samedigit")
 
@@ -53,13 +58,75 @@ except SamedigitError as error:
 LABELS: Final = _test.labels.tolist()
 
 
-class BackendUser(FastHttpUser):
+class DigitUser(User):
+    """A caller with a connection of its own, which is made again when it ends."""
+
+    abstract = True
+    path = ""  # which it asks
+    expected: Sequence[int] = LABELS  # the right digit of each test image
+    _socket: socket.socket | None = None
+    _wire: Connection
+
+    @task
+    def ask(self) -> None:
+        """Asks until it is stopped: what Locust does between two tasks takes longer than an answer."""
+        runner, requests, protocol = self.environment.runner, _requests[self.path], _protocol
+        while runner is not None and runner.state not in ENDING:
+            image = next(_next_image)
+            start_time, started = time.time(), time.perf_counter()
+            _unanswered[self] = self.path, start_time
+            answer, outcome, failure = b"", "failed", None
+            try:
+                answer = self._exchange(requests, image)
+                seconds = time.perf_counter() - started
+                outcome = "right" if digit(protocol, answer) == self.expected[image] else "wrong"
+            except (OSError, WrongAnswer) as error:
+                seconds = time.perf_counter() - started
+                failure = error
+            del _unanswered[self]  # not in a `finally`: a user that is stopped while it waits leaves its request here
+            self.environment.events.request.fire(
+                request_type="POST", name=self.path, start_time=start_time, response_time=1000 * seconds,
+                response_length=len(answer), response=None, context={"outcome": outcome}, exception=failure,
+            )  # fmt: skip
+            if failure is not None:
+                gevent.sleep(0)  # a connection that is refused lets nobody else go on
+        raise StopUser
+
+    def _exchange(self, requests: Requests, image: int) -> bytes:
+        """The whole answer. Raises OSError or WrongAnswer."""
+        if self._socket is None:
+            _, self._socket = connect(str(self.environment.host))
+            self._wire = connection_of(requests)
+            self._socket.sendall(self._wire.greeting)
+        try:
+            self._socket.sendall(self._wire.request(image))
+            answer = None
+            while answer is None:
+                piece = self._socket.recv(65_536)
+                if not piece:
+                    raise ConnectionError("no answer: the connection was closed")
+                answer = self._wire.receive(piece)
+                if said := self._wire.to_send():
+                    self._socket.sendall(said)
+        except (OSError, Unreadable):
+            self.on_stop()
+            raise
+        if closes(answer):
+            self.on_stop()
+        return answer
+
+    def on_stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class BackendUser(DigitUser):
     abstract = True
     backend: str
 
-    @task
-    def predict(self) -> None:
-        ask(self, _paths[self.backend])
+    def on_start(self) -> None:
+        self.path = _paths[self.backend]
 
 
 class NumpyUser(BackendUser):
@@ -78,17 +145,16 @@ class OnnxUser(BackendUser):
     backend = "onnx"
 
 
-_protocol = PROTOCOLS["predict"]
+_protocol: ProtocolName = "predict"
 _paths: dict[str, str] = {}  # backend -> where its most accurate model is
-_bodies: list[Any] = []  # of the test images
+_requests: dict[str, Requests] = {}  # by path: of the test images
 _shuffled = list(range(len(LABELS)))
 random.Random(0).shuffle(_shuffled)
 _next_image = itertools.cycle(_shuffled)  # one after the other, so that as few as possible are asked twice
 _outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # path -> right, wrong, failed
 _hundredths: defaultdict[str, Counter[int]] = defaultdict(Counter)  # path -> latency in hundredths of a ms
 _latencies: list[tuple[float, float, str]] = []  # sent_s, latency_ms, outcome
-_calling: dict[FastHttpUser, Any] = {}  # Triton's clients, with a connection of its own for each
-_unanswered: dict[FastHttpUser, tuple[str, float]] = {}  # path, and when it was sent, in seconds since the epoch
+_unanswered: dict[User, tuple[str, float]] = {}  # path, and when it was sent, in seconds since the epoch
 _started = 0.0  # seconds since the epoch
 _before: dict[str, dict[str, int]] = {}  # what the server had counted when the warm-up ended
 _cpu_seconds = 0.0  # of this process by then
@@ -96,105 +162,38 @@ _counts: dict[str, Any] = {}  # what server and client had counted when the time
 _first_failure: str | None = None
 
 
-def ask(user: FastHttpUser, path: str, *, expected: Sequence[int] = LABELS) -> None:
-    """Sends the next test digit to `path` and checks the answer; `expected` has the right digit of each test image."""
-    if user.environment.runner is None or user.environment.runner.state in (
-        STATE_STOPPING,
-        STATE_STOPPED,
-        STATE_CLEANUP,
-    ):
-        raise StopUser  # Locust ends a user between two requests, which may come to send one more
-    image = next(_next_image)
-    if _protocol.is_call:
-        _call(user, path, image, expected[image])
-        return
-    body = _bodies[image]  # Locust sends bytes too, though it does not say so
-    _unanswered[user] = path, time.time()
-    with user.client.post(path, data=body, headers=_protocol.headers, catch_response=True) as response:
-        if response.status_code == 200:
-            try:
-                digit = _protocol.read(response.content, response.headers)
-            except WrongAnswer as error:
-                response.failure(str(error))
-            else:
-                response.request_meta["context"]["outcome"] = "right" if digit == expected[image] else "wrong"
-        elif response.status_code == 0:
-            response.failure("no answer")
-        else:
-            response.failure(f"status {response.status_code}: {response.content[:200]!r}")
-    del _unanswered[user]  # not in a `finally`: a user that is stopped while it waits leaves its request here
-
-
-def _call(user: FastHttpUser, path: str, image: int, expected: int) -> None:
-    """The same over gRPC, by Triton's own client; Locust is told what became of it."""
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-
-    client = _calling.get(user)
-    if client is None:
-        address = str(user.environment.host).rpartition("/")[2]
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        client = _calling[user] = InferenceServerClient(address, channel_args=options)
-    outcome, message, failure = "failed", b"", None
-    start_time, started = time.time(), time.perf_counter()
-    _unanswered[user] = path, start_time
-    try:
-        result = client.infer(path.rpartition("/")[2], _bodies[image])
-        seconds = time.perf_counter() - started
-        message = result.get_response().SerializeToString()
-        outcome = "right" if _protocol.read(message, {}) == expected else "wrong"
-    except (WrongAnswer, InferenceServerException) as error:
-        seconds = time.perf_counter() - started
-        failure = error
-    del _unanswered[user]
-    user.environment.events.request.fire(
-        request_type="POST", name=path, start_time=start_time, response_time=1000 * seconds,
-        response_length=len(message), response=None, context={"outcome": outcome}, exception=failure,
-    )  # fmt: skip
-
-
-def _prepare_calls(images: Images) -> list[Any]:
-    """What Triton's client sends of each image. Without gRPC none of its libraries are needed."""
-    from grpc.experimental.gevent import init_gevent
-    from tritonclient.grpc import InferInput
-
-    init_gevent()  # a call that waits lets other users go on
-    tensors = []
-    for image in images:
-        tensor = InferInput("images", [1, *image.shape], "UINT8")
-        tensor.set_data_from_numpy(image[None])
-        tensors.append([tensor])
-    return tensors
-
-
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_protocol(parser: argparse.ArgumentParser, **_: Any) -> None:
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="predict", help="How to ask.")
 
 
-def protocol_of(environment: Environment) -> Protocol:
+def protocol_of(environment: Environment) -> ProtocolName:
     assert environment.parsed_options is not None  # Locust's command line has been read
-    return PROTOCOLS[environment.parsed_options.protocol]
+    protocol: ProtocolName = environment.parsed_options.protocol
+    return protocol
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Environment, **_: Any) -> None:
-    global _protocol, _bodies, _paths, _started, _first_failure
+    global _protocol, _paths, _started, _first_failure
     _protocol = protocol_of(environment)
-    images = _test.images
-    _bodies = _prepare_calls(images) if _protocol.is_call else [_protocol.write(image) for image in images]
+    asked = PROTOCOLS[_protocol]
     served = _served(environment)
-    _paths = {backend: _protocol.path(models[0][1].partition(":")[0], backend) for backend, models in served.items()}
+    _paths = {backend: asked.path(models[0][1].partition(":")[0], backend) for backend, models in served.items()}
     missing = {f"{backend.title()}User" for backend in BACKENDS if backend not in served}
     for user_class in list(environment.user_classes):
         if user_class.__name__ in missing:
             log.warning("%s is left out: the server does not serve its backend.", user_class.__name__)
             environment.user_classes.remove(user_class)
+    _requests.clear()
+    host = urlsplit(str(environment.host)).netloc
+    for user_class in environment.user_classes:
+        path = _paths[user_class.backend] if issubclass(user_class, BackendUser) else asked.echo_path
+        _requests[path] = write_requests(_protocol, host, path, _test.images)
     _outcomes.clear()
     _hundredths.clear()
     _latencies.clear()
     _unanswered.clear()
-    _calling.clear()
     _first_failure = None
     environment.stop_timeout = environment.stop_timeout or DRAIN_SECONDS  # Locust's own would drop what is in flight
     _started = time.time()
