@@ -168,7 +168,7 @@ class Loop:
             OSError: the server cannot be reached.
         """
         self.sent: list[Asked] = []
-        self.seconds = self.busy = 0.0
+        self.seconds = self.ended = self.busy = 0.0  # asked for, until the last answer, and as a share of `ended`
         self.unsent = self.reconnected = 0
         self._url, self._requests, self._scenario, self._wire = url, requests, scenario, wire
         self._poll: Any = getattr(select, "epoll", select.poll)()
@@ -211,7 +211,7 @@ class Loop:
                 break
             if now > seconds + ANSWER_SECONDS:
                 break
-        ended = clock() - began
+        ended = self.ended = clock() - began
         for line in self._lines.values():
             if line.asked is not None:
                 line.asked.latency = ended - line.asked.due
