@@ -12,7 +12,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,10 +159,19 @@ class Loop:
     """One run, in this process: sends `requests` as `scenario` says. `sent` has what became of them."""
 
     def __init__(
-        self, url: str, requests: Requests, scenario: Scenario, *, connections: int = CONNECTIONS,
-        wire: Callable[[Requests], Connection] = connection_of,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        requests: Requests,
+        scenario: Scenario,
+        *,
+        connections: int = CONNECTIONS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         """Connects.
+
+        Args:
+            connections: of an open loop: how many requests can be under way.
+            answer_seconds: after the last request, for what is still under way; then it has failed.
 
         Raises:
             OSError: the server cannot be reached.
@@ -170,11 +179,10 @@ class Loop:
         self.sent: list[Asked] = []
         self.seconds = self.ended = self.busy = 0.0  # asked for, until the last answer, and as a share of `ended`
         self.unsent = self.reconnected = 0
-        self._url, self._requests, self._scenario, self._wire = url, requests, scenario, wire
+        self._url, self._requests, self._scenario, self._answer_seconds = url, requests, scenario, answer_seconds
         self._poll: Any = getattr(select, "epoll", select.poll)()
         self._lines: dict[int, _Line] = {}
         self._free: deque[_Line] = deque()
-        self._clock: Callable[[], float] = time.perf_counter
         self._began = 0.0
         for _ in range(scenario.users if isinstance(scenario, Closed) else connections):
             self._connect(0.0)
@@ -209,7 +217,7 @@ class Loop:
             now = after - began
             if now >= seconds and not due and len(free) == len(self._lines):
                 break
-            if now > seconds + ANSWER_SECONDS:
+            if now > seconds + self._answer_seconds:
                 break
         ended = self.ended = clock() - began
         for line in self._lines.values():
@@ -230,7 +238,7 @@ class Loop:
     def _connect(self, now: float) -> None:
         _, connection = connect(self._url)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        line = _Line(connection, self._wire(self._requests), now)
+        line = _Line(connection, connection_of(self._requests), now)
         connection.sendall(line.wire.greeting)
         self._poll.register(connection, READABLE)
         self._lines[connection.fileno()] = line

@@ -87,7 +87,7 @@ def run_load_test(
     *,
     protocols: Sequence[ProtocolName],
     users: int,
-    duration: int,
+    duration: float,
     results: Path,
     on_step: OnStep = lambda step: None,
 ) -> list[Run]:
@@ -104,14 +104,14 @@ def run_load_test(
     Raises:
         LoadTestError: a server did not start, or Locust failed.
     """
-    server_core, client_core = _cores()
+    server_core, client_core = two_cores()
     loads = [1] if users == 1 else [1, users]
     try:
         results.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".loadtest-", dir=results))
     except OSError as error:
         raise LoadTestError(
-            f"The results cannot be written to {results}: {error.strerror}. {_RESULTS_ADVICE}"
+            f"The results cannot be written to {results}: {error.strerror}. {RESULTS_ADVICE}"
         ) from error
     try:
         (staging / "latencies").mkdir()
@@ -142,13 +142,13 @@ def run_load_test(
         os.rename(staging / "latencies", results / "latencies")
         os.replace(staging / RESULTS_FILE, results / RESULTS_FILE)
     except OSError as error:
-        raise LoadTestError(f"The results could not be written to {results}: {error}. {_RESULTS_ADVICE}") from error
+        raise LoadTestError(f"The results could not be written to {results}: {error}. {RESULTS_ADVICE}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return runs
 
 
-_RESULTS_ADVICE: Final = "Free some space or fix its permissions, or give another folder: --results"
+RESULTS_ADVICE: Final = "Free some space or fix its permissions, or give another folder: --results"
 
 
 def steps(pairs: int, protocols: int, users: int) -> int:
@@ -163,13 +163,13 @@ def _measure(
     target: str,
     protocol: ProtocolName,
     users: int,
-    duration: int,
+    duration: float,
     core: int | None,
     staging: Path,
 ) -> Run:
     latencies = f"latencies/{model.recipe}.{target}.{protocol}.{users}-user{'s' if users > 1 else ''}.csv"
     counts = run_locust(
-        _url(fresh, protocol),
+        url_of(fresh, protocol),
         target,
         protocol,
         users=users,
@@ -202,7 +202,7 @@ def _measure(
     )
 
 
-def read_figures(latencies: Path, *, duration: int) -> Figures | None:
+def read_figures(latencies: Path, *, duration: float) -> Figures | None:
     """What the file of one measurement, of `duration` seconds, says; None if it has no request."""
     with open(latencies, newline="") as file:
         rows = [(float(row["latency_ms"]), row["outcome"]) for row in csv.DictReader(file)]
@@ -231,7 +231,7 @@ def run_locust(
     protocol: ProtocolName,
     *,
     users: int,
-    duration: int,
+    duration: float,
     core: int | None,
     latencies: Path,
 ) -> dict[str, Any]:
@@ -272,11 +272,11 @@ def run_locust(
 
 
 def _bare(fresh: FreshServer, protocol: ProtocolName, core: int | None) -> float:
-    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, _url(fresh, protocol), str(BARE_SECONDS)]
+    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, url_of(fresh, protocol), str(BARE_SECONDS)]
     return float(_client(command, core, timeout=60, settings={}))
 
 
-def _url(fresh: FreshServer, protocol: ProtocolName) -> str:
+def url_of(fresh: FreshServer, protocol: ProtocolName) -> str:
     return fresh.data_url if PROTOCOLS[protocol].on_data_plane else fresh.url
 
 
@@ -302,7 +302,7 @@ def _client(command: Sequence[str], core: int | None, *, timeout: float, setting
     return output
 
 
-def _cores() -> tuple[int | None, int | None]:
+def two_cores() -> tuple[int | None, int | None]:
     """One core for the server and another for the client, where the machine has them and lets us choose."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None

@@ -44,7 +44,7 @@ class Protocol:
     headers: dict[str, str]
     write: Callable[[Image], bytes]  # of gRPC the message's raw contents alone
     read: Callable[[bytes, Mapping[str, str]], int]  # body and headers of an answer to its digit, or WrongAnswer
-    is_call: bool = False  # of gRPC, which Triton's own client makes
+    is_call: bool = False  # of gRPC, over HTTP/2
 
 
 def _write_predict(image: Image) -> bytes:

@@ -48,6 +48,7 @@ class DidNotStart(LoadTestError):
 class Memory(NamedTuple):
     unique_bytes: int  # that would come back if the processes ended (USS)
     resident_bytes: int  # RSS, which counts what they share in each
+    proportional_bytes: int  # PSS, which divides what they share among them; where the system does not tell it, RSS
 
 
 class Server:
@@ -81,13 +82,14 @@ class Server:
 
     def memory(self) -> Memory:
         """Of all processes."""
-        unique = resident = 0
+        unique = resident = proportional = 0
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 memory = process.memory_full_info()
                 unique += memory.uss
                 resident += memory.rss
-        return Memory(unique, resident)
+                proportional += getattr(memory, "pss", memory.rss)
+        return Memory(unique, resident, proportional)
 
     def worker_bytes(self) -> int:
         """Resident memory of the worker: the largest of the processes."""

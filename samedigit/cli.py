@@ -7,6 +7,7 @@ Exit codes: 0 it did what was asked; 1 the answer is no (an accuracy that is not
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import sys
 from collections.abc import Iterator
@@ -279,6 +280,13 @@ def serve(
     )
 
 
+class Scenario(enum.StrEnum):
+    """How load comes."""
+
+    closed = "closed"
+    open = "open"
+
+
 @app.command()
 def loadtest(
     models: Annotated[
@@ -288,19 +296,40 @@ def loadtest(
     protocol: Annotated[
         list[str] | None, typer.Option(help="predict, grpc, v2-json or v2-binary; repeatable; all without this.")
     ] = None,
-    users: Annotated[int, typer.Option(min=1, max=1000, help="Callers at once, beside a run with one.")] = 16,
-    duration: Annotated[int, typer.Option(min=1, max=3600, help="Seconds of each measurement.")] = 5,
+    scenario: Annotated[
+        Scenario,
+        typer.Option(
+            help="closed: callers who wait for their answers; open: requests that arrive by themselves, up to more than "
+            "the server carries."
+        ),
+    ] = Scenario.closed,
+    users: Annotated[
+        int,
+        typer.Option(min=1, max=1000, help="Callers at once: closed, beside a run with one; open, to find the peak."),
+    ] = 16,
+    duration: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each measurement.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Of the open scenario: how often all is measured.")] = 5,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed.
 
     Over /predict on BentoML's port, and over the Open Inference Protocol, over gRPC, in JSON and in binary, on the data plane.
+    The open scenario ends with the highest rate at which 99 of 100 answers come within 1, 10 and 100 ms; that requests fail
+    beyond what a server carries is what it asks, and no failure.
     """
+    asked = models or [], backend or [], protocol or []
     with saying_when_interrupted("the results are as they were before"):
-        runs = commands.loadtest(
-            models or [], backend or [], protocol or [], users=users, duration=duration, results=results
-        )
+        if scenario is Scenario.open:
+            rows = commands.open_loadtest(*asked, users=users, duration=duration, rounds=rounds, results=results)
+        else:
+            runs = commands.loadtest(*asked, users=users, duration=duration, results=results)
+    if scenario is Scenario.open:
+        if as_json:
+            print_json(rows)
+        else:
+            commands.show_rates(results)
+        return
     if as_json:
         print_json(runs)
     else:

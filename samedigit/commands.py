@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -22,13 +23,14 @@ from digits.contract import BACKENDS, FRAMEWORKS, Backend
 from digits.errors import ModelNotFound, NotInstalled, PictureError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from comparison.load.results import Target
     from digits.card import Epoch, Score
     from digits.confidence import Confidence
     from digits.contract import Images, Probabilities
     from digits.store import StoredModel
+    from loadtests.protocols import ProtocolName
     from training.evaluate import Reading
     from training.study import Run, Share
 
@@ -625,15 +627,72 @@ def loadtest(
     protocols: Sequence[str],
     *,
     users: int,
-    duration: int,
+    duration: float,
     results: Path,
 ) -> list[dict[str, Any]]:
     """Measures the named models, or of every recipe the served one, through the named backends, or all they have.
 
     Over the named protocols, or all.
     """
-    from digits import store
     from loadtests.load_test import run_load_test, steps
+
+    pairs, asked = _asked(names, backends, protocols)
+    with _stepping(steps(len(pairs), len(asked), users)) as on_step:
+        runs = run_load_test(pairs, protocols=asked, users=users, duration=duration, results=results, on_step=on_step)
+    return [dataclasses.asdict(run) for run in runs]
+
+
+def open_loadtest(
+    names: Sequence[str],
+    backends: Sequence[str],
+    protocols: Sequence[str],
+    *,
+    users: int,
+    duration: float,
+    rounds: int,
+    results: Path,
+) -> list[dict[str, Any]]:
+    """The same, of requests that arrive by themselves; a row for each model, backend and protocol."""
+    from comparison.load.rates import read_rates
+    from loadtests.open_test import open_steps, run_open_test
+
+    pairs, asked = _asked(names, backends, protocols)
+    with _stepping(open_steps(len(pairs), len(asked), rounds)) as on_step:
+        run_open_test(
+            pairs, protocols=asked, users=users, seconds=duration, rounds=rounds, results=results, on_step=on_step
+        )
+    rates = read_rates(results)
+    assert rates is not None  # just written
+    return [
+        {
+            "model": one.peak.model,
+            "backend": one.peak.backend,
+            "protocol": one.peak.protocol,
+            "peak": one.peak.requests_per_second,
+            "peak_is_clients": one.peak_is_clients,
+            "highest_rates": [
+                {
+                    "p99_within_ms": bound_ms,
+                    "rate": answer.rate,
+                    "interval": answer.interval,
+                    "at_least": answer.at_least,
+                    "at_most": answer.at_most,
+                }
+                for bound_ms in rates.bounds_ms
+                for answer in (one.answer(bound_ms),)
+            ],
+            "server_cpu_us": one.peak.server_cpu_us,
+            "server_memory_mb": one.peak.server_memory_mb,
+        }
+        for one in rates.arrived
+    ]
+
+
+def _asked(
+    names: Sequence[str], backends: Sequence[str], protocols: Sequence[str]
+) -> tuple[list[tuple[StoredModel, Backend]], list[ProtocolName]]:
+    """The models with their backends, and the protocols, that a load test is of."""
+    from digits import store
     from loadtests.protocols import PROTOCOLS
     from runtimes.backends import how_to_install, is_installed
 
@@ -655,8 +714,14 @@ def loadtest(
     ]
     for model, backend in pairs:
         model.path(backend)  # a model without that file is told before the first is measured
+    return pairs, asked
+
+
+@contextlib.contextmanager
+def _stepping(steps: int) -> Iterator[Callable[[str], None]]:
+    """Shows so many steps, each from when it is called."""
     with _progress() as progress:
-        task = progress.add_task("", total=steps(len(pairs), len(asked), users))
+        task = progress.add_task("", total=steps)
         started = False
 
         def on_step(step: str) -> None:
@@ -666,9 +731,8 @@ def loadtest(
             if not progress_console.is_terminal:
                 progress_console.print(step, highlight=False)
 
-        runs = run_load_test(pairs, protocols=asked, users=users, duration=duration, results=results, on_step=on_step)
+        yield on_step
         progress.update(task, description="measured", advance=1)
-    return [dataclasses.asdict(run) for run in runs]
 
 
 def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
@@ -739,6 +803,40 @@ def show_summary(results: Path) -> None:
         if target.failures:
             failed = f"{name}: {target.failures} requests failed; the first: {target.first_failure}"
             console.print(failed, style="red", markup=False, highlight=False)
+
+
+def show_rates(results: Path) -> None:
+    """How many requests a second each model carries through each backend within each bound of its p99."""
+    from comparison.load.rates import in_words, read_rates, summarise_rates
+
+    rates = read_rates(results)
+    assert rates is not None  # whoever shows them has measured them
+    for protocol in rates.protocols:
+        table = _table(f"Requests a second that arrive by themselves, over {protocol}")
+        table.add_column("model\n  backend")
+        for column in ("peak", *(f"p99 within\n{bound_ms:g} ms" for bound_ms in rates.bounds_ms), "p50, ms\nat 50 %"):
+            table.add_column(column, justify="right")
+        for model in rates.models:
+            table.add_row(model.partition(":")[0])
+            for one in rates.of(model, protocol):
+                cells = []
+                for bound_ms in rates.bounds_ms:
+                    answer = one.answer(bound_ms)
+                    interval = answer.interval
+                    cells.append(in_words(answer).replace("at least ", "≥ ").replace("below ", "< "))
+                    if interval is not None:
+                        cells[-1] += f"\n{interval[0]:,.0f}-{interval[1]:,.0f}"
+                half = next((level.p50_ms for level in one.levels if level.share == 0.5), None)
+                peak = f"{'≥ ' if one.peak_is_clients else ''}{one.peak.requests_per_second:,.0f}"
+                table.add_row(f"  {one.peak.backend}", peak, *cells, "-" if half is None else f"{half:.2f}")
+        console.print(table)
+    console.print(
+        f"peak: {rates.arrived[0].peak.users} callers in a closed loop; below each rate its 95 % interval, over "
+        f"{rates.rounds} rounds; ≥: the client was the limit, or nothing higher was asked.",
+        style="dim",
+    )
+    for finding in summarise_rates(rates, 10.0):
+        console.print(finding, highlight=False, markup=False)
 
 
 def _tested(results: Path) -> list[StoredModel]:

@@ -24,11 +24,13 @@ from typing import Any
 import pytest
 from conftest import PROJECT, bentoml_home, python, require
 
+from comparison.load.rates import in_words, read_rates
 from comparison.load.results import read_results
 from digits.contract import Backend
 from digits.store import StoredModel, find_model, served_models
 from loadtests.bare_socket import mean_latency_ms
 from loadtests.load_test import Figures, Run, read_figures, run_load_test, run_locust, steps
+from loadtests.open_test import BEYOND, BOUNDS_MS, SHARES, open_steps, run_open_test
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import FreshServer, fresh_server
 from serving.protocols.v2_grpc import RESPONSE
@@ -303,6 +305,75 @@ def test_the_latencies_bear_out_the_figures_of_every_run(loaded: Loaded) -> None
         assert all(0 <= float(sent) < 1 for sent, _, _ in rows)
         assert run.requests_per_second == run.requests
     assert 0.85 < loaded.runs[0].correct / loaded.runs[0].requests < 1
+
+
+@pytest.fixture(scope="module")
+def arrived(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """One model through two backends, over two protocols, two rounds."""
+    require("onnxruntime")
+    results = tmp_path_factory.mktemp("open")
+    said: list[str] = []
+    with bentoml_home(trained_home):
+        model = find_model("numpy-sigmoid")
+        pairs: list[tuple[StoredModel, Backend]] = [(model, "numpy"), (model, "onnx")]
+        run_open_test(
+            pairs, protocols=["predict", "grpc"], users=4, seconds=0.2, rounds=2, results=results, on_step=said.append
+        )
+    return Loaded(results, [], said)
+
+
+@pytest.mark.slow
+def test_an_open_test_offers_every_share_of_the_peak_in_every_round(arrived: Loaded) -> None:
+    assert len(arrived.said) == open_steps(2, 2, 2)
+    rates = read_rates(arrived.results)
+    assert rates is not None
+    asked = [(one.peak.backend, one.peak.protocol) for one in rates.arrived]
+    assert asked == list(product(("numpy", "onnx"), ("predict", "grpc")))
+    orders = set()
+    for one in rates.arrived:
+        assert one.peak.requests_per_second > 50
+        assert one.peak.server_cpu_us > 1
+        assert one.peak.server_memory_mb > 20
+        for number in (1, 2):
+            points = [point for point in one.points if point.round == number]
+            shares = [point.share for point in points]
+            orders.add(tuple(shares[: len(SHARES)]))
+            assert sorted(shares[: len(SHARES)]) == list(SHARES)
+            assert shares[len(SHARES) :] == list(BEYOND[: len(shares) - len(SHARES)])
+            for point in points:
+                assert point.rate == pytest.approx(point.share * one.peak.requests_per_second)
+                assert 0 < point.requests < 3 * 0.2 * point.rate + 10
+                assert 0 <= point.failures <= point.requests
+            for point in points[len(SHARES) : -1]:  # only the last is more than the server carries
+                assert point.p99_ms is not None
+                assert point.p99_ms <= BOUNDS_MS[-1]
+        quiet = [point for point in one.points if point.share == SHARES[0] and not point.failures]
+        assert sum(point.correct for point in quiet) > 0.8 * sum(point.requests for point in quiet)
+        assert {level.share for level in one.levels} == {point.share for point in one.points}
+    assert len(orders) > 1  # random
+
+
+@pytest.mark.slow
+def test_an_open_tests_figures_stand_in_the_table_and_in_the_report(
+    loaded: Loaded, arrived: Loaded, trained_home: Path, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(loaded.results, tmp_path / "results"))
+    shutil.copytree(arrived.results, results, dirs_exist_ok=True)
+    rates = read_rates(results)
+    assert rates is not None
+    code = (
+        "import sys; from pathlib import Path; from samedigit.commands import show_rates; show_rates(Path(sys.argv[1]))"
+    )
+    printed = python(code, results, environment={"BENTOML_HOME": str(trained_home), "COLUMNS": "80"})
+    assert max(map(len, printed.splitlines())) <= 80
+    samedigit("report", "--results", results, BENTOML_HOME=trained_home)
+    page = (results / "report.html").read_text()
+    table = page[page.index('<table id="rates">') :]
+    for one in rates.arrived:
+        words = in_words(one.answer(100.0))
+        assert f"<td>{words}" in table
+        assert words.replace("at least ", "≥ ").replace("below ", "< ") in printed
+    assert page.count("Latency against the rate of requests") == 2  # a picture for each protocol
 
 
 def samedigit(*arguments: object, **environment: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from comparison.figures import (
 )
 from comparison.intervals import card_interval
 from comparison.kinds import Spread
+from comparison.load.rates import Level
 from comparison.load.results import Comparison, Door, Latencies, Share
 from comparison.load.serving_results import Measurement
 from comparison.words import ECHO, format_ms
@@ -123,6 +124,57 @@ def latency_shares(shares: dict[str, Share], door: Door | None, *, limit_ms: flo
         return to_svg(
             figure, name, "How much of each latency is the door, the queue and the model, one bar per backend"
         )
+
+
+def latency_against_rate(levels: dict[str, tuple[Level, ...]], *, bounds_ms: Sequence[float], name: str) -> str:
+    """How the latency of requests that arrive by themselves grows with their rate: for each backend its p99 and its p50.
+
+    Args:
+        levels: backend -> what became of each rate, ascending.
+        bounds_ms: where a thin line goes across.
+        name: unlike that of any other picture in the page.
+    """
+    with rc_context(STYLE):
+        figure, axes = new_figure(370, 300)
+        for bound_ms in bounds_ms:
+            axes.axhline(bound_ms, color=SOFT, linewidth=0.8)
+        drawn: list[float] = []
+        for backend, found in levels.items():
+            look: dict[str, Any] = {
+                "color": BACKEND_COLOURS[backend],
+                "dashes": BACKEND_DASHES[backend] or (None, None),
+            }
+            for field, width in (("p99_ms", 1.8), ("p50_ms", 0.9)):
+                known = [(level.rate, ms) for level in found if (ms := getattr(level, field)) is not None]
+                axes.plot([rate for rate, _ in known], [ms for _, ms in known], linewidth=width, **look)
+                drawn += [ms for _, ms in known]
+            for level in found:
+                p99s = [ms for ms in level.rounds_p99_ms if ms is not None]
+                axes.plot([level.rate] * len(p99s), p99s, "o", color=BACKEND_COLOURS[backend], markersize=2.5)
+                drawn += p99s
+        axes.set_yscale("log")
+        axes.set_xscale("log")
+        low, high = min(drawn, default=0.1) / 1.2, max(drawn, default=bounds_ms[-1]) * 1.2
+        axes.set_ylim(low, high)
+        asked = [level.rate for found in levels.values() for level in found]
+        axes.set_xlim(min(asked) / 1.1, max(asked) * 1.1)
+        for axis, limits in ((axes.yaxis, (low, high)), (axes.xaxis, axes.get_xlim())):
+            axis.set_major_locator(FixedLocator(_powers(limits)))
+            axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
+            axis.set_minor_locator(NullLocator())
+        axes.set_xlabel("requests a second that arrive (logarithmic)")
+        axes.set_ylabel("latency, ms (logarithmic)")
+        return to_svg(figure, name, "Latency against the rate of requests, p50 and p99, one pair of lines per backend")
+
+
+def _powers(limits: tuple[float, float]) -> list[float]:
+    """1, 2 and 5 times powers of ten, or the powers alone where that is too many, within the limits."""
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**power for power in range(-3, 7) for digit in digits]
+        ticks = [tick for tick in ticks if limits[0] <= tick <= limits[1]]
+        if len(ticks) <= MOST_TICKS:
+            break
+    return ticks
 
 
 def rates(measurements: Sequence[Measurement], *, name: str) -> str:

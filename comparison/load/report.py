@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from comparison import figures, kinds, page
 from comparison.intervals import card_interval
 from comparison.load import plots
+from comparison.load.rates import Level, Rates, in_words, read_rates, summarise_rates
 from comparison.load.results import Comparison, Share, compare, read_results
 from comparison.load.serving_results import Benchmark, read_benchmark
 from comparison.load.summary import CLIENT_LIMITS, summarise
@@ -24,7 +26,7 @@ from training.evaluate import Reading, kept_readings
 TEMPLATE: Final = "load/report.html.j2"
 ABOUT: Final[dict[ProtocolName, str]] = {
     "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
-    "grpc": "the Open Inference Protocol over gRPC, on the data plane, by Triton's own client: most of it is the client",
+    "grpc": "the Open Inference Protocol over gRPC, on the data plane, calls over HTTP/2",
     "v2-json": "the same protocol over HTTP in JSON, on the data plane: the door on a port of its own",
     "v2-binary": "the same with binary tensors: raw pixels in, raw numbers out",
 }
@@ -33,19 +35,21 @@ ABOUT: Final[dict[ProtocolName, str]] = {
 def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> Path:
     """Writes the report on the load test in the folder `results` to the file `target`, and returns `target`.
 
-    A model of the load test that is not among `models` is left out, which the report says. Where the benchmark of serving
-    has left its results in the same folder, they are shown too.
+    What an open scenario or the benchmark of serving has left in the same folder is shown too.
+    A model of the load test that is not among `models` is left out, which the report says.
 
     Raises:
         ResultsMissing: no results, unreadable ones, or none of these models.
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    page.write(_render(comparison, read_benchmark(results), kept_readings(results)), target)
+    page.write(_render(comparison, read_rates(results), read_benchmark(results), kept_readings(results)), target)
     return target
 
 
-def _render(comparison: Comparison, benchmark: Benchmark | None, kept: Mapping[str, Sequence[Reading]]) -> str:
+def _render(
+    comparison: Comparison, rates: Rates | None, benchmark: Benchmark | None, kept: Mapping[str, Sequence[Reading]]
+) -> str:
     models, results = comparison.models, comparison.results
     kind_rows = kinds.rows(models, kept)
     quickest_ms = {model.tag: _quickest_ms(comparison, model) for model in models}
@@ -73,6 +77,11 @@ def _render(comparison: Comparison, benchmark: Benchmark | None, kept: Mapping[s
         kinds_picture=_kinds_picture(models, kind_rows, quickest_ms),
         quickest_ms=quickest_ms,
         share_pictures=_share_pictures(comparison),
+        rates=rates,
+        in_words=in_words,
+        rate_findings=summarise_rates(rates, rates.bounds_ms[1]) if rates else [],
+        rate_backends=[name for name in BACKENDS if rates and any(one.peak.backend == name for one in rates.arrived)],
+        open_pictures=_open_pictures(rates) if rates else [],
         benchmark=benchmark,
         rate_pictures=_rate_pictures(benchmark) if benchmark else [],
         latency_pictures=_latency_pictures(comparison),
@@ -136,6 +145,18 @@ def _share_pictures(comparison: Comparison) -> list[tuple[ProtocolName, Markup]]
         for protocol, each in shares.items()
         if each
     ]
+
+
+def _open_pictures(rates: Rates) -> list[tuple[str, Markup]]:
+    """For each model and protocol, how the latency grows with the rate."""
+    pictures = []
+    for number, (model, protocol) in enumerate(product(rates.models, rates.protocols)):
+        levels: dict[str, tuple[Level, ...]] = {one.peak.backend: one.levels for one in rates.of(model, protocol)}
+        if levels:
+            title = f"{model.partition(':')[0]}, over {protocol}"
+            picture = plots.latency_against_rate(levels, bounds_ms=rates.bounds_ms, name=f"open-{number}")
+            pictures.append((title, Markup(picture)))
+    return pictures
 
 
 def _rate_pictures(benchmark: Benchmark) -> list[tuple[str, Markup]]:

@@ -1,0 +1,219 @@
+"""What is made of an open scenario's points; every figure here is made up or simulated, and none is a measurement."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from comparison.load.rates import (
+    Arrived,
+    Rates,
+    crossing,
+    in_words,
+    log_interval,
+    read_rates,
+    summarise_rates,
+)
+from digits.contract import Backend
+from digits.errors import ResultsMissing
+from loadtests.open_test import BOUNDS_MS, COLUMNS, Peak, Point
+
+POINT = Point(
+    model="torch-relu:1", backend="onnx", protocol="grpc", round=1, share=0.5, rate=500.0, requests=1000, failures=0,
+    correct=980, first_failure=None, p50_ms=1.0, p99_ms=2.0, late_p99_ms=0.05, client_busy=0.3,
+)  # fmt: skip
+PEAK = Peak(
+    model="torch-relu:1", recipe="torch-relu", framework="torch", backend="onnx", protocol="grpc", users=16,
+    requests_per_second=1000.0, failures=0, first_failure=None, client_busy=0.5, server_cpu_us=80.0,
+    server_memory_mb=150.0, start_to_ready_seconds=2.0, latencies="open/torch-relu.onnx.grpc.csv",
+)  # fmt: skip
+
+
+def a_round(p99s: dict[float, float | None], *, number: int = 1, backend: Backend = "onnx", **more: Any) -> list[Point]:
+    """Points with these p99s by rate."""
+    return [
+        replace(POINT, backend=backend, round=number, share=rate / 1000, rate=rate, p99_ms=p99_ms, **more)
+        for rate, p99_ms in p99s.items()
+    ]
+
+
+def arrived(rounds: Sequence[dict[float, float | None]], *, backend: Backend = "onnx", **more: Any) -> Arrived:
+    points = [point for i, p99s in enumerate(rounds) for point in a_round(p99s, number=i + 1, backend=backend, **more)]
+    return Arrived(peak=replace(PEAK, backend=backend), points=tuple(points), folder=Path())
+
+
+def rates_of(*each: Arrived) -> Rates:
+    return Rates(
+        made_at="2026-01-01T00:00:00+00:00", machine="made up", cores=2, pinning="none", seconds=1.0, rounds=3,
+        bounds_ms=BOUNDS_MS, versions={}, arrived=each,
+    )  # fmt: skip
+
+
+def test_the_rate_is_where_the_p99_crosses_the_bound_between_two_rates() -> None:
+    found = crossing(a_round({250: 1.0, 500: 2.0, 1000: 50.0}), 10.0)  # 10 is halfway from 2 to 50, in logarithms
+    assert found.end == "between"
+    assert found.rate == pytest.approx(750.0)
+
+
+def test_a_p99_that_falls_with_the_rate_is_taken_as_noise() -> None:
+    """20 and 5 become 10 at both: within 10 ms there, though the first alone is not."""
+    found = crossing(a_round({250: 1.0, 500: 20.0, 750: 4.0, 1000: 1000.0}), 10.0)
+    assert found.end == "between"
+    assert 750 < found.rate < 1000
+
+
+def test_where_more_than_one_in_a_hundred_failed_the_bound_is_not_met() -> None:
+    found = crossing(a_round({500: 2.0, 1000: None}), 100.0)
+    assert found.end == "between"
+    assert found.rate == pytest.approx(500 + 500 * math.log(50) / math.log(2500))  # None: 5 s
+
+
+@pytest.mark.parametrize(
+    ("late_p99_ms", "client_busy", "end", "rate"),
+    [(2.4, 0.89, "between", 750.0), (2.6, 0.5, "above", 500.0), (0.1, 0.95, "above", 500.0)],
+)
+def test_where_the_client_was_the_limit_the_rate_is_a_least_one(
+    late_p99_ms: float, client_busy: float, end: str, rate: float
+) -> None:
+    """Late by a quarter of the bound, or computing for nine tenths of the time, at the rate where the bound is left."""
+    points = a_round({250: 1.0, 500: 2.0, 1000: 50.0}, late_p99_ms=late_p99_ms, client_busy=client_busy)
+    found = crossing(points, 10.0)
+    assert found.end == end
+    assert found.rate == pytest.approx(rate)
+
+
+def test_what_lies_outside_of_the_measured_rates_is_said_so() -> None:
+    assert crossing(a_round({250: 1.0, 500: 2.0}), 10.0).end == "above"
+    assert crossing(a_round({250: 11.0, 500: 12.0}), 10.0).end == "below"
+    assert crossing(a_round({250: 11.0, 500: 12.0}, late_p99_ms=9.0), 10.0).end == "unknown"
+
+
+def test_an_answer_has_an_interval_over_rounds_and_words_for_what_is_not_known() -> None:
+    inside: dict[float, float | None] = {500: 2.0, 1000: 50.0}
+    high: dict[float, float | None] = {500: 1.0, 1000: 2.0}
+    low: dict[float, float | None] = {500: 20.0, 1000: 50.0}
+    known = arrived([inside, {500: 2.0, 1100: 50.0}, {500: 2.0, 1200: 50.0}]).answer(10.0)
+    assert known.rates == pytest.approx((750, 800, 850))
+    assert known.rate == pytest.approx(stats.gmean([750, 800, 850]))
+    logs = np.log([750, 800, 850])
+    expected = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    assert known.interval == pytest.approx(np.exp(expected))
+    assert in_words(known) == "799"
+    for rounds, words in (([inside, high], "at least 866"), ([inside, low], "below 612"), ([high, low], "not known")):
+        answer = arrived(rounds).answer(10.0)
+        assert answer.interval is None
+        assert in_words(answer) == words
+
+
+def test_a_ratio_is_paired_by_round_and_as_wide_as_all_pairs_together_ask() -> None:
+    """What a round does to all backends alike is in no ratio."""
+    factors = (1.0, 0.5, 1.5)
+
+    def through(backend: Backend, rate: float, noise: Sequence[float]) -> Arrived:
+        each = [rate * factor * (1 + error) for factor, error in zip(factors, noise, strict=True)]
+        return arrived([{one / 2: 1.0, one * 1.5: 100.0} for one in each], backend=backend)
+
+    rates = rates_of(
+        through("onnx", 2000, (0.0, 0.01, -0.01)),
+        through("numpy", 1000, (0.01, -0.01, 0.0)),
+        through("torch", 1980, (0, 0, 0)),
+    )
+    assert all(one.answer(10.0).is_known for one in rates.arrived)
+    by_backend = {one.second: one for one in rates.ratios("torch-relu:1", "grpc", 10.0)}
+    assert by_backend.keys() == {"numpy", "torch"}
+    assert all(one.first == "onnx" for one in by_backend.values())
+    numpy = by_backend["numpy"]
+    assert numpy.ratio == pytest.approx(2, rel=0.01)
+    logs = np.log([2 / 1.01, 2 * 1.01 / 0.99, 2 * 0.99])
+    low, high = stats.t.interval(1 - 0.05 / 3, 2, logs.mean(), stats.sem(logs))
+    assert numpy.interval == pytest.approx((math.exp(low), math.exp(high)))
+    assert numpy.is_shown
+    assert not by_backend["torch"].is_shown
+    (said,) = summarise_rates(rates, 10.0)
+    assert "onnx carries" in said
+    assert "shown to be more than numpy (2.00 times), not shown to be more than torch" in said
+
+
+def test_nothing_is_ranked_where_one_rate_is_a_least_one() -> None:
+    known = arrived([{500: 2.0, 1000: 50.0}] * 2)
+    limited = arrived([{500: 1.0, 1000: 2.0}] * 2, backend="torch")
+    rates = rates_of(known, limited)
+    assert rates.ratios("torch-relu:1", "grpc", 10.0) == ()
+    assert "not known which carries most" in summarise_rates(rates, 10.0)[0]
+
+
+def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    for error in (0.05, 0.2):
+        samples = np.exp(random.normal(math.log(700), 0.2, size=(4000, 4)))
+        found = [log_interval(sample, error=error) for sample in samples]
+        covered = np.mean([interval is not None and interval[0] < 700 < interval[1] for interval in found])
+        assert covered == pytest.approx(1 - error, abs=3 * math.sqrt(error * (1 - error) / 4000))
+    assert log_interval([5.0]) is None
+
+
+def written(folder: Path, requests: int = 400) -> Path:
+    """Two rounds of two rates, with the latencies: 1, 2, ... ms at the first, ten times as long at the second."""
+    points = []
+    (folder / "open").mkdir(parents=True)
+    with (folder / PEAK.latencies).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number in (1, 2):
+            for share, slowness in ((0.25, 1.0), (1.0, 10.0)):
+                failures = 5 * int(share)
+                rate = {"round": number, "share": share, "rate": 1000 * share}
+                points.append(replace(POINT, requests=requests, failures=failures, **rate))  # type: ignore[arg-type]
+                for i in range(requests):
+                    failed = i < failures
+                    writer.writerow(
+                        (number, share, i / 1000, 0.01, slowness * (i + 1), "failed" if failed else "right")
+                    )
+    document = {
+        "made_at": "2026-01-01T00:00:00+00:00", "machine": "made up", "cores": 2, "pinning": "none", "seconds": 1.0,
+        "rounds": 2, "bounds_ms": BOUNDS_MS, "versions": {"numpy": "2"}, "peaks": [asdict(PEAK)],
+        "points": [asdict(point) for point in points],
+    }  # fmt: skip
+    (folder / "open.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_percentiles_are_of_all_rounds_and_told_where_ten_requests_were_slower(tmp_path: Path) -> None:
+    rates = read_rates(written(tmp_path, requests=600))
+    assert rates is not None
+    quarter, whole = rates.arrived[0].levels
+    assert (quarter.requests, quarter.failures, whole.failures) == (1200, 0, 10)
+    assert quarter.p50_ms == 300  # of 1, 1, 2, 2, ... 600, 600
+    assert quarter.p99_ms == 594
+    assert quarter.p999_ms is None  # 1.2 requests were slower
+    assert whole.p50_ms == 3050  # five of each round failed, and were so slower than all
+    assert quarter.rounds_p99_ms == (2.0, 2.0)
+    few = read_rates(written(tmp_path / "few", requests=400))
+    assert few is not None
+    assert few.arrived[0].levels[0].p99_ms is None  # 8 were slower
+
+
+def test_results_that_are_not_there_or_not_of_this_version_are_told(tmp_path: Path) -> None:
+    assert read_rates(tmp_path) is None
+    folder = written(tmp_path / "results")
+    with (folder / PEAK.latencies).open("a") as file:
+        file.write("1,0.25,1,1,1,right\n")
+    rates = read_rates(folder)
+    assert rates is not None
+    with pytest.raises(ResultsMissing, match="not of this load test"):
+        _ = rates.arrived[0].levels
+    (folder / "open.json").write_text("{}")
+    with pytest.raises(ResultsMissing, match="another version"):
+        read_rates(folder)
+    (folder / "open.json").write_text("{")
+    with pytest.raises(ResultsMissing, match="not valid JSON"):
+        read_rates(folder)
