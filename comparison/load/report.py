@@ -16,11 +16,12 @@ from comparison.load import plots
 from comparison.load.rates import Level, Rates, in_words, read_rates, summarise_rates
 from comparison.load.results import Comparison, Share, compare, read_results
 from comparison.load.serving_results import Benchmark, read_benchmark
+from comparison.load.starts import Starts, read_starts
 from comparison.load.summary import CLIENT_LIMITS, summarise
 from comparison.words import ECHO, join
 from digits.contract import BACKENDS
 from digits.store import StoredModel
-from loadtests.protocols import ProtocolName
+from loadtests.protocols import PROTOCOLS, ProtocolName
 from training.evaluate import Reading, kept_readings
 
 TEMPLATE: Final = "load/report.html.j2"
@@ -35,7 +36,7 @@ ABOUT: Final[dict[ProtocolName, str]] = {
 def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> Path:
     """Writes the report on the load test in the folder `results` to the file `target`, and returns `target`.
 
-    What an open scenario or the benchmark of serving has left in the same folder is shown too.
+    What an open scenario, cold starts or the benchmark of serving have left in the same folder is shown too.
     A model of the load test that is not among `models` is left out, which the report says.
 
     Raises:
@@ -43,12 +44,19 @@ def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> 
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    page.write(_render(comparison, read_rates(results), read_benchmark(results), kept_readings(results)), target)
+    text = _render(
+        comparison, read_rates(results), read_starts(results), read_benchmark(results), kept_readings(results)
+    )
+    page.write(text, target)
     return target
 
 
 def _render(
-    comparison: Comparison, rates: Rates | None, benchmark: Benchmark | None, kept: Mapping[str, Sequence[Reading]]
+    comparison: Comparison,
+    rates: Rates | None,
+    starts: Sequence[Starts],
+    benchmark: Benchmark | None,
+    kept: Mapping[str, Sequence[Reading]],
 ) -> str:
     models, results = comparison.models, comparison.results
     kind_rows = kinds.rows(models, kept)
@@ -77,6 +85,8 @@ def _render(
         kinds_picture=_kinds_picture(models, kind_rows, quickest_ms),
         quickest_ms=quickest_ms,
         share_pictures=_share_pictures(comparison),
+        starts=starts,
+        all_protocols=list(PROTOCOLS),
         rates=rates,
         in_words=in_words,
         rate_findings=summarise_rates(rates, rates.bounds_ms[1]) if rates else [],
