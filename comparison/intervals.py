@@ -1,12 +1,20 @@
-"""How far a measured accuracy can be trusted."""
+"""How far a measured figure can be trusted."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
 from scipy.stats import binomtest
 
 from digits.card import Card
 
 Interval = tuple[float, float]
+CONFIDENCE: Final = 0.95
 
 
 def wilson(correct: int, total: int) -> Interval:
@@ -26,3 +34,14 @@ def card_interval(card: Card) -> Interval:
 
 def overlap(first: Interval, second: Interval) -> bool:
     return first[0] <= second[1] and second[0] <= first[1]
+
+
+def log_interval(
+    values: Sequence[float] | npt.NDArray[np.float64], *, error: float = 1 - CONFIDENCE
+) -> Interval | None:
+    """Student's t interval of the mean of the logarithms, as a factor; None of fewer than two values."""
+    if len(values) < 2:
+        return None
+    logs = np.log(np.asarray(values, np.float64))
+    half = float(stats.t.ppf(1 - error / 2, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)

@@ -280,6 +280,26 @@ def serve(
     )
 
 
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="RECIPE or RECIPE:VERSION.")],
+    numbers: Annotated[
+        list[str] | None, typer.Option(help="int8-dynamic, int8-static or float16; repeatable; all without this.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Store a model's weights in smaller numbers, and say what each form costs and gives beside the original.
+
+    Each is a model of its own, RECIPE-NUMBERS, of one ONNX file, with its own accuracy; it is served only by name, as in
+    SAMEDIGIT_MODELS, or once promoted.
+    """
+    rows = commands.quantize(model, numbers or [])
+    if as_json:
+        print_json(rows)
+    else:
+        commands.show_numbers(rows)
+
+
 class Scenario(enum.StrEnum):
     """How load comes."""
 

@@ -621,6 +621,61 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, op
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
 
 
+def quantize(name: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Stores the named model in smaller numbers, or in all of them; a row for it and for each."""
+    from comparison.study.smaller import compare_numbers
+    from digits import store
+    from training.smaller import NUMBERS, store_smaller
+
+    for one in wanted:
+        if one not in NUMBERS:
+            raise SettingError(f"There are no numbers {one!r}; there are {', '.join(NUMBERS)}.")
+    original = store.find_model(name)
+    asked = [one for one in NUMBERS if one in wanted or not wanted]
+    smaller = [store_smaller(original, one) for one in asked]
+    return [dataclasses.asdict(row) for row in compare_numbers(original, smaller)]
+
+
+def show_numbers(rows: Sequence[dict[str, Any]]) -> None:
+    """What `quantize` gives, as a table."""
+    table = _table(f"{rows[0]['model']} in smaller numbers, through onnxruntime, one thread")
+    table.add_column("numbers")
+    for column in (
+        "kB",
+        "right,\n%",
+        "against the\noriginal",
+        "same\ndigit, %",
+        "ECE,\n%",
+        "1 image,\nus",
+        "64: us\nan image",
+    ):
+        table.add_column(column, justify="right")
+    for row in rows:
+        paired, calibration = row["paired"], row["calibration"]
+        against, agree = "", ""
+        if paired is not None:
+            low, high = (100 * bound for bound in paired["interval"])
+            against = f"{100 * paired['difference']:+.2f}\n{low:+.2f} to {high:+.2f}\np {paired['p']:.2g}"
+            agree = f"{100 * paired['agree']:.2f}"
+        speeds = []
+        for number, microseconds in row["microseconds"].items():
+            interval = row["intervals"][number]
+            ratio = "" if interval is None else f"\n{row['ratios'][number]:.2f}x\n{interval[0]:.2f}-{interval[1]:.2f}"
+            speeds.append(f"{microseconds:.1f}{ratio}")
+        table.add_row(
+            row["numbers"], f"{row['bytes'] / 1000:.0f}", f"{100 * row['correct'] / row['total']:.2f}", against, agree,
+            f"{100 * calibration['ece']:.2f}", *speeds,
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "against the original: points of accuracy on the same test images, 95 % interval (Bonett and Price), McNemar's p; "
+        "x: its time by the original's, 95 % interval over rounds; ECE: how far its probabilities are from what they say.",
+        style="dim",
+    )
+    names = ','.join(row['model'].partition(':')[0] for row in rows[1:])
+    console.print(f"Served by name: SAMEDIGIT_MODELS={names}", highlight=False)
+
+
 def loadtest(
     names: Sequence[str],
     backends: Sequence[str],

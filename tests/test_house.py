@@ -21,7 +21,7 @@ FRAMEWORKS = {
     "tensorflow": {"training/keras_trainer.py", "runtimes/tensorflow_runtime.py"},
     "keras": {"training/keras_trainer.py"},
     "tf2onnx": {"training/keras_trainer.py"},
-    "onnxruntime": {"runtimes/onnx_runtime.py"},
+    "onnxruntime": {"runtimes/onnx_runtime.py", "training/smaller.py"},
 }
 HEAVY = "torch", "tensorflow", "keras", "onnxruntime", "onnx", "matplotlib", "scipy", "locust", "PIL"
 

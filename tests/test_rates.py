@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from comparison.intervals import log_interval
 from comparison.load.rates import (
     Arrived,
     Rates,
     crossing,
     in_words,
-    log_interval,
     read_rates,
     summarise_rates,
 )

@@ -19,10 +19,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import isotonic_regression
 
-from comparison.intervals import Interval
+from comparison.intervals import CONFIDENCE, Interval, log_interval
 from comparison.words import join
 from digits.contract import BACKENDS, Backend
 from digits.errors import ResultsMissing
@@ -33,7 +32,6 @@ CLIENT_LIMITS: Final = 0.9  # a client that computes for a larger share of its t
 LATE_SHARE: Final = 0.25  # and so is one of which one request in a hundred is late by this share of the bound
 ENDLESS_MS: Final = 5000.0  # of a p99 of which more failed: as long as the client waits for an answer
 TAIL: Final = 10  # a percentile is told where as many requests as this were slower
-CONFIDENCE: Final = 0.95
 _AGAIN: Final = "Run it again: samedigit loadtest --scenario open"
 
 Floats = npt.NDArray[np.float64]
@@ -251,15 +249,6 @@ def crossing(points: Sequence[Point], bound_ms: float) -> Crossing:
     if limited:
         return Crossing(low, "above")
     return Crossing(low + (high - low) * float((bound - log_low) / (log_high - log_low)), "between")
-
-
-def log_interval(values: Sequence[float] | Floats, *, error: float = 1 - CONFIDENCE) -> Interval | None:
-    """Student's t interval of the mean of the logarithms, as a factor; None of fewer than two values."""
-    if len(values) < 2:
-        return None
-    logs = np.log(np.asarray(values, np.float64))
-    half = float(stats.t.ppf(1 - error / 2, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)
 
 
 def read_rates(folder: Path) -> Rates | None:

@@ -1,0 +1,122 @@
+"""What smaller numbers cost and give, beside the model that they come from: size, speed, accuracy, agreement, calibration."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+from comparison.intervals import Interval, log_interval
+from comparison.study.calibration import Calibration, measure
+from digits import mnist
+from digits.contract import Images, Labels, Probabilities
+from digits.store import StoredModel
+from runtimes.backends import Runtime, open_runtime, predict_all
+from runtimes.device import CPU
+
+ROUNDS: Final = 9
+BATCHES: Final = {1: 200, 64: 30}  # images in a call -> calls in a round
+Z: Final = float(norm.ppf(0.975))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One format's answers to the test images against the original's."""
+
+    gained: int  # right here, wrong there
+    lost: int  # wrong here, right there
+    agree: float  # share of images of which both say the same digit, in [0, 1]
+    difference: float  # in accuracy, in [-1, 1]; positive: better than the original
+    interval: Interval  # 95 %, of the difference, over test images
+    p: float  # McNemar's exact test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smaller:
+    """A model in some numbers; of the original `paired` is None and each ratio 1."""
+
+    model: str  # recipe:version
+    numbers: str
+    bytes: int
+    correct: int
+    total: int
+    calibration: Calibration
+    paired: Paired | None
+    microseconds: dict[int, float]  # images in a call -> of an image, the median of rounds
+    ratios: dict[int, float]  # its time by the original's
+    intervals: dict[int, Interval | None]  # 95 %, of the ratio, over rounds
+
+
+def compare_numbers(original: StoredModel, others: Sequence[StoredModel]) -> list[Smaller]:
+    """The original first. One thread, in this process; rounds in which all take turns, in a random order."""
+    test_images = mnist.test_images()
+    models = [original, *others]
+    runtimes = {model.tag: open_runtime("onnx", model.path("onnx"), device=CPU) for model in models}
+    times = speed(runtimes, test_images.images)
+    answers = {tag: predict_all(runtime, test_images.images) for tag, runtime in runtimes.items()}
+    found = []
+    for model in models:
+        ours, theirs = times[model.tag], times[original.tag]
+        ratios = {number: np.divide(ours[number], theirs[number]) for number in BATCHES}
+        found.append(
+            Smaller(
+                model=model.tag,
+                numbers=model.card.recipe.get("numbers", "float32"),
+                bytes=model.card.bytes["onnx"],
+                correct=model.card.scores["onnx"].correct,
+                total=model.card.scores["onnx"].total,
+                calibration=measure(answers[model.tag], test_images.labels),
+                paired=None
+                if model is original
+                else paired(answers[model.tag], answers[original.tag], test_images.labels),
+                microseconds={number: float(np.median(each)) / number for number, each in ours.items()},
+                ratios={number: math.exp(float(np.log(each).mean())) for number, each in ratios.items()},
+                intervals={
+                    number: None if model is original else log_interval(each) for number, each in ratios.items()
+                },
+            )
+        )
+    return found
+
+
+def paired(ours: Probabilities, theirs: Probabilities, labels: Labels) -> Paired:
+    """The interval is Bonett and Price's (2012) for paired proportions: an image is added to each way of differing."""
+    digits, others = ours.argmax(axis=1), theirs.argmax(axis=1)
+    gained = int(((digits == labels) & (others != labels)).sum())
+    lost = int(((digits != labels) & (others == labels)).sum())
+    number = len(labels) + 2
+    middle, spread = (gained - lost) / number, (gained + lost + 2) / number
+    half = Z * math.sqrt((spread - middle**2) / number)
+    return Paired(
+        gained=gained,
+        lost=lost,
+        agree=float((digits == others).mean()),
+        difference=(gained - lost) / len(labels),
+        interval=(middle - half, middle + half),
+        p=float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
+    )
+
+
+def speed(
+    runtimes: Mapping[str, Runtime], images: Images, *, rounds: int = ROUNDS
+) -> dict[str, dict[int, list[float]]]:
+    """Microseconds of a call, the median of each round's, by the number of its images."""
+    chance = random.Random(1)
+    found: dict[str, dict[int, list[float]]] = {name: {number: [] for number in BATCHES} for name in runtimes}
+    for _ in range(rounds):
+        for name in chance.sample(list(runtimes), len(runtimes)):
+            for number, calls in BATCHES.items():
+                taken = []
+                for call in range(calls + calls // 10):
+                    some = images[call % 100 : call % 100 + number]
+                    began = time.perf_counter()
+                    runtimes[name].predict(some)
+                    taken.append(time.perf_counter() - began)
+                found[name][number].append(1e6 * float(np.median(taken[calls // 10 :])))
+    return found
