@@ -42,6 +42,7 @@ SHARES: Final = (0.25, 0.5, 0.75, 0.9)  # of the peak, in every round
 BEYOND: Final = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)  # after them, until the latency leaves the last of BOUNDS_MS
 BOUNDS_MS: Final = (1.0, 10.0, 100.0)
 WARM_UP_SECONDS: Final = 0.5
+PEAK_SECONDS: Final = 0.5  # at least
 SEED: Final = 1
 
 OnStep = Callable[[str], None]
@@ -201,7 +202,7 @@ class Target:
     def find_peak(self, users: int, seconds: float) -> None:
         self._users = users
         self._ask(Closed(users), WARM_UP_SECONDS)
-        self._peak = self._ask(Closed(users), max(seconds, 1.0))
+        self._peak = self._ask(Closed(users), max(seconds, PEAK_SECONDS))
         if not self._rate():
             raise LoadTestError(f"{self.name}: no request was answered; the first failure: {self._peak.first_failure}")
 
