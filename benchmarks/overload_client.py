@@ -70,6 +70,7 @@ def _run(arrivals: Arrivals) -> Outcome:
         Requests("v2-binary", arrivals.requests),
         Closed(arrivals.connections) if arrivals.rate is None else Open(arrivals.rate),
         connections=arrivals.connections,
+        sleeps=arrivals.sleeps,
     )
     try:
         loop.run(arrivals.seconds, seed=arrivals.seed)

@@ -37,7 +37,7 @@ SEND_BUFFER: Final = 1 << 20  # so that a whole request fits
 READABLE: Final = 1  # of poll and epoll alike
 FAILED, WRONG, RIGHT = range(3)
 OUTCOMES: Final[tuple[OutcomeName, ...]] = ("failed", "wrong", "right")  # by these numbers
-SPIN: Final = 0  # seconds that a poll waits
+NAP_SECONDS: Final = 0.01  # at most, of a client that sleeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +166,14 @@ class Loop:
         *,
         connections: int = CONNECTIONS,
         answer_seconds: float = ANSWER_SECONDS,
+        sleeps: bool = False,
     ) -> None:
         """Connects.
 
         Args:
             connections: of an open loop: how many requests can be under way.
             answer_seconds: after the last request, for what is still under way; then it has failed.
+            sleeps: until there is something to do, so that others may have its core: some 0.1 ms late then.
 
         Raises:
             OSError: the server cannot be reached.
@@ -180,6 +182,7 @@ class Loop:
         self.seconds = self.ended = self.busy = 0.0  # asked for, until the last answer, and as a share of `ended`
         self.unsent = self.reconnected = 0
         self._url, self._requests, self._scenario, self._answer_seconds = url, requests, scenario, answer_seconds
+        self._sleeps = sleeps
         self._poll: Any = getattr(select, "epoll", select.poll)()
         self._lines: dict[int, _Line] = {}
         self._free: deque[_Line] = deque()
@@ -207,7 +210,11 @@ class Loop:
                 while due and free and due[0] <= now:
                     self._send(free.popleft(), order[number % len(order)], due.popleft(), now)
                     number, worked, now = number + 1, True, clock() - began
-            for file, _ in poll(SPIN):
+            if self._sleeps:
+                until = due[0] - clock() + began if due and free else NAP_SECONDS
+                # epoll's own time is in whole milliseconds
+                select.select([self._poll], [], [], min(NAP_SECONDS, max(0.0, until)))
+            for file, _ in poll(0):
                 self._receive(file)
                 worked = True
             after = clock()
