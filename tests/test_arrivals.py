@@ -144,6 +144,16 @@ def test_what_is_never_answered_and_what_was_never_sent_have_failed() -> None:
     assert all(one.latency >= 0.3 for one in loop.sent if one.answer is None)
 
 
+def test_what_was_due_in_time_is_asked_also_when_its_turn_comes_late() -> None:
+    with serving() as url:
+        loop = Loop(url, requests_to(url), Open(10_000), connections=1, sleeps=True)
+        loop.run(0.05)
+        loop.close()
+    assert len(loop.sent) > 400
+    assert loop.unsent == 0
+    assert all(one.answer == ANSWER for one in loop.sent)
+
+
 @pytest.mark.slow
 def test_answers_are_checked_and_what_is_no_prediction_has_failed() -> None:
     load: dict[str, Any] = {"protocol": "predict", "path": "/predict/numpy", "scenario": Open(300), "seconds": 0.5}

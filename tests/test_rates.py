@@ -146,7 +146,7 @@ def test_a_ratio_is_paired_by_round_and_as_wide_as_all_pairs_together_ask() -> N
 def test_nothing_is_ranked_where_one_rate_is_a_least_one() -> None:
     known = arrived([{500: 2.0, 1000: 50.0}] * 2)
     limited = arrived([{500: 1.0, 1000: 2.0}] * 2, backend="torch")
-    rates = rates_of(known, limited)
+    rates = rates_of(known, arrived([{500: 2.0, 900: 50.0}] * 2, backend="numpy"), limited)
     assert rates.ratios("torch-relu:1", "grpc", 10.0) == ()
     assert "not known which carries most" in summarise_rates(rates, 10.0)[0]
 

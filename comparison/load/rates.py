@@ -299,7 +299,8 @@ def summarise_rates(rates: Rates, bound_ms: float) -> list[str]:
     """For each protocol a sentence or two: which backend carries most within the bound, and which are shown to carry less."""
     found = []
     for protocol in rates.protocols:
-        said = []
+        said: list[str] = []
+        unknown: list[str] = []
         for model in rates.models:
             of_model = rates.of(model, protocol)
             name = model.partition(":")[0]
@@ -320,6 +321,10 @@ def summarise_rates(rates: Rates, bound_ms: float) -> list[str]:
             if unshown := [one.second for one in ratios if not one.is_shown]:
                 words += f"{',' if shown else ', but'} not shown to be more than {join(unshown)}"
             said.append(words)
+        if unknown:
+            said.append(
+                f"for {join(unknown)} it is not known which carries most, since the client or the rates were the limit"
+            )
         if said:
             found.append(f"With a p99 of at most {bound_ms:g} ms over {protocol}: {'; '.join(said)}.")
     return found
