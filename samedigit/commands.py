@@ -672,7 +672,7 @@ def show_numbers(rows: Sequence[dict[str, Any]]) -> None:
         "x: its time by the original's, 95 % interval over rounds; ECE: how far its probabilities are from what they say.",
         style="dim",
     )
-    names = ','.join(row['model'].partition(':')[0] for row in rows[1:])
+    names = ",".join(row["model"].partition(":")[0] for row in rows[1:])
     console.print(f"Served by name: SAMEDIGIT_MODELS={names}", highlight=False)
 
 
