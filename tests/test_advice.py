@@ -6,43 +6,82 @@ from typing import Any
 
 from comparison.study.advice import advise
 
-COSTS: list[dict[str, Any]] = [
-    {"recipe": "a", "framework": "numpy", "fastest_epoch_seconds": 0.5, "import_seconds": 0.2, "peak_memory_mb": 500.0},
-    {
-        "recipe": "b",
-        "framework": "torch",
-        "fastest_epoch_seconds": 0.7,
-        "import_seconds": 3.0,
-        "peak_memory_mb": 1500.0,
-    },
-    {
-        "recipe": "c",
-        "framework": "torch",
-        "fastest_epoch_seconds": 0.9,
-        "import_seconds": 5.0,
-        "peak_memory_mb": 1700.0,
-    },
+
+def cost(
+    recipe: str, framework: str, mathematics: str, seconds: float, imports: float, memory: float
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "framework": framework,
+        "mathematics": mathematics,
+        "fastest_epoch_seconds": seconds,
+        "import_seconds": imports,
+        "peak_memory_mb": memory,
+    }
+
+
+COSTS = [
+    cost("a", "numpy", "relu", 0.5, 0.2, 500.0),
+    cost("b", "torch", "relu", 0.7, 3.0, 1500.0),
+    cost("c", "numpy", "deep", 0.6, 0.3, 520.0),
+    cost("d", "torch", "deep", 0.8, 5.0, 1700.0),
+    cost("e", "numpy", "sigmoid", 1.9, 0.4, 530.0),
+    cost("f", "torch", "sigmoid", 0.9, 7.0, 1800.0),
+    cost("g", "torch", "of torch alone", 99.0, 99.0, 9999.0),
 ]
 LINES = [{"framework": "torch", "logical_lines": 110}, {"framework": "numpy", "logical_lines": 90}]
 
 
-def pair(verdict: str, differs_in: list[str]) -> dict[str, Any]:
-    return {"first": "a", "second": "b", "verdict": verdict, "differs_in": differs_in}
+def pair(verdict: str, differs_in: list[str], first: str = "a", second: str = "b") -> dict[str, Any]:
+    return {"first": first, "second": second, "verdict": verdict, "differs_in": differs_in}
 
 
-def test_each_cost_ranks_the_frameworks_by_the_median_over_their_recipes() -> None:
+def test_each_cost_ranks_the_frameworks_by_the_median_over_the_recipes_that_all_have() -> None:
     said = advise([], COSTS, [], LINES)
-    assert said[0].endswith("median over its recipes: numpy 0.50 s and torch 0.80 s.")
-    assert said[1].endswith("numpy 0.2 s and torch 4.0 s.")
-    assert said[2].endswith("numpy 500 MB and torch 1,600 MB.")
+    assert said[0] == (
+        "What trains an epoch soonest in its readable form, median over the 3 recipes that all have, timed while other runs "
+        "went on beside: numpy 0.60 s and torch 0.80 s."  # of the means torch's is the smaller
+    )
+    assert said[1].endswith("numpy 0.3 s and torch 5.0 s.")
+    assert said[2].endswith("numpy 520 MB and torch 1,700 MB.")
     assert said[3].endswith("numpy 90 and torch 110.")
     assert len(said) == 4
 
 
+def test_recipes_that_not_every_framework_has_compare_nothing() -> None:
+    assert "median over the one recipe that all have" in advise([], COSTS[:2], [], LINES)[0]
+    apart = [COSTS[0], COSTS[3]]
+    assert [sentence for sentence in advise([], apart, [], LINES) if "median" in sentence] == []
+
+
 def test_accuracy_decides_only_by_pairs_of_one_mathematics() -> None:
-    assert "none is shown to differ" in advise([pair("undecided", [])], COSTS, [], LINES)[0]
-    assert "a and b" in advise([pair("different", [])], COSTS, [], LINES)[0]
     assert advise([pair("different", ["epsilon"])], COSTS, [], LINES) == advise([], COSTS, [], LINES)
+    assert advise([pair("different", [], "a", "c")], COSTS, [], LINES) == advise(
+        [], COSTS, [], LINES
+    )  # of one framework
+    assert advise([pair("different", [])], COSTS, [], LINES)[0] == (
+        "By accuracy, of 1 pair of one recipe written in two frameworks, shown to differ: a with b. "
+        "Ask why before choosing by it."
+    )
+
+
+def test_only_what_is_shown_to_be_equivalent_leaves_nothing_to_choose() -> None:
+    pairs = [pair("equivalent", []), pair("equivalent", [], "c", "d")]
+    assert advise(pairs, COSTS, [], LINES)[0] == (
+        "By accuracy, no framework is to be chosen: all of 2 pairs of one recipe written in two frameworks are shown to be "
+        "equivalent."
+    )
+
+
+def test_what_is_undecided_concludes_nothing() -> None:
+    said = advise([pair("equivalent", []), pair("undecided", [], "c", "d")], COSTS, [], LINES)[0]
+    assert "none is shown to differ. Not decided is c with d: no reason to choose" in said
+    assert "no framework is to be chosen" not in said
+    said = advise(
+        [pair("different", []), pair("undecided", [], "c", "d"), pair("undecided", [], "e", "f")], COSTS, [], LINES
+    )[0]
+    assert "shown to differ: a with b." in said
+    assert "Not decided are c with d and e with f:" in said
 
 
 def test_the_fast_paths_are_named_with_what_they_cost_once() -> None:

@@ -15,11 +15,11 @@ from conftest import PROJECT, python, require, require_recipe
 ROOMS = ("samedigit", "comparison", "loadtests", "training", "serving", "runtimes", "scratch", "digits")
 OUTSIDE = {"benchmarks", "tests"}  # which no room may import
 
-# Where each framework may be imported: its own trainer and its own runtime.
+# Where each framework may be imported: its own trainers and its own runtime.
 FRAMEWORKS = {
-    "torch": {"training/torch_trainer.py", "runtimes/torch_runtime.py"},
-    "tensorflow": {"training/keras_trainer.py", "runtimes/tensorflow_runtime.py"},
-    "keras": {"training/keras_trainer.py"},
+    "torch": {"training/torch_trainer.py", "training/given/torch_given.py", "runtimes/torch_runtime.py"},
+    "tensorflow": {"training/keras_trainer.py", "training/given/keras_given.py", "runtimes/tensorflow_runtime.py"},
+    "keras": {"training/keras_trainer.py", "training/given/keras_given.py"},
     "tf2onnx": {"training/keras_trainer.py"},
     "onnxruntime": {"runtimes/onnx_runtime.py", "training/smaller.py"},
 }

@@ -336,6 +336,13 @@ def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], st
     assert "overlap: by these, none is shown to be better" in accuracy
     assert "seed to seed is not measured" in accuracy
     assert f"of {26 * len(PROTOCOLS) * REQUESTS:,} requests none failed" in answers
+    gaps = []
+    for model in models:
+        for backend in BACKENDS:
+            mine = [run for run in runs if (run.model, run.backend) == (model.tag, backend)]
+            gaps.append(abs(sum(run.correct for run in mine) / (len(mine) * REQUESTS) - model.card.accuracy))
+    assert f"{min(gaps):.4f}" != f"{max(gaps):.4f}"
+    assert f"accuracy was within {100 * max(gaps):.2f} points of the stored one everywhere" in answers
 
 
 @pytest.mark.parametrize(

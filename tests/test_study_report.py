@@ -155,14 +155,15 @@ def test_differences_are_first_minus_second(study: Path, written: tuple[str, dic
     assert len(rows) == 4
     for names, seeds, mean, _, _, p_seeds, _, _, shown, differ in rows:
         first, second = names.split()
-        expected = np.array(accuracies(study, first)) - accuracies(study, second)
+        of_first, of_second = accuracies(study, first), accuracies(study, second)
+        expected = np.mean(of_first) - np.mean(of_second)
         assert seeds == str(SEEDS)
-        assert mean == f"{expected.mean():+.2f}"
+        assert mean == f"{expected:+.2f}"
         if (first, second) == ("keras-sequential", "keras-functional"):
             assert (shown, differ) == ("identical", "nothing but how it is written")
             continue
         assert shown.split(",")[0] in ("different", "equivalent", "neither")
-        p = stats.ttest_1samp(expected, 0).pvalue
+        p = stats.ttest_ind(of_first, of_second, equal_var=False).pvalue
         assert p_seeds == ("<0.001" if p < 0.001 else f"{p:.3f}")
     assert len(table(written[0], "all-comparisons")) == 10
 
@@ -176,10 +177,13 @@ def test_costs_are_medians(written: tuple[str, dict[str, Any]]) -> None:
 def test_calibration_is_scaled_where_images_were_held_out(study: Path, written: tuple[str, dict[str, Any]]) -> None:
     page, tables = written
     labels = mnist.test_images().labels
-    for name, _, nll, _, temperature, scaled_ece, scaled_nll, scaled_brier in table(page, "calibration"):
+    for name, ece, by_chance, nll, _, temperature, scaled_ece, scaled_nll, scaled_brier in table(page, "calibration"):
         every = [np.load(study / name / f"seed-{seed:04d}.npz")["probabilities"] for seed in range(1, SEEDS + 1)]
         expected = np.mean([-np.log(one[np.arange(len(labels)), labels]).mean() for one in every])
         assert float(nll) == pytest.approx(expected, abs=1e-4)
+        low, high = map(float, by_chance.split(" to "))
+        assert 0 < low < high < 2
+        assert float(ece) > high  # made up, and not calibrated
         if name == "torch-deep":
             assert float(scaled_nll) < float(nll)
             assert re.fullmatch(r"\d\.\d\d to \d\.\d\d", temperature)

@@ -10,22 +10,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas
 import pytest
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats import weightstats
+from statsmodels.stats.anova import anova_lm
 
-from comparison.study import calibration
+from comparison.study import aa, calibration
+from comparison.study.findings import _repeatability, findings
 from comparison.study.statistics import (
     Accuracy,
     Answers,
+    Reproduction,
     accuracy,
     agreements,
     all_pairs,
     always_wrong,
     compare_pairs,
     confusion,
-    findings,
+    corrected,
     learning_curve,
+    paired,
     read_answers,
     reproduction,
+    seeds_for,
 )
 from digits.card import Epoch
 from digits.confidence import at_temperature, fit_temperature
@@ -164,6 +173,22 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert held["over_images"] < held["over_both"]
 
 
+@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.0), (3, 0.01), (10, 0.003)])
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says(seeds: int, spread: float) -> None:
+    generator = np.random.default_rng(14)
+    trials, held = 600, 0
+    for _ in range(trials):
+        images = generator.choice([0.5, 0.8, 0.95], 300)
+        answers = {}
+        for name, shift in {"a": 0.0, "b": -0.02}.items():
+            probability = images + shift + generator.normal(0, spread, (seeds, 1))
+            answers[name] = answers_of(generator.random((seeds, 300)) < probability, name)
+        (compared,) = compare_pairs(answers, [("a", "b")])
+        low, high = compared.difference.over_both or (1, 0)
+        held += low <= 0.02 <= high
+    assert 0.93 * trials < held <= 0.99 * trials
+
+
 def test_one_seed_says_nothing_of_other_seeds() -> None:
     measured = accuracy(answers_of(counts([98], 100)))
     assert (measured.mean.over_seeds, measured.mean.over_both, measured.deviation) == (None, None, None)
@@ -188,21 +213,70 @@ def test_mcnemar_is_the_enumeration_of_all_ways_to_fall() -> None:
     assert (test.seed, test.only_first, test.only_second) == (1, 5, 1)
     assert (compared.only_first, compared.only_second) == (5, 1)
     # One seed: nothing about recipes.
-    assert compared.p_seeds is compared.p_both is compared.holm is compared.p_equivalent_both is None
+    assert compared.p_seeds is compared.p_both is compared.corrected is compared.p_equivalent_both is None
     assert compared.verdict == "undecided"
 
 
-def test_the_paired_t_and_the_equivalence_test_by_hand() -> None:
-    """Differences 0.01, 0.02, 0.03: t = 0.02 / (0.01 / sqrt(3)) = 3.4641, p = 1 - t / sqrt(2 + t²) for 2 degrees of
-    freedom; against a margin of 0.06, t = -0.04 / (0.01 / sqrt(3)) = -6.9282 and half of its p."""
-    answers = {"a": answers_of(counts([91, 92, 93], 100)), "b": answers_of(counts([90, 90, 90], 100), "b")}
+def test_welchs_t_and_the_equivalence_test_are_those_of_scipy_and_statsmodels() -> None:
+    """Over seeds; the second is better, so that the lower of the two one-sided tests decides."""
+    first, second = [90, 92, 95, 91], [93, 93, 94, 99]
+    answers = {"a": answers_of(counts(first, 100)), "b": answers_of(counts(second, 100), "b")}
     (compared,) = compare_pairs(answers, [("a", "b")], margin=0.06)
-    t, nearer = 2 * math.sqrt(3), 4 * math.sqrt(3)
-    assert compared.difference.value == pytest.approx(0.02)
-    assert compared.p_seeds == pytest.approx(1 - t / math.sqrt(2 + t**2))
-    assert compared.p_equivalent_seeds == pytest.approx((1 - nearer / math.sqrt(2 + nearer**2)) / 2)
-    reach = 4.302653 * 0.01 / math.sqrt(3)
-    assert compared.difference.over_seeds == pytest.approx((0.02 - reach, 0.02 + reach), abs=1e-6)
+    by_seed = [np.array(right) / 100 for right in (first, second)]
+    expected = stats.ttest_ind(*by_seed, equal_var=False)
+    assert compared.difference.value == pytest.approx(-0.0275)
+    assert compared.p_seeds == pytest.approx(expected.pvalue)
+    assert compared.difference.over_seeds == pytest.approx(tuple(expected.confidence_interval()))
+    p_equivalent, *_ = weightstats.ttost_ind(*by_seed, -0.06, 0.06, usevar="unequal")
+    assert compared.p_equivalent_seeds == pytest.approx(p_equivalent)
+    (other_way,) = compare_pairs(answers, [("b", "a")], margin=0.06)
+    assert other_way.p_equivalent_seeds == pytest.approx(p_equivalent)
+    assert other_way.p_both == pytest.approx(compared.p_both)
+
+
+def test_the_variance_of_a_mean_is_that_of_crossed_effects() -> None:
+    """Mean squares from statsmodels' analysis of variance; the residual's is in both others, and counts once."""
+    correct = np.random.default_rng(10).random((4, 12)) < np.linspace(0.2, 0.9, 12) + np.array(
+        [[-0.2], [0], [0], [0.2]]
+    )
+    places = [(seed, image) for seed in range(4) for image in range(12)]
+    table = pandas.DataFrame(
+        {"y": correct.ravel().astype(float), "s": [s for s, _ in places], "i": [i for _, i in places]}
+    )
+    fitted = ols("y ~ C(s) + C(i)", table).fit()
+    squares = anova_lm(fitted)["mean_sq"]
+    seeds, images, residual = squares["C(s)"], squares["C(i)"], squares["Residual"]
+    assert seeds > residual
+    variance = (seeds + images - residual) / 48
+    freedom = (seeds + images - residual) ** 2 / (seeds**2 / 3 + images**2 / 11 + residual**2 / 33)
+    reach = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    found = accuracy(answers_of(correct)).mean
+    assert found.over_both == pytest.approx((found.value - reach, found.value + reach))
+
+
+def test_a_difference_has_both_seeds_and_the_images_once() -> None:
+    """The same for two recipes: each adds the variance of its seeds, less its residual; images are paired."""
+    generator = np.random.default_rng(11)
+    correct = [
+        generator.random((seeds, 40)) < np.linspace(0.3, 1, 40) + generator.normal(0, 0.2, (seeds, 1))
+        for seeds in (3, 3)
+    ]
+    answers = {"a": answers_of(correct[0]), "b": answers_of(correct[1], "b")}
+    compared, *_ = compare_pairs(answers, [("a", "b"), ("b", "a"), ("a", "b")])
+    parts = []
+    for one in correct:
+        by_seed, by_image = one.mean(axis=1), one.mean(axis=0)
+        residual = ((one - by_seed[:, None] - by_image + one.mean()) ** 2).sum() / (2 * 39) / (3 * 40)
+        parts += [(by_seed.var(ddof=1) / 3, 2), (-min(residual, by_seed.var(ddof=1) / 3), 2 * 39)]
+    parts.append(((correct[0].mean(axis=0) - correct[1].mean(axis=0)).var(ddof=1) / 40, 39))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / of for part, of in parts)
+    t = compared.difference.value / math.sqrt(variance)
+    assert compared.p_both == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    # And of a table of three, each at a third of the level, so that all hold together.
+    for interval, level in ((compared.difference.over_both, 0.05), (compared.together, 0.05 / 3)):
+        reach = stats.t.ppf(1 - level / 2, freedom) * math.sqrt(variance)
+        assert interval == pytest.approx((compared.difference.value - reach, compared.difference.value + reach))
 
 
 def test_identical_recipes_are_equivalent() -> None:
@@ -227,17 +301,62 @@ def test_a_difference_that_no_seed_changes() -> None:
     assert not compared.identical
 
 
-def test_holm_over_the_table() -> None:
-    """The smallest p times 3, the next times 2, the last as it is, never descending; None left out."""
+def closed_testing(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """By its definition (Marcus, Peritz and Gabriel 1976): the largest Bonferroni p value of all sets of hypotheses that
+    hold this one and could be true together, which no set with both of a pair could."""
+    found = [[0.0, 0.0] for _ in pairs]
+    for chosen in itertools.product((None, 0, 1), repeat=len(pairs)):
+        held = [(pair, which) for pair, which in enumerate(chosen) if which is not None]
+        together = min(1.0, len(held) * min((pairs[pair][which] for pair, which in held), default=0.0))
+        for pair, which in held:
+            found[pair][which] = max(found[pair][which], together)
+    return [(different, equivalent) for different, equivalent in found]
+
+
+def test_the_tests_of_a_table_are_corrected_as_one_family() -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(50):
+        pairs = [(float(first), float(second)) for first, second in generator.random((4, 2)) ** 6]
+        assert np.array(corrected(pairs)) == pytest.approx(np.array(closed_testing(pairs)))
+    # By hand: four may be true, four; the first pair is done with: three, three, three, three; the last too: two, one.
+    found = corrected([(0.001, 0.002), (0.01, 0.6), (0.7, 0.011), (0.2, 0.3)])
+    assert np.array(found) == pytest.approx(np.array([(0.004, 0.008), (0.03, 1), (1, 0.033), (0.6, 0.9)]))
+    assert corrected([(0.04, 0.9)]) == [(0.04, 0.9)]
+    assert corrected([(0.01, 0.01), (0.5, 0.02)]) == [(0.02, 0.02), (0.5, 0.02)]
+    assert corrected([]) == []
+
+
+def test_what_is_corrected_is_what_was_tested_of_pairs_with_seeds() -> None:
     generator = np.random.default_rng(3)
     answers = {name: answers_of(generator.random((4, 500)) < 0.9, name) for name in "abc"}
     answers["d"] = answers_of(generator.random((1, 500)) < 0.9, "d")
-    compared = compare_pairs(answers, all_pairs(answers))
-    known = sorted((each.p_both, each.holm) for each in compared if each.p_both is not None and each.holm is not None)
-    assert len(known) == 3
-    expected = np.minimum(1, np.maximum.accumulate([p * (3 - i) for i, (p, _) in enumerate(known)]))
-    assert [holm for _, holm in known] == pytest.approx(expected)
-    assert [each.holm for each in compared if "d" in (each.first, each.second)] == [None] * 3
+    compared = compare_pairs(answers, all_pairs(answers), margin=0.02)
+    tested = [each for each in compared if "d" not in (each.first, each.second)]
+    assert len(tested) == 3
+    pairs = [(each.p_both or 0.0, each.p_equivalent_both or 0.0) for each in tested]
+    found = np.array([(each.corrected or 0.0, each.corrected_equivalent or 0.0) for each in tested])
+    assert found == pytest.approx(np.array(closed_testing(pairs)))
+    assert [each.corrected for each in compared if each not in tested] == [None] * 3
+
+
+def test_not_one_verdict_of_a_table_is_wrong_more_often_than_promised() -> None:
+    """Four recipes and six pairs: two alike, one 0.4 points worse, one just at the margin from the first."""
+    generator = np.random.default_rng(12)
+    trials, wrong = 300, 0
+    for _ in range(trials):
+        base = generator.choice([0.5, 0.9, 1.0], 1000, p=[0.02, 0.05, 0.93])
+        shifts = {"a": 0.0, "b": 0.0, "c": -0.004, "d": 0.0025}
+        answers = {}
+        for name, shift in shifts.items():
+            seeds = generator.normal(0, 0.001, (6, 1))
+            probability = base + np.where(base < 1, (shift + seeds) / 0.07, 0)
+            answers[name] = answers_of(generator.random((6, 1000)) < probability, name)
+        for each in compare_pairs(answers, all_pairs(answers)):
+            difference = abs(shifts[each.first] - shifts[each.second])
+            if (each.verdict == "different" and difference == 0) or (each.within_margin and difference >= 0.0025):
+                wrong += 1
+                break
+    assert wrong <= 0.07 * trials
 
 
 def simulated(generator: np.random.Generator, name: str, shift: float, seeds: int = 10) -> Answers:
@@ -298,6 +417,26 @@ def test_a_published_figure_beside_what_one_run_can_give(reported: float, within
     ten = reproduction(answers_of(counts([96, 97] * 5, 100), reported=reported))
     assert ten is not None
     assert ten.within is within
+
+
+def test_a_published_figure_stands_for_half_a_step_to_either_side() -> None:
+    single_run = (0.9600, 0.9700)
+    for reported, within in ((0.97004, True), (0.97006, False), (0.95996, True), (0.95994, False)):
+        found = Reproduction(recipe="a", reported=reported, seeds=3, mean=0.965, single_run=single_run)
+        assert found.within is within
+
+
+def test_two_single_runs_are_apart_by_the_root_of_two() -> None:
+    """90, 92 and 94 %: 2 points, times t with 2 degrees of freedom, 4.3027, times the root of 2."""
+    said = " ".join(findings([accuracy(answers_of(counts([90, 92, 94], 100)))], [], [], [], []))
+    assert f"apart by up to {2 * 4.302653 * math.sqrt(2):.2f} points" in said
+
+
+def test_two_further_runs_are_as_near_to_each_other_as_is_said() -> None:
+    generator = np.random.default_rng(18)
+    runs = generator.normal(0, 1, (4000, 7))
+    limits = [_repeatability(float(of.std(ddof=1)), 5) for of in runs[:, :5]]
+    assert np.mean(np.abs(runs[:, 5] - runs[:, 6]) <= limits) == pytest.approx(0.95, abs=0.012)
 
 
 def test_a_prediction_interval_holds_the_next_run() -> None:
@@ -387,7 +526,7 @@ def test_findings_say_what_the_numbers_say() -> None:
     text = report(answers)
     assert "different in accuracy: 3 pairs" in text
     assert "base over worse by" in text
-    assert "equivalent, that is closer than 0.25 points: 2 pairs" in text
+    assert "equivalent, that is closer than 0.25 points: 3 pairs" in text
     assert "same and twin give the same answer to every test image, from all 10 seeds" in text
     assert "lies within what a single run of ours gives for base." in text
     assert "twin (published 96.00, below the" in text
@@ -427,6 +566,106 @@ def test_calibration_by_hand() -> None:
     assert math.isfinite(calibration.measure(certain([1]), np.array([0], np.uint8)).nll)
     same = calibration.mean_of([measured, measured])
     assert (same.ece, same.nll, same.brier) == pytest.approx((measured.ece, measured.nll, measured.brier))
+
+
+def test_the_ece_of_a_calibrated_model_lies_within_what_chance_gives() -> None:
+    generator = np.random.default_rng(15)
+    inside = 0
+    for trial in range(60):
+        probabilities, labels = drawn(generator, 1000)
+        low, high = calibration.ece_by_chance(probabilities, seed=trial)
+        assert 0 < low < high < 0.1
+        inside += low <= calibration.measure(probabilities, labels).ece <= high
+    assert 52 <= inside <= 60
+    too_sure = at_temperature(probabilities, 1 / 2)
+    assert calibration.measure(too_sure, labels).ece > calibration.ece_by_chance(too_sure)[1]
+    # Of one bin alone, in which each of 400 answers is right with 0.75: the size of a mean's deviation from it.
+    even = np.zeros((400, 10), np.float32)
+    even[:, 0], even[:, 1] = 0.75, 0.25
+    low, high = calibration.ece_by_chance(even)
+    spread = math.sqrt(0.75 * 0.25 / 400)
+    assert (low, high) == pytest.approx((0.031 * spread, 2.24 * spread), abs=0.2 * spread)  # quantiles of |normal|
+
+
+def test_paired_differences_are_those_of_scipy_where_images_do_not_differ() -> None:
+    by_seed = np.array([0.01, 0.02, 0.04, 0.02])
+    found = paired(np.repeat(by_seed[:, None], 50, axis=1), margin=0.05)
+    expected = stats.ttest_1samp(by_seed, 0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.difference.over_both == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p_equivalent == pytest.approx(stats.ttest_1samp(by_seed, 0.05, alternative="less").pvalue)
+    assert paired(-np.repeat(by_seed[:, None], 50, axis=1), margin=0.05).p_equivalent == pytest.approx(
+        found.p_equivalent
+    )
+    same = paired(np.zeros((3, 50)))
+    assert (same.p, same.p_equivalent, same.difference.over_both) == (1.0, 0.0, (0.0, 0.0))
+    with pytest.raises(ValueError, match="two seeds or more"):
+        paired(np.zeros((1, 50)))
+
+
+def test_so_many_seeds_as_are_asked_for_show_equivalence_as_often_as_promised() -> None:
+    generator = np.random.default_rng(19)
+
+    def differences(seeds: int) -> npt.NDArray[np.float64]:
+        shifts = generator.normal(0, 0.004, (seeds, 1))
+        return np.clip(generator.normal(0, 0.1, (seeds, 400)), -1, 1) + shifts
+
+    asked = seeds_for(differences(400), margin=0.005, level=0.05, power=0.9, most=100)
+    assert asked is not None
+    shown = [paired(differences(asked), margin=0.005).p_equivalent <= 0.05 for _ in range(400)]
+    assert 0.86 <= np.mean(shown) <= 0.97
+    fewer = [paired(differences(asked - 3), margin=0.005).p_equivalent <= 0.05 for _ in range(400)]
+    assert np.mean(fewer) < np.mean(shown)
+    assert (seeds_for(differences(400), margin=0.005, level=0.01, power=0.9, most=100) or 0) > asked
+
+
+def test_what_images_alone_leave_open_no_seed_decides() -> None:
+    images = np.random.default_rng(20).choice([-1.0, 0.0, 1.0], 400, p=[0.1, 0.8, 0.1])
+    differences = np.repeat(images[None], 4, axis=0)
+    assert seeds_for(differences, margin=0.01, level=0.05, power=0.9, most=10_000) is None
+    # Their mean's error is 0.022; t with one degree of freedom takes 19 of it, with two 7.2.
+    assert seeds_for(differences, margin=0.2, level=0.05, power=0.9, most=10_000) == 3
+
+
+def test_groups_of_one_recipe_are_called_different_as_often_as_promised() -> None:
+    """Runs that spread as runs do; the groups share the test images, as they do in a study."""
+    generator = np.random.default_rng(16)
+    base = generator.choice([0.5, 0.9, 1.0], 1000, p=[0.02, 0.05, 0.93])
+    rates = dict.fromkeys((3, 5), 0.0)
+    for _ in range(40):
+        probability = base + np.where(base < 1, generator.normal(0, 0.003, (12, 1)) / 0.07, 0)
+        answers = answers_of(generator.random((12, 1000)) < probability)
+        found = aa.split_at_random(answers, sizes=(3, 5, 7), splits=25, margin=0.01)
+        assert [(size.runs, size.splits) for size in found] == [(3, 25), (5, 25)]  # 7 and 7 are more than 12
+        for size in found:
+            rates[size.runs] += size.rate / 40
+    assert all(rate <= 0.06 for rate in rates.values())
+    with pytest.raises(ValueError, match="two runs or more"):
+        aa.split_at_random(answers, sizes=(1,))
+
+
+def test_of_runs_of_two_kinds_mixed_too_many_splits_are_different_only_where_the_test_is_wrong() -> None:
+    """A group is drawn without regard to what it holds: half of the runs being worse by a point is spread, no difference."""
+    generator = np.random.default_rng(17)
+    right = generator.random((20, 1000)) < np.repeat([0.97, 0.96], 10)[:, None]
+    (size,) = aa.split_at_random(answers_of(right), sizes=(10,), splits=200)
+    assert size.rate <= 0.08
+    assert size.decides == (size.different + size.equivalent) / 200
+    assert size.interval[0] <= size.rate <= size.interval[1]
+
+
+def test_the_fewest_runs_that_give_verdicts() -> None:
+    def size(runs: int, different: int, equivalent: int) -> aa.Size:
+        return aa.Size(runs=runs, splits=1000, different=different, equivalent=equivalent)
+
+    assert size(3, 90, 0).keeps_its_promise is False
+    assert size(3, 60, 0).keeps_its_promise is True  # of 1,000, no more than chance gives at 50
+    sizes = [size(3, 10, 0), size(5, 40, 100), size(10, 40, 600), size(20, 40, 960)]
+    assert aa.fewest(sizes) == 10
+    assert aa.fewest([size(3, 200, 800), size(5, 40, 900)]) == 5
+    assert aa.fewest([size(3, 10, 0)]) is None
+    assert aa.fewest([size(3, 10, 900), size(5, 90, 900)]) is None
+    assert aa.fewest(sizes[:2], decided=0.14) == 5
 
 
 def drawn(generator: np.random.Generator, images: int) -> tuple[Probabilities, Labels]:

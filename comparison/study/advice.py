@@ -18,48 +18,71 @@ def advise(
 
     Args:
         comparisons: the rows of pairs, with `first`, `second`, `verdict` and `differs_in`.
-        costs: a row per recipe, with `framework`, `fastest_epoch_seconds`, `import_seconds` and `peak_memory_mb`.
+        costs: a row per recipe, with `framework`, `mathematics`, alike for recipes that differ in their framework alone,
+            `fastest_epoch_seconds`, `import_seconds` and `peak_memory_mb`.
         tracks: rows with `framework`, `track` and `epoch_seconds`; empty where they were not measured.
         usabilities: a row per framework, with `logical_lines`.
     """
     frameworks = list(dict.fromkeys(row["framework"] for row in costs))
     if len(frameworks) < 2:
         return []
-    return [
+    shared = _shared(costs, frameworks)
+    found = [
         *_by_accuracy(comparisons, {row["recipe"]: row["framework"] for row in costs}),
-        _by_epoch(costs, frameworks),
+        _least(
+            "What trains an epoch soonest in its readable form", shared, frameworks, "fastest_epoch_seconds", "s", 2
+        ),
         *_by_track(tracks),
         _least(
             "What starts soonest, from a fresh process to the imported trainer",
-            costs,
+            shared,
             frameworks,
             "import_seconds",
             "s",
             1,
         ),
-        _least("What holds least memory while it trains", costs, frameworks, "peak_memory_mb", "MB", 0),
+        _least("What holds least memory while it trains", shared, frameworks, "peak_memory_mb", "MB", 0),
         _by_lines([row for row in usabilities if row["framework"] in frameworks]),
     ]
+    return [sentence for sentence in found if sentence]
+
+
+def _shared(costs: Sequence[Row], frameworks: Sequence[str]) -> list[Row]:
+    """The recipes whose mathematics every framework has: over others, frameworks would be compared by what they were given."""
+    having: dict[str, set[str]] = {}
+    for row in costs:
+        having.setdefault(row["mathematics"], set()).add(row["framework"])
+    return [row for row in costs if having[row["mathematics"]] == {*frameworks}]
 
 
 def _by_accuracy(comparisons: Sequence[Row], framework_of: Mapping[str, str]) -> list[str]:
-    """By pairs of one mathematics in two frameworks: no other pair says something of the frameworks."""
+    """By pairs of one mathematics in two frameworks: no other pair says something of the frameworks.
+
+    A pair that is not decided is no reason for anything, and is said to be none.
+    """
     pairs = [row for row in comparisons if framework_of[row["first"]] != framework_of[row["second"]]]
     same = [row for row in pairs if not row["differs_in"]]
     if not same:
         return []
     different = [row for row in same if row["verdict"] == "different"]
+    open_ones = [row for row in same if row["verdict"] == "undecided"]
     compared = f"{len(same)} pair{'s' if len(same) > 1 else ''} of one recipe written in two frameworks"
-    if not different:
-        return [f"By accuracy, no framework is to be chosen: of {compared}, none is shown to differ."]
-    named = join(f"{row['first']} and {row['second']}" for row in different)
-    return [f"By accuracy, of {compared}, shown to differ: {named}. Ask why before choosing by it."]
+    if different:
+        said = f"By accuracy, of {compared}, shown to differ: {_named(different)}. Ask why before choosing by it."
+    elif not open_ones:
+        return [f"By accuracy, no framework is to be chosen: all of {compared} are shown to be equivalent."]
+    else:
+        said = f"By accuracy, of {compared}, none is shown to differ."
+    if open_ones:
+        said += (
+            f" Not decided {'is' if len(open_ones) == 1 else 'are'} {_named(open_ones)}: no reason to choose, and none to "
+            "take the frameworks for equal; more seeds would say."
+        )
+    return [said]
 
 
-def _by_epoch(costs: Sequence[Row], frameworks: Sequence[str]) -> str:
-    return _least(
-        "What trains an epoch soonest in its readable form", costs, frameworks, "fastest_epoch_seconds", "s", 2
-    )
+def _named(pairs: Sequence[Row]) -> str:
+    return join(f"{row['first']} with {row['second']}" for row in pairs)
 
 
 def _by_track(tracks: Sequence[Row]) -> list[str]:
@@ -80,14 +103,18 @@ def _by_lines(usabilities: Sequence[Row]) -> str:
     return f"What takes least writing, in logical lines of our trainers: {listed}."
 
 
-def _least(question: str, costs: Sequence[Row], frameworks: Sequence[str], key: str, unit: str, decimals: int) -> str:
-    """Frameworks by the median over their recipes, the least first."""
+def _least(question: str, shared: Sequence[Row], frameworks: Sequence[str], key: str, unit: str, decimals: int) -> str:
+    """Frameworks by the median over the recipes that all have, the least first; nothing where there is none."""
+    if not shared:
+        return ""
 
     def median(framework: str) -> float:
-        return statistics.median(float(row[key]) for row in costs if row["framework"] == framework)
+        return statistics.median(float(row[key]) for row in shared if row["framework"] == framework)
 
     def text(number: float) -> str:
         return f"{number:,.{decimals}f} {unit}"
 
+    networks = len({row["mathematics"] for row in shared})
+    over = "the one recipe" if networks == 1 else f"the {networks} recipes"
     ranked = [f"{framework} {text(median(framework))}" for framework in sorted(frameworks, key=median)]
-    return f"{question}, median over its recipes: {join(ranked)}."
+    return f"{question}, median over {over} that all have, timed while other runs went on beside: {join(ranked)}."

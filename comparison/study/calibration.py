@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
+from comparison.intervals import Interval
 from digits.confidence import SMALLEST, at_temperature, check, fit_temperature
 from digits.contract import CLASSES, Labels, Probabilities
 
 BINS: Final = 15
+DRAWS: Final = 400  # of answers, for what chance alone gives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,35 @@ def measure(probabilities: Probabilities, labels: Labels) -> Calibration:
     )
 
 
+def ece_by_chance(probabilities: Probabilities, *, seed: int = 1) -> Interval:
+    """The ECE, in [0, 1], that these probabilities would show if they meant just what they say: in 95 of 100 test sets.
+
+    Each answer is drawn right with its own probability, as often as DRAWS (Vaicenavicius et al. 2019, "Evaluating model
+    calibration in classification", call it the consistency of a calibration estimate). It is never 0: a bin of n answers
+    misses its confidence c by about sqrt(c (1 - c) / n).
+
+    Raises:
+        ValueError: the probabilities are not [N, 10] and in [0, 1].
+    """
+    check(probabilities, np.zeros(len(probabilities), np.uint8))
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    order = np.argsort(_bins(confidence), kind="stable")
+    confidence = confidence[order]
+    starts = np.flatnonzero(np.diff(_bins(confidence), prepend=-1))
+    random = np.random.default_rng(seed)
+    eces = [
+        np.abs(np.add.reduceat((random.random(len(confidence)) < confidence) - confidence, starts)).sum()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(eces, (0.025, 0.975)) / len(confidence)
+    return float(low), float(high)
+
+
+def _bins(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Of each answer its bin, from 0."""
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
 def reliability(probabilities: Probabilities, labels: Labels) -> list[Bin]:
     """The reliability curve, from the least sure answers to the surest: accuracy against confidence in each bin.
 
@@ -76,7 +108,7 @@ def reliability(probabilities: Probabilities, labels: Labels) -> list[Bin]:
     check(probabilities, labels)
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    bins = _bins(confidence)
     return [
         Bin(
             low=index / BINS,

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from comparison import figures, page
 from comparison.study import calibration, plots
 from comparison.study.advice import advise
+from comparison.study.findings import findings
 from comparison.study.statistics import (
     LEVEL,
     Answers,
@@ -26,7 +27,6 @@ from comparison.study.statistics import (
     always_wrong,
     compare_pairs,
     confusion,
-    findings,
     learning_curve,
     read_answers,
     reproduction,
@@ -203,6 +203,7 @@ def _cost_row(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "recipe": name,
         "framework": runs[0].framework,
+        "mathematics": _mathematics(runs[0].recipe),
         "runs": len(runs),
         "epochs": len(runs[0].history),
         "fastest_epoch_seconds": statistics.median(min(epoch.seconds for epoch in run.history) for run in runs),
@@ -216,6 +217,11 @@ def _cost_row(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _mathematics(recipe: Mapping[str, Any]) -> str:
+    """Alike for recipes that differ in nothing else."""
+    return json.dumps({field: value for field, value in recipe.items() if field not in NOT_MATHEMATICS}, sort_keys=True)
+
+
 def _calibration_row(name: str, runs: Sequence[Run], labels: Labels) -> dict[str, Any]:
     """As trained, and at the temperature fitted on each run's own held-out images; None without such images."""
     every = [run.probabilities() for run in runs]
@@ -224,6 +230,7 @@ def _calibration_row(name: str, runs: Sequence[Run], labels: Labels) -> dict[str
         "recipe": name,
         "framework": runs[0].framework,
         "before": asdict(calibration.mean_of([calibration.measure(one, labels) for one in every])),
+        "ece_by_chance": np.mean([calibration.ece_by_chance(one) for one in every], axis=0).tolist(),
         "reliability": [asdict(part) for part in calibration.reliability(np.concatenate(every), all_labels)],
         "after": None,
         "temperatures": None,

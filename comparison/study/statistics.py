@@ -8,7 +8,7 @@ networks, `over_both` about other seeds and other images. All are 95 % intervals
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, combinations_with_replacement
 from typing import Final, Literal
 
@@ -16,19 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from comparison.intervals import Interval
-from comparison.words import format_percent, join
+from comparison.words import join
 from digits.card import Epoch
 from digits.contract import CLASSES, Labels
 from digits.errors import StudyError
 from training.study import Run
 
 LEVEL: Final = 0.05  # of every test; intervals cover 1 - LEVEL
+ROUNDING: Final = 1e-12  # of a mean: what is closer to 0 is 0
 MARGIN: Final = 0.0025  # two mean accuracies closer than this are as good as equal, unless a caller says otherwise
-MOST_NAMED: Final = 3  # pairs named in a sentence
 
 Verdict = Literal["different", "equivalent", "undecided"]
 Values = npt.NDArray[np.float64]
@@ -114,41 +112,101 @@ class Mean:
     over_both: Interval | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Crossed:
+    """Runs of one recipe, [seeds, images], as two crossed random effects without replication.
+
+    The variances are of the mean of all, by Scheffé 1959, chapter 7: that of the seeds and that of the images hold the
+    residual's once each, so the variance of the mean is their sum less the residual's.
+    """
+
+    by_seed: Values  # the mean of each seed
+    by_image: Values
+    residual: float  # what is left, seeds and images taken out, divided by seeds * images; 0 with one seed
+
+    @classmethod
+    def of(cls, values: Values) -> _Crossed:
+        by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
+        seeds, images = values.shape
+        residual = 0.0
+        if seeds > 1:
+            left = values - by_seed[:, None] - by_image + values.mean()
+            residual = float(np.square(left).sum()) / ((seeds - 1) * (images - 1)) / (seeds * images)
+        return cls(by_seed=by_seed, by_image=by_image, residual=residual)
+
+    @property
+    def over_seeds(self) -> _Part:
+        return _Part(variance=float(self.by_seed.var(ddof=1)) / len(self.by_seed), freedom=len(self.by_seed) - 1)
+
+    @property
+    def twice(self) -> _Part:
+        """The residual's variance, which must be taken out once."""
+        freedom = (len(self.by_seed) - 1) * (len(self.by_image) - 1)
+        # No more than there is: that of a few seeds may by chance be smaller than its own share of the residual.
+        return _Part(variance=-min(self.residual, self.over_seeds.variance), freedom=freedom)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of a variance that is a sum, a part and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def _sum(*parts: _Part) -> _Part:
+    """With the degrees of freedom of Satterthwaite 1946; infinite where there is no variance."""
+    variance = sum(part.variance for part in parts)
+    below = sum(part.variance**2 / part.freedom for part in parts)
+    return _Part(variance, variance**2 / below) if variance > 0 else _Part(0.0, np.inf)
+
+
+def _over_images(by_image: Values) -> _Part:
+    return _Part(variance=float(by_image.var(ddof=1)) / len(by_image), freedom=len(by_image) - 1)
+
+
+def _interval(value: float, part: _Part, level: float = LEVEL) -> Interval:
+    """Student's t, to both sides."""
+    reach = float(stats.t.ppf(1 - level / 2, part.freedom)) * part.variance**0.5
+    return value - reach, value + reach
+
+
+def _different(value: float, part: _Part) -> float:
+    """The p value of the two-sided t test against 0; of a value that does not vary the limit, 1 or 0."""
+    if not _varies(part):
+        return 1.0 if abs(value) < ROUNDING else 0.0
+    return float(2 * stats.t.sf(abs(value) / part.variance**0.5, part.freedom))
+
+
+def _equivalent(value: float, part: _Part, margin: float) -> float:
+    """That of two one-sided t tests (TOST, Schuirmann 1987): the value is above -margin, and it is below margin."""
+    if not _varies(part):
+        return 0.0 if abs(value) < margin else 1.0
+    return float(stats.t.sf((margin - abs(value)) / part.variance**0.5, part.freedom))
+
+
+def _varies(part: _Part) -> bool:
+    """Beyond the rounding of a mean."""
+    return part.variance > ROUNDING**2
+
+
 def _mean(values: Values) -> Mean:
     """The mean of `values`, [seeds, images].
 
     over_seeds: Student's t of the mean of each seed.
     over_images: Student's t of the mean of each image; with thousands of images that is the normal approximation.
-    over_both: seeds and images are crossed random effects, so the variance of the mean is the sum of the two above, less
-        residual variance / (seeds * images), which is in both; it is left in and makes the interval a little wide. That
-        sum is the variance of Welch's t, so the interval is Welch's, with the degrees of freedom of Satterthwaite 1946.
-        A bootstrap over both would be too narrow for few seeds, as it knows no t.
+    over_both: seeds and images are crossed random effects; see `_Crossed`. A bootstrap over both would be too narrow for few
+        seeds, as it knows no t.
     """
-    by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
-    value = float(values.mean())
-    over_seeds = over_both = None
-    if len(by_seed) > 1:
-        over_seeds = over_both = (value, value)
-        if _varies(by_seed):
-            over_seeds = _interval(DescrStatsW(by_seed).tconfint_mean(LEVEL))
-        if _varies(by_seed) or _varies(by_image):
-            over_both = _interval(_crossed(by_seed, by_image).tconfint_diff(LEVEL, usevar="unequal"))
-    over_images = _interval(DescrStatsW(by_image).tconfint_mean(LEVEL)) if _varies(by_image) else (value, value)
-    return Mean(value=value, over_seeds=over_seeds, over_images=over_images, over_both=over_both)
-
-
-def _crossed(by_seed: Values, by_image: Values) -> CompareMeans:
-    """Two samples whose means differ by the mean of all, and whose variances are those of the two sources."""
-    return CompareMeans.from_data(by_seed, by_image - by_image.mean())
-
-
-def _varies(values: Values) -> bool:
-    """Beyond the rounding of a mean; a t test of constants would divide by zero."""
-    return float(np.ptp(values)) > 1e-12
-
-
-def _interval(bounds: tuple[float, float]) -> Interval:
-    return float(bounds[0]), float(bounds[1])
+    crossed, value = _Crossed.of(values), float(values.mean())
+    over_images = _over_images(crossed.by_image)
+    several = len(crossed.by_seed) > 1
+    return Mean(
+        value=value,
+        over_seeds=_interval(value, crossed.over_seeds) if several else None,
+        over_images=_interval(value, over_images),
+        over_both=_interval(value, _sum(crossed.over_seeds, over_images, crossed.twice)) if several else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +255,15 @@ class McNemar:
 class Comparison:
     """Two recipes over the seeds that both have. p values are None where it takes more than one such seed.
 
-    `p_seeds` and `p_equivalent_seeds` are of the paired t test, and of two one-sided ones (TOST, Schuirmann 1987), over
+    `p_seeds` and `p_equivalent_seeds` are of Welch's t test, and of two one-sided ones (TOST, Schuirmann 1987), over
     seeds: they hold for other seeds on these images. `p_both` and `p_equivalent_both` are the same two tests with the
-    variance of both sources (see `Mean`). The verdict goes by these, after Holm's correction (1979) over all comparisons
-    of the table; the tests of a difference and those of equivalence are corrected as two families.
+    variance of both sources. The verdict goes by these after `corrected`, over all tests of the table, of a difference and
+    of equivalence: in 95 of 100 such tables not one verdict is wrong. `together` is the interval to look at beside
+    verdicts: all intervals of the table hold at once in 95 of 100 tables (Bonferroni).
 
-    Which image a run gets is paired truly: both recipes see the same ones. A seed is little more than a number that two
-    recipes share, so pairing by it costs degrees of freedom and gains little; it assumes nothing either.
+    Which image a run gets is paired truly: both recipes see the same ones. A seed is only a number that two recipes share
+    (one framework draws other weights from it than the next), so runs are not paired by it, which would halve the degrees
+    of freedom and gain nothing.
     """
 
     first: str
@@ -217,8 +277,9 @@ class Comparison:
     p_equivalent_seeds: float | None
     p_both: float | None
     p_equivalent_both: float | None
-    holm: float | None  # p_both, corrected
-    holm_equivalent: float | None  # p_equivalent_both, corrected
+    together: Interval | None  # of the difference, over seeds and images; for all pairs of the table at once
+    corrected: float | None  # p_both
+    corrected_equivalent: float | None  # p_equivalent_both
 
     @property
     def only_first(self) -> int:
@@ -232,14 +293,14 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """ "different" goes before "equivalent": a difference can be both real and smaller than the margin."""
-        if self.holm is not None and self.holm <= LEVEL:
+        if self.corrected is not None and self.corrected <= LEVEL:
             return "different"
         return "equivalent" if self.within_margin else "undecided"
 
     @property
     def within_margin(self) -> bool:
         """Whether the difference is shown to be smaller than the margin."""
-        return self.holm_equivalent is not None and self.holm_equivalent <= LEVEL
+        return self.corrected_equivalent is not None and self.corrected_equivalent <= LEVEL
 
 
 def all_pairs(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
@@ -250,7 +311,7 @@ def all_pairs(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
 def compare_pairs(
     answers: Mapping[str, Answers], pairs: Sequence[tuple[str, str]], *, margin: float = MARGIN
 ) -> list[Comparison]:
-    """The table of the comparisons named by `pairs`; Holm's correction is over exactly these.
+    """The table of the comparisons named by `pairs`; the correction is over exactly these.
 
     Raises:
         ValueError: `margin` is not positive.
@@ -258,54 +319,73 @@ def compare_pairs(
     """
     if not margin > 0:
         raise ValueError(f"expected a margin above 0, got {margin}")
-    tests = [_tests(answers[first], answers[second], margin) for first, second in pairs]
-    holm = _holm([test.p_both for test in tests])
-    holm_equivalent = _holm([test.p_equivalent_both for test in tests])
-    return [
-        Comparison(**{**vars(test), "holm": p, "holm_equivalent": p_equivalent})
-        for test, p, p_equivalent in zip(tests, holm, holm_equivalent, strict=True)
-    ]
+    shared = [_of_shared_seeds(answers[first], answers[second]) for first, second in pairs]
+    tested = sum(len(first.seeds) > 1 for first, _ in shared)
+    rows = [_tests(first, second, margin, level=LEVEL / max(tested, 1)) for first, second in shared]
+    tests = [(row.p_both, row.p_equivalent_both) for row in rows]
+    each = iter(corrected([(first, second) for first, second in tests if first is not None and second is not None]))
+    found = []
+    for row in rows:
+        if row.p_both is not None:
+            different, equivalent = next(each)
+            row = replace(row, corrected=different, corrected_equivalent=equivalent)
+        found.append(row)
+    return found
 
 
-def _tests(first: Answers, second: Answers, margin: float) -> Comparison:
-    """The comparison before the correction."""
+def _of_shared_seeds(first: Answers, second: Answers) -> tuple[Answers, Answers]:
     seeds = sorted({*first.seeds} & {*second.seeds})
     if not seeds:
         raise StudyError(
             f"{first.recipe} and {second.recipe} share no seed: {first.seeds} and {second.seeds}. "
             "Run both with the same seeds."
         )
-    of_first = [first.seeds.index(seed) for seed in seeds]
-    of_second = [second.seeds.index(seed) for seed in seeds]
-    right_first, right_second = first.correct[of_first], second.correct[of_second]
-    differences = right_first.astype(np.float64) - right_second
-    p_seeds = p_equivalent_seeds = p_both = p_equivalent_both = None
-    if len(seeds) > 1:
-        by_seed, by_image = differences.mean(axis=1), differences.mean(axis=0)
-        p_seeds = p_both = 1.0 if abs(by_seed.mean()) < 1e-12 else 0.0  # the limit of a t test without any spread
-        p_equivalent_seeds = p_equivalent_both = 0.0 if abs(by_seed.mean()) < margin else 1.0
-        if _varies(by_seed):
-            paired = DescrStatsW(by_seed)
-            p_seeds = float(paired.ttest_mean(0)[1])
-            p_equivalent_seeds = float(paired.ttost_mean(-margin, margin)[0])
-        if _varies(by_seed) or _varies(by_image):
-            crossed = _crossed(by_seed, by_image)
-            p_both = float(crossed.ttest_ind(usevar="unequal")[1])
-            p_equivalent_both = float(crossed.ttost_ind(-margin, margin, usevar="unequal")[0])
+    return _with_seeds(first, seeds), _with_seeds(second, seeds)
+
+
+def _with_seeds(answers: Answers, seeds: Sequence[int]) -> Answers:
+    places = [answers.seeds.index(seed) for seed in seeds]
+    return replace(
+        answers,
+        seeds=tuple(seeds),
+        digits=answers.digits[places],
+        correct=answers.correct[places],
+        histories=tuple(answers.histories[place] for place in places),
+    )
+
+
+def _tests(first: Answers, second: Answers, margin: float, *, level: float) -> Comparison:
+    """The comparison before the correction, of two recipes with the same seeds; `level` is of the interval `together`."""
+    of_first, of_second = _Crossed.of(first.correct.astype(np.float64)), _Crossed.of(second.correct.astype(np.float64))
+    by_image = of_first.by_image - of_second.by_image
+    value = float(by_image.mean())
+    over_images, over_seeds, over_both = _over_images(by_image), None, None
+    if len(first.seeds) > 1:
+        over_seeds = _sum(of_first.over_seeds, of_second.over_seeds)
+        over_both = _sum(of_first.over_seeds, of_second.over_seeds, over_images, of_first.twice, of_second.twice)
+    identical = bool(np.array_equal(first.digits, second.digits))
+    if identical and over_seeds is not None:  # one and the same: seeds move neither without the other
+        over_seeds = over_both = _Part(0.0, np.inf)
     return Comparison(
         first=first.recipe,
         second=second.recipe,
-        seeds=len(seeds),
-        identical=bool(np.array_equal(first.digits[of_first], second.digits[of_second])),
-        difference=_mean(differences),
-        mcnemar=tuple(map(_mcnemar, seeds, right_first, right_second)),
+        seeds=len(first.seeds),
+        identical=identical,
+        difference=Mean(
+            value=value,
+            over_seeds=None if over_seeds is None else _interval(value, over_seeds),
+            over_images=_interval(value, over_images),
+            over_both=None if over_both is None else _interval(value, over_both),
+        ),
+        mcnemar=tuple(map(_mcnemar, first.seeds, first.correct, second.correct)),
         margin=margin,
-        p_seeds=p_seeds,
-        p_equivalent_seeds=p_equivalent_seeds,
-        p_both=p_both,
-        p_equivalent_both=p_equivalent_both,
-        holm=None,
-        holm_equivalent=None,
+        p_seeds=None if over_seeds is None else _different(value, over_seeds),
+        p_equivalent_seeds=None if over_seeds is None else _equivalent(value, over_seeds, margin),
+        p_both=None if over_both is None else _different(value, over_both),
+        p_equivalent_both=None if over_both is None else _equivalent(value, over_both, margin),
+        together=None if over_both is None else _interval(value, over_both, level),
+        corrected=None,
+        corrected_equivalent=None,
     )
 
 
@@ -316,11 +396,75 @@ def _mcnemar(seed: int, first: npt.NDArray[np.bool_], second: npt.NDArray[np.boo
     return McNemar(seed=seed, only_first=only_first, only_second=only_second, p=p)
 
 
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Corrected over those that are known."""
-    known = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(known, method="holm")[1] if known else [])
-    return [None if p is None else float(next(corrected)) for p in p_values]
+def corrected(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The p values of each pair's two tests, of a difference and of equivalence, corrected as one family.
+
+    Holm 1979, with the logic of Shaffer 1986: a pair cannot be both without a difference and farther apart than the margin,
+    so of its two hypotheses one at most is true. A p value is multiplied by the number of pairs that may still hold a true
+    one when its turn comes, from the smallest on: those without both rejected before.
+    """
+    tests = np.array(pairs, np.float64).reshape(-1, 2)
+    turns = np.sort(tests, axis=None)
+    rejected = np.searchsorted(np.sort(tests.max(axis=1)), turns, side="left")  # pairs that are done with at each turn
+    found = np.minimum(np.maximum.accumulate(turns * (len(tests) - rejected)), 1.0)
+    places = np.searchsorted(turns, tests, side="right") - 1  # of equal ones the last
+    return [(float(different), float(equivalent)) for different, equivalent in found[places]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A difference between two trainings of each seed that have everything drawn in common, over seeds and images.
+
+    Not `Comparison`: there runs are not paired by seed, as a seed gives two frameworks nothing in common.
+    """
+
+    difference: Mean  # first minus second
+    p: float
+    p_equivalent: float
+    margin: float
+
+
+def paired(differences: Values, *, margin: float = MARGIN) -> Paired:
+    """Of the differences [seeds, images], two seeds or more.
+
+    Raises:
+        ValueError: fewer.
+    """
+    if len(differences) < 2:
+        raise ValueError(f"expected the differences of two seeds or more, got {len(differences)}")
+    value, variance = float(differences.mean()), _variance(differences)
+    return Paired(
+        difference=_mean(differences),
+        p=_different(value, variance),
+        p_equivalent=_equivalent(value, variance, margin),
+        margin=margin,
+    )
+
+
+def _variance(values: Values) -> _Part:
+    """Of the mean of [seeds, images], over both."""
+    crossed = _Crossed.of(values)
+    return _sum(crossed.over_seeds, _over_images(crossed.by_image), crossed.twice)
+
+
+def seeds_for(differences: Values, *, margin: float, level: float, power: float, most: int) -> int | None:
+    """How many seeds it takes to show equivalence where there is no difference, by what a few seeds' differences spread.
+
+    With n seeds the variance is that of the seeds / n, and that of the images, which no seed makes smaller; the two
+    one-sided tests at `level` then have this power (Phillips 1990, with t for its noncentral t).
+
+    Returns:
+        None where even `most` do not suffice: the interval holds the margin by its nature, or nearly so.
+    """
+    crossed = _Crossed.of(differences)
+    of_one_seed = len(differences) * crossed.over_seeds.variance
+    of_images = max(_over_images(crossed.by_image).variance + crossed.twice.variance, 0.0)
+    for seeds in range(2, most + 1):
+        spread = (of_one_seed / seeds + of_images) ** 0.5
+        reach = float(stats.t.ppf(1 - level, seeds - 1) + stats.t.ppf((1 + power) / 2, seeds - 1))
+        if reach * spread <= margin:
+            return seeds
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,205 +592,3 @@ def learning_curve(answers: Answers) -> list[CurvePoint]:
             )
         )
     return points
-
-
-def findings(
-    accuracies: Sequence[Accuracy],
-    comparisons: Sequence[Comparison],
-    reproductions: Sequence[Reproduction],
-    agreements: Sequence[Agreement],
-    always_wrong: Sequence[int],
-) -> list[str]:
-    """What the numbers say, a few plain sentences each. A sentence whose numbers were not measured is left out."""
-    found = [
-        _accuracies(accuracies),
-        _seeds(accuracies),
-        _differences(comparisons),
-        _equivalences(comparisons),
-        _undecided(comparisons),
-        _reproductions(reproductions),
-        _agreements(agreements),
-        _always_wrong(always_wrong, sum(each.seeds for each in accuracies)),
-    ]
-    return [finding for finding in found if finding]
-
-
-def _accuracies(accuracies: Sequence[Accuracy]) -> str:
-    ranked = sorted(accuracies, key=lambda each: each.mean.value)
-    if not ranked:
-        return ""
-
-    def described(each: Accuracy) -> str:
-        interval, covers = each.mean.over_both, "seeds and test images"
-        if interval is None:
-            interval, covers = each.mean.over_images, "test images alone"
-        seeds = "1 seed" if each.seeds == 1 else f"{each.seeds} seeds"
-        return (
-            f"{format_percent(each.mean.value)} % ({each.recipe}, {seeds}; 95 % interval over {covers} "
-            f"{format_percent(interval[0])} to {format_percent(interval[1])})"
-        )
-
-    if len(ranked) == 1:
-        return f"The mean accuracy on the test images is {described(ranked[0])}."
-    return (
-        f"The mean accuracies on the test images lie between {described(ranked[0])} and {described(ranked[-1])}. "
-        "Which recipes between them differ, this order does not say; the comparisons do."
-    )
-
-
-def _seeds(accuracies: Sequence[Accuracy]) -> str:
-    spreads = sorted((each.deviation, each.recipe) for each in accuracies if each.deviation is not None)
-    alone = [each.recipe for each in accuracies if each.deviation is None]
-    finding = ""
-    if spreads:
-        (low, of_low), (high, of_high) = spreads[0], spreads[-1]
-        finding = f"From seed to seed, accuracy has a standard deviation of {_points(high)} points ({of_high})"
-        if len(spreads) > 1:
-            finding = (
-                f"From seed to seed, accuracy has a standard deviation of {_points(low)} ({of_low}) to {_points(high)} "
-                f"points ({of_high})"
-            )
-        # Repeatability limit, ISO 5725-6: what 95 of 100 differences between two single results stay below.
-        limit = float(stats.norm.ppf(1 - LEVEL / 2)) * 2**0.5 * high
-        finding += (
-            f". Chance alone therefore sets two single runs of that recipe apart by up to {_points(limit)} points in 95 of "
-            "100 cases: a smaller difference between single runs says nothing."
-        )
-    if alone:
-        finding += (
-            f"{' ' if finding else ''}{join(alone)} {'was' if len(alone) == 1 else 'were'} trained from one seed only: "
-            "how accuracy differs from seed to seed is unknown there, so no difference to another recipe can be shown, no "
-            "equivalence, and no reproduction."
-        )
-    return finding
-
-
-def _differences(comparisons: Sequence[Comparison]) -> str:
-    tested = [each for each in comparisons if each.holm is not None]
-    if not tested:
-        return ""
-    real = _largest_first([each for each in tested if each.verdict == "different"])
-    scope = f"{_of(len(tested))} compared, over seeds and test images, with Holm's correction at {100 * LEVEL:g} %"
-    if not real:
-        return f"No difference in accuracy is shown ({scope})."
-    finding = f"Shown to be different in accuracy: {_pairs(len(real))} ({scope}). "
-    finding += "The largest: " if len(real) > MOST_NAMED else ""
-    finding += "; ".join(_ahead(each) for each in real[:MOST_NAMED]) + "."
-    if small := [each for each in real if each.within_margin]:
-        finding += (
-            f" Of these, {_pairs(len(small))} {'is' if len(small) == 1 else 'are'} also shown to be closer than "
-            f"{_points(small[0].margin)} points: real, but small."
-        )
-    return finding
-
-
-def _equivalences(comparisons: Sequence[Comparison]) -> str:
-    identical = [each for each in comparisons if each.identical]
-    equal = [each for each in comparisons if each.verdict == "equivalent" and not each.identical]
-    finding = ""
-    if equal:
-        finding = (
-            f"Shown to be equivalent, that is closer than {_points(equal[0].margin)} points: {_pairs(len(equal))}, "
-            f"{_named(sorted(equal, key=lambda each: abs(each.difference.value)))}."
-        )
-    for each in identical:
-        seeds = "the one seed" if each.seeds == 1 else f"all {each.seeds} seeds"
-        finding += f"{' ' if finding else ''}{each.first} and {each.second} give the same answer to every test image, "
-        finding += f"from {seeds} that both have."
-    return finding
-
-
-def _undecided(comparisons: Sequence[Comparison]) -> str:
-    open_ones = _largest_first(
-        [each for each in comparisons if each.verdict == "undecided" and each.holm is not None and not each.identical]
-    )
-    if not open_ones:
-        return ""
-    return (
-        f"Neither a difference nor equivalence within {_points(open_ones[0].margin)} points is shown for "
-        f"{_pairs(len(open_ones))}, {_named(open_ones)}: the data do not decide, which is not the same as being equal."
-    )
-
-
-def _reproductions(reproductions: Sequence[Reproduction]) -> str:
-    inside = [each.recipe for each in reproductions if each.within]
-    outside = [each for each in reproductions if each.within is False]
-    finding = ""
-    if inside:
-        finding = (
-            f"The published accuracy lies within what a single run of ours gives for {join(inside)}. That does not prove "
-            "that it was trained in the same way; it does not contradict it."
-        )
-    if outside:
-        named = "; ".join(
-            f"{each.recipe} (published {format_percent(each.reported)}, {'below' if each.reported < each.mean else 'above'}"
-            f" the {format_percent(each.single_run[0])} to {format_percent(each.single_run[1])} of a single run)"
-            for each in outside
-            if each.single_run is not None
-        )
-        finding += " It" if inside else "The published accuracy"
-        finding += (
-            f" lies outside what a single run of ours gives for {named}. Chance alone puts one figure in 20 outside; else "
-            "something was different there."
-        )
-    return finding
-
-
-def _agreements(agreements: Sequence[Agreement]) -> str:
-    def shares(within: bool) -> str:
-        known = [
-            each.single_runs
-            for each in agreements
-            if (each.first == each.second) == within and each.single_runs is not None
-        ]
-        if not known:
-            return ""
-        low, high = format_percent(min(known)), format_percent(max(known))
-        return f"{low} %" if low == high else f"{low} to {high} %"
-
-    within, between = shares(True), shares(False)
-    if not within or not between:
-        return ""
-    return (
-        f"Two runs of one recipe with different seeds give the same digit to {within} of the test images; two runs of "
-        f"different recipes to {between}."
-    )
-
-
-def _always_wrong(indices: Sequence[int], runs: int) -> str:
-    if runs < 2:
-        return ""
-    count, verb = str(len(indices)) if indices else "none", "is" if len(indices) == 1 else "are"
-    return f"Of the test images, {count} {verb} answered wrongly by every one of the {runs} runs."
-
-
-def _ahead(comparison: Comparison) -> str:
-    better, worse = comparison.first, comparison.second
-    low, high = comparison.difference.over_both or comparison.difference.over_images
-    value = comparison.difference.value
-    if value < 0:
-        better, worse, value, low, high = worse, better, -value, -high, -low
-    return f"{better} over {worse} by {_points(value)} points ({_points(low)} to {_points(high)})"
-
-
-def _named(comparisons: Sequence[Comparison]) -> str:
-    """The first few, by name."""
-    named = "; ".join(f"{each.first} and {each.second}" for each in comparisons[:MOST_NAMED])
-    return f"among them {named}" if len(comparisons) > MOST_NAMED else f"namely {named}"
-
-
-def _largest_first(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return sorted(comparisons, key=lambda each: -abs(each.difference.value))
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
-
-
-def _of(count: int) -> str:
-    return f"{_pairs(count)} {'was' if count == 1 else 'were'}"
-
-
-def _points(fraction: float) -> str:
-    """In points of a percent. Two decimals: one image in 10,000."""
-    return f"{100 * fraction:.2f}"
