@@ -1,0 +1,145 @@
+"""A training with everything random handed in: starting weights, the order of the batches, dropout's masks, the images.
+
+Each comes from a seed of its own, so that two trainings can have all but one in common (common random numbers), in
+whatever framework they run. What is drawn does not depend on the recipe beyond its shapes: a starting weight is one number
+between -1 and 1 times the recipe's bound, so that two recipes that start differently start from the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from digits import mnist
+from digits.contract import PIXELS, Framework, Images, Labels
+from digits.network import BatchNorm, Conv, Dense, Dropout, arrays, with_inputs
+from training.recipes import Recipe
+
+Array = npt.NDArray[Any]
+Precision = Literal["float32", "float64"]
+
+_WEIGHTS: Final = 1  # in a generator's seed, what the numbers are for
+_ORDER: Final = 2
+_MASKS: Final = 3
+_SAMPLE: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: the mathematics of `recipe` in `framework`, and the seed of each thing that is drawn.
+
+    The last three fields are what a framework does by default and no recipe says; they are asked of NumPy alone.
+    """
+
+    recipe: Recipe  # its own framework and seed mean nothing here
+    framework: Framework
+    precision: Precision = "float32"
+    weights: int
+    order: int
+    masks: int
+    sample: int | None = (
+        None  # of the half of the training images that is trained on: s and -s are the two halves; None: all
+    )
+    shuffles: Literal["each epoch", "once"] = "each epoch"
+    l2_means: Literal["penalty", "decay"] = (
+        "penalty"  # l2 * sum(weights²) in the loss; l2 * each parameter in its gradient
+    )
+    keep: int = 5  # the answers after so many last epochs are kept
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data, without the recipe's words."""
+        recipe = {name: value for name, value in self.recipe.to_data().items() if name not in _WORDS}
+        return {**asdict(self), "recipe": recipe}
+
+    @property
+    def key(self) -> str:
+        """Of all that decides what comes out: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.to_data(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+_WORDS: Final = ("name", "framework", "seed", "keras_api", "reported", "source")
+
+
+def starting_weights(training: Training) -> list[dict[str, Array]]:
+    """Of each layer that holds any, by the names and with the shapes of `digits.network.arrays`."""
+    recipe, found = training.recipe, list[dict[str, Array]]()
+    for layer, shape in with_inputs(recipe.network):
+        held = arrays(layer, shape)
+        if not held:
+            continue
+        if isinstance(layer, BatchNorm):
+            first = {"scale": 1.0, "shift": 0.0, "mean": 0.0, "variance": 1.0}
+            found.append({name: np.full(size, first[name], training.precision) for name, size in held.items()})
+            continue
+        fan_in, fan_out = _fans(layer, shape)
+        bounds = {"weight": BOUNDS[recipe.weight_draw](fan_in, fan_out)}
+        bounds["bias"] = 0.0 if recipe.bias_draw == "zeros" else fan_in**-0.5
+        found.append(
+            {
+                name: (
+                    bounds[name]
+                    * np.random.default_rng([_WEIGHTS, training.weights, len(found), i]).uniform(-1, 1, size)
+                ).astype(training.precision)
+                for i, (name, size) in enumerate(held.items())
+            }
+        )
+    return found
+
+
+BOUNDS: Final[dict[str, Callable[[int, int], float]]] = {  # as the recipes' weight_draw has them
+    "glorot_uniform": lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out)),
+    "he_uniform": lambda fan_in, fan_out: math.sqrt(6 / fan_in),
+    "fan_in_uniform": lambda fan_in, fan_out: fan_in**-0.5,
+}
+
+
+def _fans(layer: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    match layer:
+        case Dense(units=units):
+            return math.prod(shape), units
+        case Conv(filters=filters, kernel=kernel):
+            return shape[0] * kernel**2, filters * kernel**2
+    raise AssertionError(f"{layer} holds arrays, but no fans are known of it")
+
+
+def orders(training: Training, images: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Of each epoch, the images in the order in which it sees them, `[images]`."""
+    for epoch in range(training.recipe.epochs):
+        of = 0 if training.shuffles == "once" else epoch
+        yield np.random.default_rng([_ORDER, training.order, of]).permutation(images)
+
+
+def masks(training: Training, epoch: int, images: int) -> list[npt.NDArray[np.bool_]]:
+    """Of each Dropout, in order: what it keeps of the image that comes at each place of the epoch, `[images, units]`."""
+    drops = [(layer, shape) for layer, shape in with_inputs(training.recipe.network) if isinstance(layer, Dropout)]
+    return [
+        np.random.default_rng([_MASKS, training.masks, epoch, i]).random((images, *shape), np.float32) >= layer.rate
+        for i, (layer, shape) in enumerate(drops)
+    ]
+
+
+def training_images(training: Training) -> tuple[Array, Labels]:
+    """Pixels `[N, 784]` as the recipe scales them, and their labels; without those that it holds out."""
+    recipe, every = training.recipe, mnist.train_images()
+    images, labels = every.images, every.labels
+    kept = len(labels) - round(recipe.validation_fraction * len(labels))
+    images, labels = images[:kept], labels[:kept]
+    if training.sample is not None:
+        shuffled = np.random.default_rng([_SAMPLE, abs(training.sample)]).permutation(kept)
+        half = shuffled[: kept // 2] if training.sample > 0 else shuffled[kept // 2 : kept // 2 * 2]
+        images, labels = images[half], labels[half]
+    return scaled(training, images), labels
+
+
+def scaled(training: Training, images: Images) -> Array:
+    number = np.dtype(training.precision).type
+    step, low = number(training.recipe.pixel_step), number(training.recipe.pixel_low)
+    pixels: Array = images.reshape(-1, PIXELS) * step + low  # [N, 784]
+    return pixels
