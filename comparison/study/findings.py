@@ -7,7 +7,7 @@ from typing import Final
 
 from scipy import stats
 
-from comparison.study.statistics import LEVEL, Accuracy, Agreement, Comparison, Reproduction
+from comparison.study.statistics import LEVEL, MOST_SEEDS, Accuracy, Agreement, Comparison, Reproduction
 from comparison.words import format_percent, join
 
 MOST_NAMED: Final = 3  # pairs named in a sentence
@@ -135,8 +135,31 @@ def _undecided(comparisons: Sequence[Comparison]) -> str:
         return ""
     return (
         f"Neither a difference nor equivalence within {_points(open_ones[0].margin)} points is shown for "
-        f"{_pairs(len(open_ones))}, {_named(open_ones)}: the data do not decide, which is not the same as being equal."
+        f"{_pairs(len(open_ones))}, {_named(open_ones)}: the data do not decide, which is not the same as being equal. "
+        f"{_more_seeds(open_ones)}"
     )
+
+
+def _more_seeds(open_ones: Sequence[Comparison]) -> str:
+    known = [each.seeds_needed for each in open_ones if each.seeds_needed is not None]
+    beyond = len(open_ones) - len(known)
+    said = ""
+    if known:
+        said = (
+            "By the spread so far, and if the differences are as measured, a verdict takes about "
+            f"{_range(known)} seeds of each recipe."
+        )
+    if beyond:
+        said += (
+            f"{' ' if said else ''}Of {_pairs(beyond)} not even {MOST_SEEDS} seeds would decide: the difference lies at the "
+            "margin, or the test images are too few."
+        )
+    return said
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _reproductions(reproductions: Sequence[Reproduction]) -> str:

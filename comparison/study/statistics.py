@@ -26,6 +26,8 @@ from training.study import Run
 
 LEVEL: Final = 0.05  # of every test; intervals cover 1 - LEVEL
 ROUNDING: Final = 1e-12  # of a mean: what is closer to 0 is 0
+POWER: Final = 0.9  # of a verdict, with which the seeds that it takes are reckoned
+MOST_SEEDS: Final = 1000  # that are reckoned with
 MARGIN: Final = 0.0025  # two mean accuracies closer than this are as good as equal, unless a caller says otherwise
 
 Verdict = Literal["different", "equivalent", "undecided"]
@@ -278,6 +280,9 @@ class Comparison:
     p_both: float | None
     p_equivalent_both: float | None
     together: Interval | None  # of the difference, over seeds and images; for all pairs of the table at once
+    seeds_needed: (
+        int | None
+    )  # of each, for a verdict, by this spread and if the difference is as measured; see `seeds_for`
     corrected: float | None  # p_both
     corrected_equivalent: float | None  # p_equivalent_both
 
@@ -384,9 +389,19 @@ def _tests(first: Answers, second: Answers, margin: float, *, level: float) -> C
         p_both=None if over_both is None else _different(value, over_both),
         p_equivalent_both=None if over_both is None else _equivalent(value, over_both, margin),
         together=None if over_both is None else _interval(value, over_both, level),
+        seeds_needed=None if over_both is None else _needed(of_first, of_second, value, over_images, margin, level),
         corrected=None,
         corrected_equivalent=None,
     )
+
+
+def _needed(
+    first: _Crossed, second: _Crossed, value: float, over_images: _Part, margin: float, level: float
+) -> int | None:
+    seeds = len(first.by_seed)
+    of_one_seed = seeds * (first.over_seeds.variance + second.over_seeds.variance)
+    of_images = over_images.variance - first.residual - second.residual
+    return _enough(value, of_one_seed, of_images, 2, margin, level, POWER, MOST_SEEDS)
 
 
 def _mcnemar(seed: int, first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
@@ -447,22 +462,39 @@ def _variance(values: Values) -> _Part:
     return _sum(crossed.over_seeds, _over_images(crossed.by_image), crossed.twice)
 
 
-def seeds_for(differences: Values, *, margin: float, level: float, power: float, most: int) -> int | None:
-    """How many seeds it takes to show equivalence where there is no difference, by what a few seeds' differences spread.
+def seeds_for(
+    differences: Values, *, margin: float = MARGIN, level: float = LEVEL, power: float = POWER, most: int = MOST_SEEDS
+) -> int | None:
+    """How many seeds it takes for a verdict, by what the paired differences [seeds, images] of a few seeds spread.
 
-    With n seeds the variance is that of the seeds / n, and that of the images, which no seed makes smaller; the two
-    one-sided tests at `level` then have this power (Phillips 1990, with t for its noncentral t).
+    With n seeds the variance is that of the seeds / n, and that of the images, which no seed makes smaller. Taken is that
+    the difference is as measured: the nearest of 0 and the margins from which it must be told, at `level`, is then told
+    from it with this power (Student's t for both quantiles, which is a little more than it takes).
 
     Returns:
-        None where even `most` do not suffice: the interval holds the margin by its nature, or nearly so.
+        None where even `most` do not suffice: the difference lies too near to what it is to be told from.
     """
     crossed = _Crossed.of(differences)
+    of_images = _over_images(crossed.by_image).variance - crossed.residual
     of_one_seed = len(differences) * crossed.over_seeds.variance
-    of_images = max(_over_images(crossed.by_image).variance + crossed.twice.variance, 0.0)
+    return _enough(float(differences.mean()), of_one_seed, of_images, 1, margin, level, power, most)
+
+
+def _enough(
+    value: float,
+    of_one_seed: float,
+    of_images: float,
+    freedom: int,  # for each seed beyond the first
+    margin: float,
+    level: float,
+    power: float,
+    most: int,
+) -> int | None:
+    far = max(abs(value), margin - abs(value))
     for seeds in range(2, most + 1):
-        spread = (of_one_seed / seeds + of_images) ** 0.5
-        reach = float(stats.t.ppf(1 - level, seeds - 1) + stats.t.ppf((1 + power) / 2, seeds - 1))
-        if reach * spread <= margin:
+        spread = (of_one_seed / seeds + max(of_images, 0.0)) ** 0.5
+        quantiles = stats.t.ppf([1 - level / 2, power], freedom * (seeds - 1))
+        if float(np.sum(quantiles)) * spread <= far:
             return seeds
     return None
 
