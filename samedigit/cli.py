@@ -214,9 +214,17 @@ def study(
         str | None, typer.Option(metavar="K/N", help="Only the Kth of N shares of the runs, and no report.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    decide: Annotated[
+        bool, typer.Option("--decide", help="Is it the framework, or its defaults? Trained for that alone.")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="With --decide: for the seeds beyond those that the plan is made by.")
+    ] = 240,
     as_json: Json = False,
 ) -> None:
     """Train recipes from many seeds, and say in a report which differences between them are real.
+
+    With --decide: the same numbers handed to every framework, its defaults one at a time, and where the spread comes from.
 
     Stopped, even by kill -9, the same command goes on where it was: finished runs are kept, none counts twice.
 
@@ -224,6 +232,10 @@ def study(
     report.
     """
     with saying_when_interrupted("finished runs are kept, and the same command goes on from there"):
+        if decide:
+            page, tables = commands.decide(recipes or [], minutes=minutes, jobs=jobs, folder=folder)
+            print_json({"page": str(page), **tables}) if as_json else commands.show_decision(page, tables)
+            return
         if share is not None:
             done = commands.study_share(recipes or [], share, seeds=seeds, jobs=jobs, folder=folder)
             print_json(done) if as_json else commands.show_share(done)

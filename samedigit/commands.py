@@ -119,6 +119,44 @@ def study_share(names: Sequence[str], share: str, *, seeds: int, jobs: int | Non
     return {"share": str(found), "finished": len(finished), "runs": seeds * len(set(names or RECIPES))}
 
 
+def decide(names: Sequence[str], *, minutes: float, jobs: int | None, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Is it the framework, or its defaults? Asked of the named recipes' mathematics, or of every one.
+
+    Returns:
+        The page's path, and its tables as plain data.
+    """
+    from comparison.study.decide import MATHEMATICS, SMALLEST, Plan, decide
+    from comparison.study.decision import to_data, write_decision
+    from training.given.runs import Outcome
+    from training.recipes import find_recipe
+
+    def on_plan(plan: Plan) -> None:
+        enough = "" if plan.needed is None or plan.needed <= plan.seeds else f", where a verdict takes {plan.needed}"
+        time = timedelta(seconds=round(plan.seconds))
+        progress_console.print(f"Plan: {plan.seeds} seeds{enough}; {plan.trainings} trainings more, about {time}.")
+
+    def on_done(outcome: Outcome, done: int, total: int) -> None:
+        training = outcome.training
+        what = f"{training.framework}, {training.precision}: {outcome.seconds:.0f} s"
+        progress_console.print(what, f"({done}/{total})", highlight=False)
+
+    decision = decide(
+        folder / "given",
+        recipe=find_recipe(SMALLEST),
+        mathematics=[find_recipe(name) for name in names or MATHEMATICS],
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        most_seconds=60 * minutes,
+        on_plan=on_plan,
+        on_done=on_done,
+    )
+    return write_decision(decision, folder).resolve(), json.loads(json.dumps(to_data(decision)))
+
+
+def show_decision(page: Path, tables: dict[str, Any]) -> None:
+    console.print(tables["sentence"], highlight=False, soft_wrap=True)
+    print(f"Page: {page}")
+
+
 def show_share(done: dict[str, Any]) -> None:
     missing = "the same command without --share writes the report"
     if done["finished"] < done["runs"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats import weightstats
 from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.proportion import proportion_confint
 
 from comparison.study import aa, calibration
 from comparison.study.findings import _repeatability, findings
 from comparison.study.statistics import (
+    MARGIN,
     Accuracy,
     Answers,
     Reproduction,
@@ -32,6 +35,7 @@ from comparison.study.statistics import (
     confusion,
     corrected,
     learning_curve,
+    mean_interval,
     paired,
     read_answers,
     reproduction,
@@ -109,6 +113,12 @@ def test_answers_are_read_by_recipe_and_seed(tmp_path: Path) -> None:
     assert read.reported == pytest.approx(0.97)
     assert read.digits.tolist() == [[3, 1, 4, 1], [3, 1, 4, 5]]
     assert read.correct.tolist() == [[True] * 4, [True, True, True, False]]
+    assert read.recipe == "numpy-sigmoid"
+    assert read.histories == ((epoch(),), (epoch(),))
+    alone = replace(runs[0], recipe={"name": "a", "seed": 2, "reported": None})
+    assert read_answers([alone], LABELS)["a"].reported is None
+    two = write_run(tmp_path, 3, certain([3, 1]), 2, total=2)
+    assert read_answers([two], LABELS[:2])["numpy-sigmoid"].digits.tolist() == [[3, 1]]
 
 
 def test_runs_that_cannot_be_of_one_table_are_refused(tmp_path: Path) -> None:
@@ -116,13 +126,21 @@ def test_runs_that_cannot_be_of_one_table_are_refused(tmp_path: Path) -> None:
     for labels in (LABELS.reshape(2, 2), LABELS[:1], np.array([3, 1, 4, 10], np.uint8)):
         with pytest.raises(ValueError, match="expected labels"):
             read_answers([good], labels)
-    with pytest.raises(ValueError, match="one run or more"):
+    with pytest.raises(ValueError, match=r"^expected one run or more, got none$"):
         read_answers([], LABELS)
-    with pytest.raises(StudyError, match="shape"):
+    with pytest.raises(StudyError) as told:
         read_answers([good], np.array([3, 1, 4], np.uint8))
-    with pytest.raises(StudyError, match=r"by these labels 3 are"):
+    assert str(told.value) == (
+        "The run of numpy-sigmoid with seed 1 has probabilities of shape (4, 10); expected (3, 10). "
+        "Remove its two files and continue the study."
+    )
+    with pytest.raises(StudyError) as told:
         read_answers([good], np.array([3, 1, 4, 2], np.uint8))
-    with pytest.raises(StudyError, match="two runs of one seed"):
+    assert str(told.value) == (
+        "The run of numpy-sigmoid with seed 1 says that 4 answers are right, but by these labels 3 are: they are not of the "
+        "same images, or its two files not of one run. Remove both and continue the study."
+    )
+    with pytest.raises(StudyError, match=r"^numpy-sigmoid has two runs of one seed among"):
         read_answers([good, good], LABELS)
     with pytest.raises(StudyError, match="different recipes"):
         read_answers([good, write_run(tmp_path, 2, certain([3, 1, 4, 1]), 4, sha256="2")], LABELS)
@@ -516,7 +534,9 @@ def test_learning_curves_have_a_spread() -> None:
     assert second.loss_deviation == pytest.approx(math.sqrt(2))
     (alone,) = learning_curve(with_histories((epoch(),)))
     assert alone.loss_deviation is None
-    with pytest.raises(StudyError, match="1 and 2 epochs"):
+    with pytest.raises(
+        StudyError, match=r"1 and 2 epochs; expected the same of each\. Run the study again in an empty folder\.$"
+    ):
         learning_curve(with_histories((epoch(),), (epoch(), epoch())))
 
 
@@ -609,7 +629,9 @@ def test_paired_differences_are_those_of_scipy_where_images_do_not_differ() -> N
     assert paired(-np.repeat(by_seed[:, None], 50, axis=1), margin=0.05).p_equivalent == pytest.approx(
         found.p_equivalent
     )
+    assert found.margin == 0.05
     same = paired(np.zeros((3, 50)))
+    assert same.margin == MARGIN
     assert (same.p, same.p_equivalent, same.difference.over_both) == (1.0, 0.0, (0.0, 0.0))
     with pytest.raises(ValueError, match="two seeds or more"):
         paired(np.zeros((1, 50)))
@@ -632,6 +654,23 @@ def test_so_many_seeds_as_are_asked_for_give_a_verdict_as_often_as_promised(shif
     fewer = [getattr(paired(differences(asked // 2), margin=0.005), verdict) <= 0.05 for _ in range(400)]
     assert np.mean(fewer) < 0.8
     assert (seeds_for(many - many.mean() + shift, margin=0.005, level=0.01, power=0.9, most=100) or 0) > asked
+
+
+def test_paired_differences_have_seeds_and_images_once() -> None:
+    """By hand: the variance of two seeds, and that of the images, less the residual's."""
+    values = np.array([[0.0, 0.5, 1.0, 0.1], [0.4, 0.7, 1.2, 0.9]])
+    by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
+    left = values - by_seed[:, None] - by_image + values.mean()
+    residual = (left**2).sum() / 3 / 8
+    parts = [(by_seed.var(ddof=1) / 2, 1), (by_image.var(ddof=1) / 4, 3), (-residual, 3)]
+    assert residual < parts[0][0]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / of for part, of in parts)
+    found = paired(values, margin=2.0)
+    assert found.p == pytest.approx(2 * stats.t.sf(0.6 / math.sqrt(variance), freedom))
+    assert found.p_equivalent == pytest.approx(stats.t.sf(1.4 / math.sqrt(variance), freedom))
+    reach = stats.t.ppf(0.995, freedom) * math.sqrt(variance)
+    assert mean_interval(values, level=0.01) == pytest.approx((0.6 - reach, 0.6 + reach))
 
 
 def test_what_images_alone_leave_open_no_seed_decides() -> None:
@@ -688,6 +727,32 @@ def test_of_runs_of_two_kinds_mixed_too_many_splits_are_different_only_where_the
     assert size.interval[0] <= size.rate <= size.interval[1]
 
 
+def test_splits_are_compared_as_two_recipes_are() -> None:
+    """Twelve runs, six of them 4 points worse: what a split says depends on how these fall."""
+    right = np.random.default_rng(22).random((12, 300)) < np.repeat([0.95, 0.91], 6)[:, None]
+    right[0] = right[1]
+    answers = answers_of(right)
+    verdicts = {3: Counter[str](), 6: Counter[str]()}
+    random = np.random.default_rng(5)
+    for size, counted in verdicts.items():
+        for _ in range(40):
+            drawn = random.permutation(12)
+            halves = {"a": answers_of(right[drawn[:size]], "a"), "b": answers_of(right[drawn[size : 2 * size]], "b")}
+            (compared,) = compare_pairs(halves, [("a", "b")], margin=0.03)
+            counted[compared.verdict] += 1
+    found = aa.split_at_random(answers, sizes=(3, 6, 7), splits=40, margin=0.03, seed=5)
+    assert [(size.runs, size.splits, size.different, size.equivalent) for size in found] == [
+        (size, 40, counted["different"], counted["equivalent"]) for size, counted in verdicts.items()
+    ]
+    assert 0 < found[1].different < 40
+    assert found[1].rate == found[1].different / 40
+    assert found[1].decides == (found[1].different + found[1].equivalent) / 40
+    low, high = found[1].interval
+    assert (low, high) == pytest.approx(proportion_confint(found[1].different, 40, method="beta"))
+    defaults = aa.split_at_random(answers_of(right[:6, :20]), splits=3)
+    assert [(size.runs, size.splits) for size in defaults] == [(3, 3)]
+
+
 def test_the_fewest_runs_that_give_verdicts() -> None:
     def size(runs: int, different: int, equivalent: int) -> aa.Size:
         return aa.Size(runs=runs, splits=1000, different=different, equivalent=equivalent)
@@ -710,7 +775,6 @@ def drawn(generator: np.random.Generator, images: int) -> tuple[Probabilities, L
     return probabilities.astype(np.float32), labels.astype(np.uint8)
 
 
-@pytest.mark.slow
 def test_a_temperature_undoes_overconfidence() -> None:
     generator = np.random.default_rng(9)
     honest, labels = drawn(generator, 20_000)

@@ -11,14 +11,36 @@ of one epoch jumps by some tenths of a point from one to the next, and the mean 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
 from typing import Final
 
-from digits.contract import FRAMEWORKS
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from comparison.intervals import Interval
+from comparison.study.statistics import (
+    LEVEL,
+    MARGIN,
+    POWER,
+    Paired,
+    Verdict,
+    corrected,
+    mean_interval,
+    paired,
+    seeds_for,
+)
+from comparison.words import join
+from digits import mnist
+from digits.contract import FRAMEWORKS, Labels
 from training.given.draws import Precision, Training
+from training.given.runs import Outcome, run_all
 from training.recipes import Recipe
 
-POWER: Final = 0.9
+PAIRS: Final = 20  # seeds of the components at most
 PILOT: Final = 5  # seeds, from whose spread the plan says how many it takes
 ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
@@ -109,3 +131,319 @@ def sources(recipe: Recipe, seed: int) -> list[Source]:
         Source(name="sample of training images", first=replace(base, sample=seed), second=replace(base, sample=-seed)),
         Source(name="framework", first=base, second=replace(base, framework="torch")),
     ]
+
+
+Right = npt.NDArray[np.float64]  # [images], the share of the kept epochs after which a training's answer is right
+
+
+def right(outcome: Outcome, labels: Labels) -> Right:
+    share: Right = (outcome.digits == labels).mean(axis=0)
+    return share
+
+
+# 1. The same mathematics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """Two frameworks after one training with everything given."""
+
+    recipe: str
+    precision: Precision
+    first: str  # framework
+    second: str
+    digits: int  # of the test images that are answered differently at the end
+    accuracy: float  # first minus second, at the end
+    accuracy_over_epochs: float  # the same, mean over the kept epochs
+
+
+def apart(recipe: str, outcomes: Sequence[Outcome], labels: Labels) -> list[Apart]:
+    """Every two frameworks of each precision, of the outcomes of `same_mathematics`."""
+    found = []
+    for precision in PRECISIONS:
+        of = [one for one in outcomes if one.training.precision == precision]
+        for first, second in combinations(of, 2):
+            found.append(
+                Apart(
+                    recipe=recipe,
+                    precision=precision,
+                    first=first.training.framework,
+                    second=second.training.framework,
+                    digits=int((first.digits[-1] != second.digits[-1]).sum()),
+                    accuracy=float((first.digits[-1] == labels).mean() - (second.digits[-1] == labels).mean()),
+                    accuracy_over_epochs=float(right(first, labels).mean() - right(second, labels).mean()),
+                )
+            )
+    return found
+
+
+# 2. The defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """One default: the accuracy that one framework's gives less that of the other's."""
+
+    name: str
+    first_is: str
+    second_is: str
+    seeds: int
+    found: Paired
+    together: Interval  # all defaults' intervals hold at once in 95 of 100 studies
+    corrected: float
+    corrected_equivalent: float
+    seeds_needed: int | None  # for a verdict, by this spread; None: the difference lies at the margin
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.corrected <= LEVEL:
+            return "different"
+        return "equivalent" if self.within_margin else "undecided"
+
+    @property
+    def within_margin(self) -> bool:
+        return self.corrected_equivalent <= LEVEL
+
+
+def decided(
+    contrasts: Sequence[Sequence[Default]], outcomes: Mapping[str, Outcome], labels: Labels, *, margin: float = MARGIN
+) -> list[Decided]:
+    """What came of each default.
+
+    Args:
+        contrasts: by seed, `defaults` of each.
+        outcomes: by the training's key.
+    """
+    level = LEVEL / len(contrasts[0])
+    of_default = list(zip(*contrasts, strict=True))
+    differences = [
+        np.stack([right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in by_seed])
+        for by_seed in of_default
+    ]
+    tests = [paired(each, margin=margin) for each in differences]
+    p_values = corrected([(test.p, test.p_equivalent) for test in tests])
+    return [
+        Decided(
+            name=by_seed[0].name,
+            first_is=by_seed[0].first_is,
+            second_is=by_seed[0].second_is,
+            seeds=len(by_seed),
+            found=test,
+            together=mean_interval(each, level=level),
+            corrected=different,
+            corrected_equivalent=equivalent,
+            seeds_needed=seeds_for(each, margin=margin, level=level, power=POWER),
+        )
+        for by_seed, each, test, (different, equivalent) in zip(of_default, differences, tests, p_values, strict=True)
+    ]
+
+
+# 3. Where variance comes from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """How far accuracy is moved by one thing alone that is drawn anew: a standard deviation, in [0, 1]."""
+
+    name: str
+    pairs: int  # of trainings, or of test images
+    deviation: float
+    interval: Interval  # 95 %, of the deviation
+
+
+def components(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[Component]:
+    """Of the accuracy after the last epoch, which is what a single run reports.
+
+    Of a source: half the mean square of the difference between two trainings that differ in it alone (Jansen 1999, the
+    total effect, with what it does together with the others), with the interval of chi-squared. Of all of them: the
+    variance of trainings that have nothing in common. Of test images: the variance of their mean, with the interval of
+    a bootstrap over images. What is drawn anew moves the whole path of a training, so the parts do not add up.
+    """
+
+    def accuracy(training: Training) -> float:
+        return float((outcomes[training.key].digits[-1] == labels).mean())
+
+    found = []
+    for by_seed in zip(*drawn, strict=True):
+        squares = np.array([(accuracy(one.first) - accuracy(one.second)) ** 2 / 2 for one in by_seed])
+        found.append(_component(by_seed[0].name, float(squares.mean()), len(squares), len(squares)))
+    bases = [of_seed[0].first for of_seed in drawn]
+    alone = np.array([accuracy(base) for base in bases])
+    found.append(_component("all that is drawn in training", float(alone.var(ddof=1)), len(alone) - 1, len(alone)))
+    by_image = np.mean([outcomes[base.key].digits[-1] == labels for base in bases], axis=0)
+    random = np.random.default_rng(1)
+    resampled = [by_image[random.integers(0, len(by_image), len(by_image))].var(ddof=1) for _ in range(1000)]
+    low, high = (float(bound) for bound in np.sqrt(np.quantile(resampled, (0.025, 0.975)) / len(by_image)))
+    deviation = float((by_image.var(ddof=1) / len(by_image)) ** 0.5)
+    found.append(Component(name="test images", pairs=len(by_image), deviation=deviation, interval=(low, high)))
+    return found
+
+
+def _component(name: str, variance: float, freedom: int, pairs: int) -> Component:
+    low, high = (variance * freedom / float(bound) for bound in np.atleast_1d(stats.chi2.ppf([0.975, 0.025], freedom)))
+    return Component(name=name, pairs=pairs, deviation=variance**0.5, interval=(low**0.5, high**0.5))
+
+
+# The plan, and the sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Printed before the long part begins."""
+
+    seeds: int  # of each default
+    needed: int | None  # that a verdict on every default takes; None: no number of seeds is enough for one of them
+    trainings: int  # to do
+    seconds: float  # that they take, by those of the pilot
+
+
+def plan(
+    recipe: Recipe,
+    outcomes: Mapping[str, Outcome],
+    labels: Labels,
+    *,
+    most_seconds: float,
+    jobs: int,
+    margin: float = MARGIN,
+) -> Plan:
+    """How many seeds the defaults need, by the pilot's, and how many fit into the time; none less than the pilot's."""
+    pilot = [defaults(recipe, seed) for seed in range(1, PILOT + 1)]
+    rows = decided(pilot, outcomes, labels, margin=margin)
+    each = [row.seeds_needed for row in rows]
+    known = [seeds for seeds in each if seeds is not None]
+    wanted = max([PILOT, *known])
+    of_a_seed = {training.key for one in pilot[0] for training in (one.first, one.second)}
+    seconds = float(np.mean([outcomes[key].seconds for key in of_a_seed])) * len(of_a_seed) / jobs
+    fit = PILOT + int(most_seconds / seconds)
+    seeds = min(wanted, fit)
+    return Plan(
+        seeds=seeds,
+        needed=None if len(known) < len(each) else wanted,
+        trainings=(seeds - PILOT) * len(of_a_seed),
+        seconds=(seeds - PILOT) * seconds,
+    )
+
+
+def sentence(same: Sequence[Apart], framework: Paired, rows: Sequence[Decided]) -> str:
+    """Whether it is the framework or its defaults, in a sentence or two.
+
+    Args:
+        framework: the difference between two frameworks in float32, everything given.
+    """
+    exact = [each.digits for each in same if each.precision == "float64"]
+    rounded = [each.digits for each in same if each.precision == "float32"]
+    low, high = framework.difference.over_both or framework.difference.over_images
+    largest = max(rows, key=lambda row: abs(row.found.difference.value))
+    found = largest.found.difference.value
+    said = (
+        f"Given the same numbers, the framework makes {'no difference' if max(exact) == 0 else 'a difference'}: in float64 "
+        f"{_of_digits(exact)} of 10,000 digits are answered differently; in float32, rounding alone moves "
+        f"{_of_digits(rounded)}, which is a difference in accuracy of no more than "
+        f"{100 * max(abs(low), abs(high)):.2f} points. "
+        f"Its defaults make {100 * abs(found):.2f} points at most ({largest.name}: "
+        f"{100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
+    )
+    different = [row.name for row in rows if row.verdict == "different"]
+    equivalent = [row.name for row in rows if row.verdict == "equivalent"]
+    undecided = [row.name for row in rows if row.verdict == "undecided"]
+    parts = [
+        f"{what}: {join(names)}"
+        for what, names in (("different", different), ("equivalent", equivalent), ("not decided", undecided))
+        if names
+    ]
+    verdicts = "; ".join(parts)
+    return f"{said}. {verdicts[0].upper()}{verdicts[1:]}."
+
+
+def _of_digits(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+# All of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What `samedigit study --decide` ends with."""
+
+    recipe: str  # of the defaults and of the components
+    same: tuple[Apart, ...]
+    defaults: tuple[Decided, ...]
+    framework: Paired  # NumPy less torch in float32, everything given
+    components: tuple[Component, ...]
+    plan: Plan
+    pairs: int  # seeds of the components
+    trainings: int
+    seconds: float  # of them all, one after the other
+    machines: tuple[str, ...]
+    versions: dict[str, str]
+
+    @property
+    def sentence(self) -> str:
+        return sentence(self.same, self.framework, self.defaults)
+
+
+def decide(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    mathematics: Sequence[Recipe],
+    jobs: int,
+    most_seconds: float,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_done: Callable[[Outcome, int, int], None] = lambda outcome, done, total: None,
+) -> Decision:
+    """Trains what it takes, but for what `folder` has already, and says what came out.
+
+    Args:
+        folder: of the outcomes.
+        recipe: of the defaults and of the components.
+        mathematics: recipes to train in every framework with everything given.
+        jobs: processes at once, each on one thread.
+        most_seconds: that the seeds beyond the pilot's may take.
+        on_plan: called once the pilot has said how many seeds it takes.
+        on_done: called after each training with how many of the part are done, of how many.
+
+    Raises:
+        NotInstalled: a framework is missing.
+        DataError: MNIST cannot be had.
+        StudyError: the folder cannot be read or written, or a training failed; what is finished is kept.
+    """
+    labels = mnist.test_images().labels
+    found: dict[str, Outcome] = {}
+
+    def run(trainings: Sequence[Training]) -> list[Outcome]:
+        outcomes = run_all(trainings, folder, jobs=jobs, on_done=on_done)
+        found.update((outcome.training.key, outcome) for outcome in outcomes)
+        return outcomes
+
+    def run_defaults(seeds: int) -> list[list[Default]]:
+        contrasts = [defaults(recipe, seed) for seed in range(1, seeds + 1)]
+        run([training for of_seed in contrasts for one in of_seed for training in (one.first, one.second)])
+        return contrasts
+
+    run_defaults(PILOT)
+    planned = plan(recipe, found, labels, most_seconds=most_seconds, jobs=jobs)
+    on_plan(planned)
+    contrasts = run_defaults(planned.seeds)
+    drawn = [sources(recipe, seed) for seed in range(1, max(PILOT, min(planned.seeds, PAIRS)) + 1)]
+    run([training for of_seed in drawn for one in of_seed for training in (one.first, one.second)])
+    same = [each for one in mathematics for each in apart(one.name, run(same_mathematics(one)), labels)]
+    in_two = [next(one for one in of_seed if one.name == "framework") for of_seed in drawn]
+    differences = np.stack(
+        [right(found[one.first.key], labels) - right(found[one.second.key], labels) for one in in_two]
+    )
+    return Decision(
+        recipe=recipe.name,
+        same=tuple(same),
+        defaults=tuple(decided(contrasts, found, labels)),
+        framework=paired(differences),
+        components=tuple(components(drawn, found, labels)),
+        plan=planned,
+        pairs=len(drawn),
+        trainings=len(found),
+        seconds=sum(outcome.seconds for outcome in found.values()),
+        machines=tuple(sorted({outcome.machine for outcome in found.values()})),
+        versions=next(iter(found.values())).versions,
+    )

@@ -7,6 +7,7 @@ from typing import Final
 
 from scipy import stats
 
+from comparison.study.aa import Size, fewest
 from comparison.study.statistics import LEVEL, MOST_SEEDS, Accuracy, Agreement, Comparison, Reproduction
 from comparison.words import format_percent, join
 
@@ -32,6 +33,23 @@ def findings(
         _always_wrong(always_wrong, sum(each.seeds for each in accuracies)),
     ]
     return [finding for finding in found if finding]
+
+
+def finding_of_splits(recipe: str, runs: int, sizes: Sequence[Size]) -> str:
+    """What A/A tests say: runs of one recipe, split at random into two groups as if they were of two recipes."""
+    rates = join(f"{100 * size.rate:.1f} % at {size.runs} against {size.runs}" for size in sizes)
+    broken = [size.runs for size in sizes if not size.keeps_its_promise]
+    said = (
+        f"The {runs} runs of {recipe}, split at random into two groups as if they were of two recipes, are called different in "
+        f"{rates}; promised is no more than {100 * LEVEL:g} %"
+    )
+    said += f", which is broken at {join(map(str, broken))}." if broken else "."
+    enough = fewest(sizes)
+    if enough is None:
+        return f"{said} At none of these sizes do half of the splits come to a verdict: with so few runs there mostly is none."
+    return (
+        f"{said} Below {enough} runs of each, fewer than half of the splits come to any verdict: there mostly is none."
+    )
 
 
 def _accuracies(accuracies: Sequence[Accuracy]) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 from markupsafe import Markup
 
 from comparison import figures, page
-from comparison.study import calibration, plots
+from comparison.study import aa, calibration, plots
 from comparison.study.advice import advise
-from comparison.study.findings import findings
+from comparison.study.findings import finding_of_splits, findings
 from comparison.study.statistics import (
     LEVEL,
     Answers,
@@ -44,6 +44,7 @@ from training.train import split_for
 TEMPLATE: Final = "study/report.html.j2"
 TABLES: Final = "study.json"
 BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
+SPLITS: Final = 500  # of each size, in A/A tests
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
 
 Table = list[dict[str, Any]]
@@ -113,6 +114,7 @@ def study_tables(study: Path) -> dict[str, Any]:
         ],
         "comparisons": comparison_rows,
         "all_comparisons": _comparison_rows(compare_pairs(answers, every), recipes),
+        "aa": aa_table(list(answers.values())),
         "best_effort": best_effort,
         "usability": usability,
         "costs": costs,
@@ -141,6 +143,22 @@ def _best_effort(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StudyError(f"{file} cannot be read ({error}). Delete it, or run benchmarks.best_effort again.") from error
     return document
+
+
+def aa_table(answers: Sequence[Answers]) -> dict[str, Any] | None:
+    """The A/A tests of the recipe with most runs, the first of several; None where even that has too few to split."""
+    most = max(answers, key=lambda of_recipe: len(of_recipe.seeds))
+    sizes = aa.split_at_random(most, splits=SPLITS)
+    if not sizes:
+        return None
+    return {
+        "recipe": most.recipe,
+        "runs": len(most.seeds),
+        "finding": finding_of_splits(most.recipe, len(most.seeds), sizes),
+        "sizes": [
+            asdict(size) | {"rate": size.rate, "interval": size.interval, "decides": size.decides} for size in sizes
+        ],
+    }
 
 
 def asked_pairs(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -456,6 +456,11 @@ def paired(differences: Values, *, margin: float = MARGIN) -> Paired:
     )
 
 
+def mean_interval(values: Values, *, level: float) -> Interval:
+    """Of the mean of [seeds, images], two seeds or more, over both."""
+    return _interval(float(values.mean()), _variance(values), level)
+
+
 def _variance(values: Values) -> _Part:
     """Of the mean of [seeds, images], over both."""
     crossed = _Crossed.of(values)

@@ -1,0 +1,200 @@
+"""What came of `decide` as files: decision.json, and a page in Markdown with its picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from comparison import page
+from comparison.figures import BACKEND_COLOURS
+from comparison.study.decide import PILOT, Component, Decided, Decision
+from comparison.study.statistics import POWER
+from digits.errors import ReportError
+
+TABLES: Final = "decision.json"
+PAGE: Final = "decision.md"
+PICTURE: Final = "decision.png"
+
+SHOWN_AS: Final = {"different": "different", "equivalent": "equivalent", "undecided": "not decided"}
+
+
+def write_decision(decision: Decision, folder: Path) -> Path:
+    """Writes the three files, and returns the page.
+
+    Raises:
+        ReportError: one cannot be written.
+    """
+    page.write(json.dumps(to_data(decision), indent=1, allow_nan=False) + "\n", folder / TABLES)
+    target = folder / PAGE
+    page.write(markdown(decision), target)
+    try:
+        picture(decision).savefig(folder / PICTURE, dpi=144)
+    except OSError as error:
+        raise ReportError(f"The picture cannot be written to {folder}: {error.strerror}.") from error
+    return target
+
+
+def to_data(decision: Decision) -> dict[str, Any]:
+    """Plain data. Accuracies and differences of them are in [0, 1] and [-1, 1]."""
+    rows = [asdict(row) | {"verdict": row.verdict, "within_margin": row.within_margin} for row in decision.defaults]
+    return {"sentence": decision.sentence, **asdict(decision), "defaults": rows}
+
+
+def markdown(decision: Decision) -> str:
+    margin = decision.framework.margin
+    low, high = decision.framework.difference.over_both or decision.framework.difference.over_images
+    return f"""# Is it the framework, or its defaults?
+
+**{decision.sentence}**
+
+Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* and *equivalent* (closer than
+{_points(margin)} points) are shown, with one wrong verdict at most in 95 of 100 such tables; *not decided* says neither. An
+interval after a difference is so wide that all of its table hold at once in 95 of 100 such studies. Each training has a
+process of its own, on one thread.
+
+## The same mathematics
+
+The same starting weights, batches and dropout masks, handed to NumPy, torch and Keras; the whole training of each recipe. Where
+Keras's epsilon stands in another place, it is translated (`training/given/keras_given.py`). The table counts the test images
+that two frameworks answer differently at the end.
+
+{_same(decision)}
+
+In float32 nothing but rounding differs, and a training amplifies it. This is the floor below which a difference between
+frameworks means nothing. Over {decision.pairs} seeds of {decision.recipe}, NumPy less torch in float32, everything given:
+{_signed(decision.framework.difference.value)} points ({_signed(low)} to {_signed(high)}).
+
+## The defaults
+
+What frameworks do if nobody says otherwise, one at a time, in NumPy: {decision.recipe}, both sides from the same numbers and
+with the same batches. Accuracy is the mean over the last five epochs, as that of one epoch jumps.
+
+{_defaults(decision.defaults)}
+
+The plan, after {PILOT} seeds: {_plan(decision)}
+
+## Where the spread of accuracy comes from
+
+Two trainings of {decision.recipe} that differ in one thing alone: how far apart the accuracies after their last epochs are, as
+a standard deviation. They do not add up: whatever differs, be it the last bit, the training takes another path, and ends
+somewhere else among what all of them together spread.
+
+{_components(decision.components)}
+
+![Standard deviation of accuracy by what is drawn anew]({PICTURE})
+
+*{decision.trainings} trainings, {decision.seconds / 3600:.1f} hours of them; {"; ".join(decision.machines)};
+{", ".join(f"{package} {version}" for package, version in decision.versions.items())}. Made by `samedigit study --decide`.*
+"""
+
+
+def _plan(decision: Decision) -> str:
+    planned = decision.plan
+    needed = (
+        "one of the defaults lies so near to the margin that no number of seeds decides it"
+        if planned.needed is None
+        else f"a verdict on every default takes {planned.needed} seeds with {100 * POWER:.0f} % power"
+    )
+    more = f"{planned.trainings} trainings more, about {planned.seconds / 60:.0f} minutes"
+    return f"{needed}; {planned.seeds} seeds it was, {more}."
+
+
+def _same(decision: Decision) -> str:
+    rows = [
+        (
+            each.recipe,
+            each.precision,
+            f"{each.first} and {each.second}",
+            str(each.digits),
+            _signed(each.accuracy_over_epochs),
+        )
+        for each in decision.same
+    ]
+    return _table(
+        ("recipe", "precision", "frameworks", "digits apart", "accuracy apart, last five epochs, points"), rows
+    )
+
+
+def _defaults(rows: Sequence[Decided]) -> str:
+    header = ("default", "first", "second", "seeds", "first less second, points", "together", "verdict")
+    return _table(
+        header,
+        [
+            (
+                row.name,
+                row.first_is,
+                row.second_is,
+                str(row.seeds),
+                _signed(row.found.difference.value),
+                f"{_signed(row.together[0])} to {_signed(row.together[1])}",
+                SHOWN_AS[row.verdict]
+                + (", but closer than the margin" if row.verdict == "different" and row.within_margin else "")
+                + _more(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _more(row: Decided) -> str:
+    if row.verdict != "undecided":
+        return ""
+    return f"; takes about {row.seeds_needed} seeds" if row.seeds_needed else "; at the margin, which no seeds decide"
+
+
+def _components(rows: Sequence[Component]) -> str:
+    header = ("drawn anew", "pairs", "standard deviation, points", "95 % interval")
+    return _table(
+        header,
+        [
+            (
+                row.name,
+                f"{row.pairs:,}",
+                _points(row.deviation),
+                f"{_points(row.interval[0])} to {_points(row.interval[1])}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def picture(decision: Decision) -> Figure:
+    """A dot for each source, with its interval."""
+    rows = decision.components
+    with rc_context(
+        {"font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        figure = Figure(figsize=(6.4, 0.6 + 0.36 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            axes.plot([100 * bound for bound in row.interval], [place] * 2, color=BACKEND_COLOURS["numpy"], linewidth=2)
+            axes.plot(100 * row.deviation, place, "o", color=BACKEND_COLOURS["torch"], markersize=7)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.grid(axis="x", color="#dddddd")
+        axes.set_axisbelow(True)
+        axes.set_xlabel("standard deviation of a single run's accuracy, points; line: 95 % interval")
+    return figure
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _signed(fraction: float) -> str:
+    """Never -0.00."""
+    return f"{round(100 * fraction, 2) + 0:+.2f}"

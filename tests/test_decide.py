@@ -1,0 +1,252 @@
+"""What is concluded from trainings that differ in one thing, against outcomes that were made up with a known truth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from comparison.study import decide as deciding
+from comparison.study.decide import Decision, Plan, components, decide, defaults, plan, same_mathematics, sources
+from comparison.study.decision import markdown, write_decision
+from digits import mnist
+from digits.contract import Labels
+from digits.errors import ReportError
+from samedigit.cli import app
+from training.given.draws import Training
+from training.given.runs import Outcome, read
+from training.recipes import RECIPES
+
+RECIPE = RECIPES["numpy-deep"]
+SEEDS = 14
+
+
+@pytest.fixture(scope="module")
+def labels() -> Labels:
+    return mnist.test_images().labels
+
+
+def outcome(training: Training, wrong: int, labels: Labels, *, first: int = 0) -> Outcome:
+    """After each kept epoch the same `wrong` answers, from the `first` image on."""
+    digits = np.repeat(labels[None], training.keep, axis=0)
+    digits[:, first : first + wrong] = (digits[:, first : first + wrong] + 1) % 10
+    return Outcome(
+        training=training,
+        digits=digits,
+        seconds=10.0,
+        machine="a made up one",
+        versions={"numpy": "2"},
+        finished_at="2026-01-01T00:00:00",
+    )
+
+
+def keep(folder: Path, found: Outcome) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{found.training.key}.json"
+    np.savez(file.with_suffix(".npz"), digits=found.digits)
+    fields = {name: getattr(found, name) for name in ("seconds", "machine", "versions", "finished_at")}
+    file.write_text(json.dumps({"training": found.training.to_data(), **fields}))
+
+
+def wrong_answers(training: Training, seed: int, noise: np.random.Generator) -> int:
+    """Keras's start costs 60 answers, one order for all epochs 12; epsilon and L2's meaning nothing. Seeds spread by 10."""
+    wrong = 300 + 10 * (seed % 5) + int(noise.integers(-2, 3))
+    wrong += 60 * (training.recipe.weight_draw == "glorot_uniform")
+    return wrong + 12 * (training.shuffles == "once")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, labels: Labels) -> Path:
+    """A folder with every outcome that `decide` asks for, so that nothing is trained."""
+    folder, noise = tmp_path_factory.mktemp("given"), np.random.default_rng(1)
+    for seed in range(1, SEEDS + 1):
+        for contrast in defaults(RECIPE, seed):
+            for training in (contrast.first, contrast.second):
+                if read(folder, training) is None:
+                    keep(folder, outcome(training, wrong_answers(training, seed, noise), labels))
+        for source in sources(RECIPE, seed):
+            for training in (source.first, source.second):
+                if read(folder, training) is None:
+                    keep(folder, outcome(training, 300 + int(noise.integers(-20, 21)), labels))
+    for training in same_mathematics(RECIPES["torch-relu"]):
+        first = 7 if training.precision == "float32" and training.framework == "keras" else 0
+        keep(folder, outcome(training, 300, labels, first=first))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decision(kept: Path) -> tuple[Decision, list[Plan]]:
+    plans: list[Plan] = []
+    found = decide(
+        kept,
+        recipe=RECIPE,
+        mathematics=[RECIPES["torch-relu"]],
+        jobs=1,
+        most_seconds=60 * (SEEDS - deciding.PILOT),
+        on_plan=plans.append,
+    )
+    return found, plans
+
+
+def test_answers_of_the_same_mathematics_are_counted_where_they_differ(decision: tuple[Decision, list[Plan]]) -> None:
+    counted = {(each.precision, each.first, each.second): each.digits for each in decision[0].same}
+    assert counted == {
+        ("float64", "numpy", "torch"): 0,
+        ("float64", "numpy", "keras"): 0,
+        ("float64", "torch", "keras"): 0,
+        ("float32", "numpy", "torch"): 0,
+        ("float32", "numpy", "keras"): 14,  # 7 that the one has wrong alone, and 7 that the other has
+        ("float32", "torch", "keras"): 14,
+    }
+    assert {each.accuracy for each in decision[0].same} == {0.0}
+    assert {each.recipe for each in decision[0].same} == {"torch-relu"}
+
+
+def test_each_default_gets_the_verdict_that_was_made_up(decision: tuple[Decision, list[Plan]]) -> None:
+    found = {row.name: row for row in decision[0].defaults}
+    assert [row.verdict for row in found.values()] == ["different", "equivalent", "different", "equivalent"]
+    assert found["where weights start"].found.difference.value == pytest.approx(0.0060, abs=0.0004)
+    assert not found["where weights start"].within_margin
+    assert found["shuffling"].found.difference.value == pytest.approx(0.0012, abs=0.0003)
+    assert found["shuffling"].within_margin
+    for row in found.values():
+        assert row.found.difference.over_both is not None
+        (low, high), (lower, higher) = row.found.difference.over_both, row.together
+        assert lower < low < row.found.difference.value < high < higher
+        assert row.corrected >= row.found.p
+        assert row.seeds == decision[0].plan.seeds
+
+
+def test_the_two_sides_of_a_contrast_differ_in_one_thing_alone() -> None:
+    sides = [(one.first, one.second) for one in defaults(RECIPE, 3)]
+    sides += [(one.first, one.second) for one in sources(RECIPE, 3)]
+    for first, second in sides:
+        one, other = first.to_data(), second.to_data()
+        changed = {name for name in one if name != "recipe" and one[name] != other[name]}
+        changed |= {name for name in one["recipe"] if one["recipe"][name] != other["recipe"][name]}
+        assert changed in (
+            {"weight_draw", "bias_draw"}, {"epsilon"}, {"shuffles"}, {"l2_means"},
+            {"weights"}, {"order"}, {"sample"}, {"framework"},
+        )  # fmt: skip
+        assert first.weights == first.order == 3
+
+
+def test_components_are_half_the_mean_square_of_a_difference(labels: Labels) -> None:
+    """Wrong answers by seed: 300 and 304, 310 and 300; so 4 and 10 of 10,000, and half of 58 on average."""
+    drawn = [sources(RECIPE, seed)[:1] for seed in (1, 2)]
+    wrong = {(1, "first"): 300, (1, "second"): 304, (2, "first"): 310, (2, "second"): 300}
+    outcomes = {}
+    for (seed, which), number in wrong.items():
+        training = getattr(drawn[seed - 1][0], which)
+        outcomes[training.key] = outcome(training, number, labels)
+    weights, everything, images = components(drawn, outcomes, labels)
+    variance = (4**2 + 10**2) / 2 / 2 / 1e8
+    assert (weights.name, weights.pairs) == ("starting weights", 2)
+    assert weights.deviation == pytest.approx(variance**0.5)
+    assert weights.interval == pytest.approx(
+        ((2 * variance / stats.chi2.ppf(0.975, 2)) ** 0.5, (2 * variance / stats.chi2.ppf(0.025, 2)) ** 0.5)
+    )
+    assert everything.deviation == pytest.approx(np.std([300, 310], ddof=1) / 1e4)
+    assert (images.name, images.pairs) == ("test images", 10_000)
+    assert images.deviation == pytest.approx((0.0305 * 0.9695 / 1e4) ** 0.5, rel=0.02)
+    assert images.interval[0] < images.deviation < images.interval[1]
+    assert images.interval == pytest.approx((images.deviation * 0.945, images.deviation * 1.055), rel=0.01)
+
+
+def test_the_interval_of_a_component_holds_the_truth() -> None:
+    random = np.random.default_rng(3)
+    held = 0
+    for _ in range(500):
+        squares = random.normal(0, 2**0.5 * 0.003, 8) ** 2 / 2
+        low, high = deciding._component("", float(squares.mean()), 8, 8).interval
+        held += low <= 0.003 <= high
+    assert held == pytest.approx(475, abs=15)
+
+
+def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
+    kept: Path, labels: Labels, decision: tuple[Decision, list[Plan]]
+) -> None:
+    (planned,) = decision[1]
+    assert planned == decision[0].plan
+    trainings = {
+        training.key: training
+        for seed in range(1, deciding.PILOT + 1)
+        for one in defaults(RECIPE, seed)
+        for training in (one.first, one.second)
+    }
+    found = {key: result for key, training in trainings.items() if (result := read(kept, training)) is not None}
+    assert len(found) == 6 * deciding.PILOT  # the first side of three defaults is one and the same training
+    for margin, seconds, jobs, seeds in (
+        (0.0001, 1e9, 1, None),
+        (0.0001, 600, 1, 15),
+        (0.0001, 600, 2, 25),
+        (0.5, 0, 1, 5),
+    ):
+        made = plan(RECIPE, found, labels, most_seconds=seconds, jobs=jobs, margin=margin)
+        assert seeds is None or made.seeds == seeds
+        assert made.trainings == 6 * (made.seeds - deciding.PILOT)
+        assert made.seconds == pytest.approx(10 * made.trainings / jobs)
+        assert made.seconds <= max(seconds, 0)
+
+
+def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]], tmp_path: Path) -> None:
+    said = decision[0].sentence
+    assert said.startswith(
+        "Given the same numbers, the framework makes no difference: in float64 0 of 10,000 digits are answered differently; "
+        "in float32, rounding alone moves 0 to 14, which is a difference in accuracy of no more than 0."
+    )
+    assert "Its defaults make 0.60 points at most (where weights start: +0." in said
+    assert said.endswith("Different: where weights start and shuffling; equivalent: Adam's epsilon and what L2 means.")
+    page = write_decision(decision[0], tmp_path)
+    text = page.read_text()
+    assert said in text
+    assert "| where weights start | torch: uniform within 1 / sqrt(fan_in), biases too |" in text
+    assert "different, but closer than the margin" in text
+    assert "None" not in text
+    assert "nan" not in text
+    assert (tmp_path / "decision.png").read_bytes()[:4] == b"\x89PNG"
+    tables = json.loads((tmp_path / "decision.json").read_text())
+    assert tables["sentence"] == said
+    assert [row["verdict"] for row in tables["defaults"]] == ["different", "equivalent", "different", "equivalent"]
+
+
+def test_a_difference_in_float64_and_what_is_not_decided_are_said(decision: tuple[Decision, list[Plan]]) -> None:
+    found = decision[0]
+    worse = replace(
+        found,
+        same=tuple(replace(each, digits=3) for each in found.same),
+        defaults=tuple(
+            replace(row, corrected=1.0, corrected_equivalent=1.0, seeds_needed=needed)
+            for row, needed in zip(found.defaults, (40, None, 40, 40), strict=True)
+        ),
+        plan=replace(found.plan, needed=None),
+    )
+    assert "the framework makes a difference: in float64 3 of 10,000" in worse.sentence
+    assert "Not decided: where weights start" in worse.sentence
+    page = markdown(worse)
+    assert "not decided; takes about 40 seeds" in page
+    assert "not decided; at the margin, which no seeds decide" in page
+    assert "no number of seeds decides it" in page
+
+
+def test_the_command_prints_the_plan_and_the_sentence(kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "given").symlink_to(kept)
+    command = ["study", "torch-relu", "--decide", "--minutes", "2", "--jobs", "1", "--study", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "the framework makes no difference" in done.output
+    assert f"Page: {tmp_path / 'decision.md'}" in done.output
+    tables = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert tables["page"] == str(tmp_path / "decision.md")
+    assert tables["plan"]["seeds"] <= 7
+
+
+def test_a_page_that_cannot_be_written(decision: tuple[Decision, list[Plan]], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ReportError):
+        write_decision(decision[0], tmp_path / "file")
