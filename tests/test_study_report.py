@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from test_study_statistics import answers_of
 
-from comparison.study.report import MOST_IMAGES, asked_pairs, study_tables, write_study_report
+from comparison.study.report import MOST_IMAGES, SPLITS, aa_table, asked_pairs, study_tables, write_study_report
 from digits import mnist
 from digits.card import Epoch
 from digits.contract import Labels, Probabilities
@@ -345,3 +346,15 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(ReportError, match=f"cannot be written to {target}"):
             write_study_report(study, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study", "taken"]
+
+
+def test_one_recipe_is_split_where_it_has_enough_runs() -> None:
+    random = np.random.default_rng(23)
+    answers = [
+        answers_of(random.random((runs, 50)) < 0.9, name) for name, runs in {"few": 2, "most": 7, "last": 7}.items()
+    ]
+    table = aa_table(answers)
+    assert table is not None
+    assert (table["recipe"], table["runs"], [size["runs"] for size in table["sizes"]]) == ("most", 7, [3])
+    assert table["sizes"][0]["splits"] == SPLITS
+    assert aa_table(answers[:1]) is None

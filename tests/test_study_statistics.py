@@ -21,7 +21,7 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
 
 from comparison.study import aa, calibration
-from comparison.study.findings import _repeatability, findings
+from comparison.study.findings import _repeatability, finding_of_splits, findings
 from comparison.study.statistics import (
     MARGIN,
     Accuracy,
@@ -511,6 +511,20 @@ def test_agreement_between_and_within_recipes() -> None:
     assert found["a", "a"].single_runs == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
     assert found["a", "a"].majorities == 1
     assert found["b", "b"].single_runs is None
+
+
+def test_the_report_says_below_how_many_runs_there_is_no_verdict() -> None:
+    def size(runs: int, different: int, equivalent: int) -> aa.Size:
+        return aa.Size(runs=runs, splits=1000, different=different, equivalent=equivalent)
+
+    said = finding_of_splits("a", 40, [size(3, 38, 12), size(10, 52, 700)])
+    assert said == (
+        "The 40 runs of a, split at random into two groups as if they were of two recipes, are called different in 3.8 % at 3 "
+        "against 3 and 5.2 % at 10 against 10; promised is no more than 5 %. Below 10 runs of each, fewer than half of the "
+        "splits come to any verdict: there mostly is none."
+    )
+    said = finding_of_splits("a", 6, [size(3, 90, 12)])
+    assert "promised is no more than 5 %, which is broken at 3. At none of these sizes" in said
 
 
 def test_images_that_everybody_gets_wrong() -> None:
