@@ -200,7 +200,7 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
         "Given the same numbers, the framework makes no difference: in float64 0 of 10,000 digits are answered differently; "
         "in float32, rounding alone moves 0 to 14, which is a difference in accuracy of no more than 0."
     )
-    assert "Its defaults make 0.60 points at most (where weights start: +0." in said
+    assert "Of its defaults, the one that makes most is where weights start: +0.60 points (+0.4" in said
     assert said.endswith("Different: where weights start and shuffling; equivalent: Adam's epsilon and what L2 means.")
     page = write_decision(decision[0], tmp_path)
     text = page.read_text()
@@ -227,6 +227,8 @@ def test_a_difference_in_float64_and_what_is_not_decided_are_said(decision: tupl
         plan=replace(found.plan, needed=None),
     )
     assert "the framework makes a difference: in float64 3 of 10,000" in worse.sentence
+    far = replace(found, same=(*found.same[:-1], replace(found.same[-1], accuracy_over_epochs=-0.0123)))
+    assert "a difference in accuracy of no more than 1.23 points" in far.sentence
     assert "Not decided: where weights start" in worse.sentence
     page = markdown(worse)
     assert "not decided; takes about 40 seeds" in page

@@ -182,7 +182,7 @@ def picture(decision: Decision) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="x", color="#dddddd")
         axes.set_axisbelow(True)
-        axes.set_xlabel("standard deviation of a single run's accuracy, points; line: 95 % interval")
+        axes.set_xlabel("standard deviation of accuracy, points (line: 95 % interval)")
     return figure
 
 
