@@ -49,10 +49,10 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 lock:
 	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra train --extra compare --extra tracing --extra dev -o requirements/all.txt
 	$(LOCK) pyproject.toml --extra onnx --extra tracing -o requirements/onnx.txt
-	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow --extra tracing -o requirements/serve-all.txt
+	$(LOCK) pyproject.toml --extra onnx --extra torch --extra tensorflow-cpu --extra tracing -o requirements/serve-all.txt
 	$(LOCK) pyproject.toml --extra compare -o requirements/load.txt
 	$(LOCK) pyproject.toml --extra torch --extra tensorflow --extra train --extra compare -o requirements/study.txt
-	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tensorflow -o requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra gpu --extra torch --extra tracing -o requirements/gpu.txt
 
 clean:
 	rm -rf .venv results build mutants *.egg-info

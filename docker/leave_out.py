@@ -1,6 +1,6 @@
 """Takes out of an image's packages what no request can reach, and compiles what the server imports; runs while it is built.
 
-    python docker/leave_out.py /opt/venv /app
+    python docker/leave_out.py onnx /opt/venv /app
 
 Bytecode is what a start would else spend seconds on, for what is imported; of the rest it is half of the packages' size. It is
 checked against no source, so that two builds of one commit hold the same bytes. A test serves every endpoint without what is
@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Final
 
 LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {  # why no request can reach it -> patterns in site-packages
-    "packages' own tests": ("**/tests", "numpy/_core/_simd.*", "onnxruntime/backend", "torch/bin", "torch/test"),
+    "packages' own tests": (
+        "**/tests", "numpy/_core/_simd.*", "onnxruntime/backend", "tensorflow/python/**/*_test.py",
+        "torch/bin/protoc*", "torch/bin/test_*",
+    ),
     "types, for checkers": ("**/*.pyi",),
     "sources of what is compiled": ("**/*.pyx", "**/*.pxd", "**/*.[ch]"),
     "for compiling against a package": (
-        "numpy/_core/include", "numpy/_core/lib", "numpy/random/lib", "tensorflow/include", "torch/include",
+        "numpy/_core/include", "numpy/_core/lib", "numpy/random/lib", "nvidia/*/include", "nvidia/*/lib/*.a",
+        "tensorflow/include", "tensorflow/xla_aot_runtime_src", "torch/include", "torch/share",
     ),
     "compiles Fortran": ("numpy/f2py",),
     "onnxruntime for programs in C: Python's module has its own inside": ("onnxruntime/capi/libonnxruntime.so.*",),
@@ -37,7 +41,18 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {  # why no request can reach it -
         "pillow.libs/libpng16-*",  # of FreeType; Pillow reads PNG by itself
     ),
     "windows on a screen": ("PIL/_imagingtk.*",),
+    "onnxruntime for TensorRT, which no runtime here asks for": ("onnxruntime/capi/libonnxruntime_providers_tensorrt.so",),
     "colours for other languages than Python, in tracebacks": ("pygments/lexers/[!_p]*", "pygments/lexers/p[!y]*"),
+}  # fmt: skip
+# Of torch's build for CUDA, on a CPU: `import torch` loads libtorch_cuda.so, and that these, which stay: cublas, cublasLt,
+# cudart, cufft, cufile, cupti, libcudnn.so (a door to the others), cusparse, cusparseLt, nccl, nvrtc, nvshmem_host.
+ONLY_ON_A_GPU: Final = {
+    "CUDA's libraries that torch loads on a GPU alone": (
+        "nvidia/cu*/lib/libcheckpoint.*", "nvidia/cu*/lib/libcufftw.*", "nvidia/cu*/lib/libnvblas.*",
+        "nvidia/cu*/lib/libnvperf_*", "nvidia/cu*/lib/libnvrtc-builtins.*", "nvidia/cu*/lib/libpcsamplingutil.*",
+        "nvidia/cudnn/lib/libcudnn_*", "nvidia/nccl/lib/*.bc", "nvidia/nvshmem/lib/*.bc", "nvidia/nvshmem/lib/nvshmem_*",
+        "torch/lib/libtorch_cuda_linalg.so",
+    ),
 }  # fmt: skip
 
 # What is imported only once the server starts, or is asked; some of it in vain, for want of a package.
@@ -87,15 +102,15 @@ print(json.dumps(files))
 """
 
 
-def main(venv: Path, rooms: Path) -> None:
+def main(target: str, venv: Path, rooms: Path) -> None:
     (packages,) = venv.glob("lib/python*/site-packages")
-    leave_out(packages)
+    leave_out(packages, LEFT_OUT if target == "gpu" else LEFT_OUT | ONLY_ON_A_GPU)
     compile_imported(venv / "bin" / "python", packages, rooms)
 
 
-def leave_out(packages: Path) -> None:
-    """Removes what LEFT_OUT names, and says how much that is."""
-    for why, patterns in LEFT_OUT.items():
+def leave_out(packages: Path, what: dict[str, tuple[str, ...]]) -> None:
+    """Removes what `what` names, and says how much that is."""
+    for why, patterns in what.items():
         size = 0
         for path in [path for pattern in patterns for path in packages.glob(pattern)]:
             if path.exists():  # and is not inside what is gone
@@ -135,4 +150,4 @@ def _size(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -16,7 +16,11 @@ from digits.errors import ModelNotFound, SamedigitError
 from digits.exported import export
 from digits.store import StoredModel
 
-SERVED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all": BACKENDS}  # by target
+SERVED: Final[dict[str, tuple[Backend, ...]]] = {  # by target
+    "onnx": ("numpy", "onnx"),
+    "all": BACKENDS,
+    "gpu": ("torch", "onnx"),  # numpy knows no GPU, and TensorFlow's CUDA is another than torch's
+}
 
 
 def stage_models(destination: Path, backends: tuple[Backend, ...]) -> list[StoredModel]:

@@ -20,7 +20,13 @@ from digits.contract import BACKENDS, EXPORTED, Backend
 from digits.store import served_models
 from serving.start import serve_command
 
-STORED: Final[dict[str, tuple[Backend, ...]]] = {"onnx": ("numpy", "onnx"), "all": BACKENDS}  # by target
+STORED: Final[dict[str, tuple[Backend, ...]]] = {  # by target
+    "onnx": ("numpy", "onnx"),
+    "all": BACKENDS,
+    "gpu": ("torch", "onnx"),
+}
+
+OTHER_BUILDS: Final = {"onnxruntime-gpu": "onnxruntime", "tensorflow-cpu": "tensorflow"}  # of one package
 
 
 def pins(lock: str) -> dict[str, set[str]]:
@@ -34,8 +40,9 @@ def pins(lock: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("lock", ["onnx.txt", "serve-all.txt", "gpu.txt", "load.txt", "study.txt"])
 def test_locks_have_the_versions_that_are_tested(lock: str) -> None:
     tested, served = pins("all.txt"), pins(lock)
-    if "onnxruntime-gpu" in served:
-        served["onnxruntime"] = served.pop("onnxruntime-gpu")
+    for name in [name for name in served if name in OTHER_BUILDS]:
+        served.setdefault(OTHER_BUILDS[name], set()).update(served.pop(name))
+    served.pop("nvidia-curand", None)  # onnxruntime's on a GPU alone
     assert {name: tested.get(name) for name in served} == served
 
 
@@ -83,6 +90,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     shutil.copytree(PROJECT / "docker", folder / "docker")
     shutil.copytree(PROJECT / "digits", folder / "digits")
+    shutil.copytree(PROJECT / "requirements", folder / "requirements")
     return folder
 
 
@@ -110,7 +118,7 @@ def build_image(
     )
 
 
-@pytest.mark.parametrize("target", ["onnx", "all"])
+@pytest.mark.parametrize("target", ["onnx", "all", "gpu"])
 def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_home: Path, target: str) -> None:
     built = build_image(checkout, trained_home, target, engine="docker")
     assert built.returncode == 0, built.stderr
@@ -134,7 +142,7 @@ def test_stages_what_the_target_opens_and_nothing_else(checkout: Path, trained_h
         environment={
             "BENTOML_HOME": str(checkout / "nowhere"),
             "SAMEDIGIT_MODEL_FOLDER": str(staged),
-            "SAMEDIGIT_BACKENDS": "numpy,onnx",
+            "SAMEDIGIT_BACKENDS": "onnx",
             "SAMEDIGIT_DEVICE": "cpu",
         },
     )
@@ -175,7 +183,7 @@ def test_another_base_may_be_pinned_by_its_digest_and_a_commit_is_named_with_its
     assert re.fullmatch(r"[0-9a-f]{40}", given.pop("REVISION"))
     assert given == {"BASE": base, "VERSION": "1.2.3", "CREATED": "2026-01-02T03:04:05+00:00"}
     declared = set(re.findall(r"^ARG (\w+)", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE))
-    assert declared == {*given, "REVISION", "BILL"}
+    assert declared == {*given, "REVISION", "BILL", "TORCH_INDEX"}
 
 
 @pytest.mark.slow
@@ -184,7 +192,6 @@ def test_the_packages_in_the_image_are_listed_beside_it_and_it_names_the_list(
 ) -> None:
     (checkout / ".venv").symlink_to(sys.prefix)
     shutil.copy(PROJECT / "pyproject.toml", checkout)
-    shutil.copytree(PROJECT / "requirements", checkout / "requirements")
     built = build_image(checkout, trained_home, engine="docker")
     assert built.returncode == 0, built.stderr
     contents = (checkout / "build/image/samedigit-onnx.cdx.json").read_bytes()
@@ -269,4 +276,4 @@ def test_no_engine(checkout: Path, tmp_path: Path) -> None:
 def test_unknown_target(checkout: Path, tmp_path: Path) -> None:
     built = build_image(checkout, tmp_path, "onxn", engine="docker")
     assert built.returncode == 1
-    assert built.stderr == "build-image: the target must be onnx or all; got 'onxn'.\n"
+    assert built.stderr == "build-image: the target must be onnx, all or gpu; got 'onxn'.\n"
