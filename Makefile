@@ -1,8 +1,9 @@
 # make demo    train, serve, load and compare: ends with a table and a report
 # make test    the whole test suite
 # make protos  the messages of gRPC, from the .proto files
+# make gpu-check  what works on a GPU, with figures, where there is one
 # make mutants whether the tests would notice mistakes: some minutes
-.PHONY: demo test check protos mutants image lock clean
+.PHONY: demo test check protos mutants image gpu-check lock clean
 
 # The first Python that is new enough, and not too new for the frameworks.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -34,6 +35,15 @@ mutants: $(READY)
 
 image: $(READY)
 	docker/build-image
+	$(BIN)/python docker/measure_image.py samedigit:onnx
+
+# In an environment of its own, gigabytes of CUDA, which is made only once the driver sees a GPU.
+GPU := build/gpu
+gpu-check: $(READY)
+	$(BIN)/python -m benchmarks.gpu_check --driver
+	test -f $(GPU)/ready || { $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(GPU) && \
+		$(BIN)/uv pip sync --python $(GPU)/bin/python --require-hashes requirements/gpu.txt && touch $(GPU)/ready; }
+	$(GPU)/bin/python -m benchmarks.gpu_check
 
 # pip brings uv, and uv the rest: every package by its hash, in half a minute. Compiled now, since imports of several
 # seconds would otherwise be paid by whoever comes first.

@@ -1,8 +1,9 @@
 """Takes out of an image's packages what no request can reach, and compiles what the server imports; runs while it is built.
 
-    python docker/leave_out.py onnx /opt/venv /app
+    python docker/leave_out.py onnx /opt/venv /app /srv/models
 
-Bytecode is what a start would else spend seconds on, for what is imported; of the rest it is half of the packages' size. It is
+Bytecode is what a start would else spend seconds on, for what is imported (torch imports a third of its modules only when it
+opens a model); of the rest it is half of the packages' size. It is
 checked against no source, so that two builds of one commit hold the same bytes. A test serves every endpoint without what is
 left out, and finds nothing that is imported and not compiled.
 """
@@ -88,7 +89,7 @@ IMPORTED_LATER: Final = (
 
 _IMPORT: Final = """
 import importlib, importlib.util, json, pkgutil, sys
-names = list(sys.argv[1:])
+MODELS, *names = sys.argv[1:]
 for room in ("digits", "runtimes", "scratch", "serving"):
     names += [module.name for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + ".")]
 files = []
@@ -97,15 +98,22 @@ for name in names:
         importlib.import_module(name)
     except ImportError:  # of a backend that this image does not have, or of a package's own choice
         files += [importlib.util.find_spec(name).origin]
+from pathlib import Path
+from digits.contract import BACKENDS, EXPORTED
+from runtimes.backends import is_installed, open_runtime
+from runtimes.device import CPU
+for backend in filter(is_installed, BACKENDS):
+    for path in Path(MODELS).glob("*/*/" + EXPORTED[backend]):
+        open_runtime(backend, path, device=CPU)
 files += [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
 print(json.dumps(files))
 """
 
 
-def main(target: str, venv: Path, rooms: Path) -> None:
+def main(target: str, venv: Path, rooms: Path, models: Path) -> None:
     (packages,) = venv.glob("lib/python*/site-packages")
     leave_out(packages, LEFT_OUT if target == "gpu" else LEFT_OUT | ONLY_ON_A_GPU)
-    compile_imported(venv / "bin" / "python", packages, rooms)
+    compile_imported(venv / "bin" / "python", packages, rooms, models)
 
 
 def leave_out(packages: Path, what: dict[str, tuple[str, ...]]) -> None:
@@ -119,14 +127,14 @@ def leave_out(packages: Path, what: dict[str, tuple[str, ...]]) -> None:
         print(f"left out: {size / 1e6:6.1f} MB  {why}")
 
 
-def compile_imported(python: Path, packages: Path, rooms: Path) -> None:
-    """Leaves bytecode of the rooms and of those modules in `packages` alone that the server imports."""
+def compile_imported(python: Path, packages: Path, rooms: Path, models: Path) -> None:
+    """Leaves bytecode of the rooms and of those modules in `packages` alone that the server imports, to open `models` too."""
     for folder in (packages, rooms):
         for cache in list(folder.rglob("__pycache__")):
             shutil.rmtree(cache)
     with tempfile.TemporaryDirectory() as home:
         process = subprocess.run(
-            [python, "-B", "-c", _IMPORT, *IMPORTED_LATER],
+            [python, "-B", "-c", _IMPORT, models, *IMPORTED_LATER],
             cwd=rooms,
             env={**os.environ, "BENTOML_HOME": home, "SAMEDIGIT_MODEL_FOLDER": "", "PYTHONPATH": str(rooms)},
             stdout=subprocess.PIPE,
@@ -150,4 +158,4 @@ def _size(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -62,7 +62,7 @@ def of_index(index: str, requirement: str) -> str:
     """The lines of a package, with the hashes that `index` gives for it."""
     if not UV.exists():
         sys.exit(f"build-image: TORCH_INDEX needs {UV} to ask for hashes; 'make image' makes .venv first.")
-    command = [UV, "pip", "compile", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+    command = [str(UV), "pip", "compile", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
     process = subprocess.run(
         [*command, "--no-config", "--default-index", index, "-"], input=requirement, capture_output=True, text=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,6 +11,10 @@ from torch.export.passes import move_to_device_pass
 from digits.contract import Images, Probabilities
 from digits.errors import DeviceError
 from runtimes.device import Device
+
+logging.getLogger("torch.utils.flop_counter").setLevel(
+    logging.ERROR
+)  # it warns that triton is missing, which nothing here needs
 
 
 class TorchRuntime:

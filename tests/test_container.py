@@ -210,7 +210,7 @@ def test_the_image_starts_the_server_in_one_process_and_serves_the_folder_that_i
     (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
     assert json.loads(command) == ["python", *serve_command(host="0.0.0.0", port=3000)[2:]]
     (folder,) = re.findall(r"SAMEDIGIT_MODEL_FOLDER=(\S+)", text)
-    assert set(re.findall(r"^COPY build/image/\w+ (\S+)$", text, re.MULTILINE)) == {folder}
+    assert set(re.findall(r"^COPY (?:build/image/|--from=\S+ /srv/)\w+ (\S+)$", text, re.MULTILINE)) == {folder}
 
 
 def test_nothing_stored(checkout: Path, tmp_path: Path) -> None:
