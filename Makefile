@@ -35,7 +35,7 @@ mutants: $(READY)
 
 image: $(READY)
 	docker/build-image
-	$(BIN)/python docker/measure_image.py samedigit:onnx
+	PYTHONPATH=. $(BIN)/python docker/measure_image.py samedigit:onnx
 
 # In an environment of its own, gigabytes of CUDA, which is made only once the driver sees a GPU.
 GPU := build/gpu

@@ -12,9 +12,7 @@ from digits.contract import Images, Probabilities
 from digits.errors import DeviceError
 from runtimes.device import Device
 
-logging.getLogger("torch.utils.flop_counter").setLevel(
-    logging.ERROR
-)  # it warns that triton is missing, which nothing here needs
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # else it warns of triton, which we do without
 
 
 class TorchRuntime:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from loadtests.client import connect
 from loadtests.server import DidNotStart, Start, free_ports, started
 
 JSON: Final = {"content-type": "application/json"}
+# An image, by its tag or its mounted root (tests/in_image), out of which the servers then run; unset: this project.
+IMAGE: Final = os.environ.get("SERVER_IMAGE")
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,28 @@ def start_of(
         ca_file: what signs the certificate of both ports, if they have one.
     """
     module = ["bentoml", "serve"] if by_bentoml else ["serving"]
+    python = [sys.executable]
+    if IMAGE is not None:
+        python = [str(PROJECT / "tests" / "in_image"), IMAGE]
+        environment = {"SAMEDIGIT_MODEL_FOLDER": "", **environment}
+        _open_to_its_user(home, *environment.values())
     return Start(
-        command=[sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port), *options],
+        command=[*python, "-m", *module, "--host", "127.0.0.1", "--port", str(port), *options],
         environment={**os.environ, "BENTOML_HOME": str(home), "SAMEDIGIT_DATA_PORT": str(data_port), **environment},
         ready=[f"{_url(port, ca_file)}/readyz"],
         ca_file=ca_file,
         folder=PROJECT,
     )
+
+
+def _open_to_its_user(*values: str | Path) -> None:
+    """Lets everybody read what the settings name in pytest's folders, which are their owner's alone."""
+    temporary = Path(tempfile.gettempdir())
+    for path in map(Path, values):
+        if path.is_relative_to(temporary) and path.exists():
+            for one in (*path.parents, path, *path.rglob("*")):
+                if one != temporary and one.is_relative_to(temporary):
+                    one.chmod(one.stat().st_mode | (0o555 if one.is_dir() else 0o444))
 
 
 @contextmanager
