@@ -9,7 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
@@ -184,6 +189,93 @@ def test_another_base_may_be_pinned_by_its_digest_and_a_commit_is_named_with_its
     assert given == {"BASE": base, "VERSION": "1.2.3", "CREATED": "2026-01-02T03:04:05+00:00"}
     declared = set(re.findall(r"^ARG (\w+)", (PROJECT / "docker/Dockerfile").read_text(), re.MULTILINE))
     assert declared == {*given, "REVISION", "BILL", "TORCH_INDEX"}
+
+
+def listed(checkout: Path, target: str) -> dict[str, str]:
+    """Package -> its version, of what docker/Dockerfile installs."""
+    text = (checkout / f"build/image/{target}.txt").read_text()
+    assert all("==" in line and "--hash=sha256:" in line for line in text.replace("\\\n", "").splitlines())
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("target", "lock"), [("onnx", "onnx.txt"), ("all", "serve-all.txt"), ("gpu", "gpu.txt")])
+def test_an_image_holds_its_locks_packages_without_what_no_server_imports(
+    checkout: Path, trained_home: Path, target: str, lock: str
+) -> None:
+    built = build_image(checkout, trained_home, target, engine="docker")
+    assert built.returncode == 0, built.stderr
+    found = listed(checkout, target)
+    assert all(version in pins(lock)[name] for name, version in found.items())
+    gone = pins(lock).keys() - found
+    assert gone == {
+        "onnx": set(),
+        "all": {
+            "cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "libclang", "nvidia-cuda-cccl", "nvidia-cusolver",
+            "nvidia-nvjitlink", "nvidia-nvtx", "triton",
+        },
+        "gpu": set(),
+    }[target]  # fmt: skip
+
+
+def test_the_gpu_image_has_one_set_of_cudas_libraries_and_what_onnxruntime_loads_of_it() -> None:
+    found = pins("gpu.txt").keys()
+    assert not [name for name in found if re.search(r"-cu\d+$", name) and not name.endswith("-cu13")]
+    assert {
+        "torch",
+        "onnxruntime-gpu",
+        "nvidia-cublas",
+        "nvidia-cuda-runtime",
+        "nvidia-cudnn-cu13",
+        "nvidia-curand",
+    } <= found
+    assert (
+        not {"tensorflow", "onnxruntime"} & found
+    )  # TensorFlow's CUDA is 12; of onnxruntime two builds would be one folder
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """Of packages, on this machine: it has a torch for the CPU, and nothing else."""
+    folder = tmp_path / "index" / "torch"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "torch-2.99.0+cpu-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            "torch-2.99.0+cpu.dist-info/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.99.0+cpu\n"
+        )
+        wheel.writestr(
+            "torch-2.99.0+cpu.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+    (file,) = folder.iterdir()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "index.html").write_text(f'<a href="{file.name}#sha256={digest}">{file.name}</a>')
+    handler = partial(SimpleHTTPRequestHandler, directory=folder.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_torch_comes_from_an_index_of_cpu_builds_with_the_hash_that_it_gives_and_without_cuda(
+    checkout: Path, trained_home: Path, index: str
+) -> None:
+    stage = [sys.executable, checkout / "docker/stage_packages.py", "all"]
+    asked = {**os.environ, "TORCH_INDEX": index, "TORCH": "2.99.0+cpu", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(stage, cwd=checkout, env=asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "torch is torch==2.99.0+cpu of http://127.0.0.1:" in done.stdout
+    assert "its hash is what that index says now" in done.stdout
+    found = listed(checkout, "all")
+    assert found["torch"] == "2.99.0+cpu"
+    cuda = {name for name in found if re.match(r"nvidia|cuda|triton", name)}
+    assert cuda == {"nvidia-ml-py"}  # which BentoML imports
+    assert pins("serve-all.txt").keys() - found.keys() > {"nvidia-cublas", "triton", "libclang"}
+
+    missing = subprocess.run(
+        stage, cwd=checkout, env={**asked, "TORCH": ""}, capture_output=True, text=True, timeout=120
+    )
+    assert missing.returncode == 1
+    (locked,) = pins("serve-all.txt")["torch"]
+    assert f"{index} gives no torch=={locked}+cpu. Set TORCH to a version that it has." in missing.stderr
 
 
 @pytest.mark.slow

@@ -510,10 +510,16 @@ def compose() -> Manifest:
     return document
 
 
-def test_composes_file_is_one() -> None:
+def compose_for_a_gpu() -> Manifest:
+    [document] = documents((PROJECT / "docker/compose.gpu.yaml").read_text())
+    return document
+
+
+def test_composes_files_are_two() -> None:
     schema = Path(check_jsonschema.__file__).parent / "builtin_schemas/vendor/compose-spec.json"
     validator = jsonschema.Draft202012Validator(orjson.loads(schema.read_bytes()))
-    assert [error.message for error in validator.iter_errors(compose())] == []
+    for document in (compose(), compose_for_a_gpu()):
+        assert [error.message for error in validator.iter_errors(document)] == []
     misspelt = compose() | {"services": {"samedigit": {"imagee": "x"}}}
     assert list(validator.iter_errors(misspelt))
 
@@ -535,6 +541,17 @@ def test_what_compose_mounts_is_there_and_what_it_waits_for_is_a_service() -> No
         if name != "samedigit":
             assert service["profiles"]
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+
+
+def test_compose_asks_for_a_gpu_as_the_gpu_overlay_does_and_for_that_alone() -> None:
+    [(name, service)] = compose_for_a_gpu()["services"].items()
+    assert name in compose()["services"]
+    [device] = service.pop("deploy")["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    [deployment] = of_kind(rendered("gpu"), "Deployment")
+    [container] = pod_of(deployment)["containers"]
+    assert service.pop("environment").items() <= variables(container).items()
+    assert service == {"image": "${SAMEDIGIT_IMAGE:-samedigit:gpu}"}
 
 
 def test_composes_variables_are_settings_or_known() -> None:
