@@ -111,14 +111,16 @@ def start_of(
     )
 
 
-def _open_to_its_user(*values: str | Path) -> None:
-    """Lets everybody read what the settings name in pytest's folders, which are their owner's alone."""
+def _open_to_its_user(home: Path, *values: str) -> None:
+    """Lets the image's user read what settings name in pytest's folders, which are their owner's alone, and write beside it."""
     temporary = Path(tempfile.gettempdir())
-    for path in map(Path, values):
-        if path.is_relative_to(temporary) and path.exists():
-            for one in (*path.parents, path, *path.rglob("*")):
-                if one != temporary and one.is_relative_to(temporary):
-                    one.chmod(one.stat().st_mode | (0o555 if one.is_dir() else 0o444))
+    for path in (home, *map(Path, values)):
+        if path.is_relative_to(temporary) and path.parent.is_dir():
+            found = [path, *path.rglob("*")] if path.exists() else []
+            for one in (one for one in (*path.parents, *found) if one != temporary and one.is_relative_to(temporary)):
+                one.chmod(one.stat().st_mode | (0o555 if one.is_dir() else 0o444))
+            folder = path if path.is_dir() else path.parent  # of a log; of what BentoML makes in its home
+            folder.chmod(folder.stat().st_mode | 0o777)
 
 
 @contextmanager
