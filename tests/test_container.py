@@ -258,7 +258,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 def test_torch_comes_from_an_index_of_cpu_builds_with_the_hash_that_it_gives_and_without_cuda(
     checkout: Path, trained_home: Path, index: str
 ) -> None:
-    stage = [sys.executable, checkout / "docker/stage_packages.py", "all"]
+    stage = [sys.executable, str(checkout / "docker/stage_packages.py"), "all"]
     asked = {**os.environ, "TORCH_INDEX": index, "TORCH": "2.99.0+cpu", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(stage, cwd=checkout, env=asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
