@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import require
 from test_arrivals import serving
 
 from benchmarks.mlperf import read_summary, run_scenario
@@ -41,7 +42,7 @@ def test_a_summary_without_its_figure_is_told() -> None:
 @pytest.mark.slow
 def test_a_run_whose_answers_are_wrong_is_refused() -> None:
     """The server calls every digit a nought."""
-    pytest.importorskip("mlperf_loadgen")
+    require("mlperf_loadgen")
     with serving() as url, pytest.raises(LoadTestError, match=r"only \d+\.\d % of the digits were right"):
         run_scenario(
             "SingleStream", url=url, protocol="predict", path="/predict/numpy", seconds=0.2, rate=100.0, bound_ms=100.0
@@ -50,7 +51,7 @@ def test_a_run_whose_answers_are_wrong_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_run_with_an_answer_that_never_came_is_refused() -> None:
-    pytest.importorskip("mlperf_loadgen")
+    require("mlperf_loadgen")
     refusal = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nfull"
     with serving(answer=refusal) as url, pytest.raises(LoadTestError, match="no right answer: status 503"):
         run_scenario(
