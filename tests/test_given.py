@@ -21,7 +21,7 @@ from training.recipes import RECIPES, Recipe
 # A fortieth of the training images: short, and with a last batch that is smaller.
 SHORT = dataclasses.replace(
     RECIPES["keras-enhanced"],
-    network=dense_network((16,), "relu", 0.2),
+    network=dense_network((64,), "relu", 0.2),
     epochs=2,
     batch_size=64,
     validation_fraction=0.975,
