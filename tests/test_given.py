@@ -117,7 +117,7 @@ def test_an_order_is_another_one_at_each_epoch_unless_it_is_drawn_once() -> None
 
 def test_masks_keep_their_share() -> None:
     (mask,) = draws.masks(given(), 0, 5000)
-    assert mask.shape == (5000, 16)
+    assert mask.shape == (5000, 64)
     assert mask.mean() == pytest.approx(0.8, abs=0.01)
     assert not np.array_equal(mask, draws.masks(given(), 1, 5000)[0])
     assert draws.masks(given(RMSPROP), 0, 10) == []
