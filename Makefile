@@ -14,8 +14,7 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/samedigit train numpy-sigmoid keras-sequential
 	$(BIN)/samedigit train torch-conv --threads 2
-	$(BIN)/samedigit loadtest --duration 1 --users 1 --protocol predict
-	$(BIN)/samedigit loadtest --scenario open --duration 0.3 --rounds 3 --protocol grpc
+	$(BIN)/samedigit loadtest --duration 1 --protocol predict --protocol grpc
 	$(BIN)/samedigit report
 	@echo "Draw to them: $(BIN)/samedigit serve --open"
 
