@@ -24,8 +24,9 @@ from loadtests.server import DidNotStart, Server, Start, free_ports, started
 # A server with a worker that, like BentoML's, is in a session of its own, and outlives the first process.
 SERVER: Final = """
 import http.server, subprocess, sys
-worker = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-subprocess.Popen([sys.executable, "-c", worker], start_new_session=True)
+worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+begun = subprocess.Popen([sys.executable, "-c", worker], start_new_session=True, stdout=subprocess.PIPE)
+begun.stdout.readline()
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -90,7 +91,6 @@ def test_a_sleeping_server_answers_once_it_is_woken() -> None:
 def test_memory_and_computing_time_are_of_every_process() -> None:
     with one_server() as (server, _):
         first, worker = server.family()
-        server.sleep()  # or they grow between two looks
         together = first.memory_info().rss + worker.memory_info().rss
         memory = server.memory()
         assert memory.resident_bytes == pytest.approx(together, rel=0.05)
