@@ -308,9 +308,7 @@ def summarise_rates(rates: Rates, bound_ms: float) -> list[str]:
                 continue
             ratios = rates.ratios(model, protocol, bound_ms)
             if not ratios:
-                said.append(
-                    f"for {name} it is not known which carries most, since the client or the rates were the limit"
-                )
+                unknown.append(name)
                 continue
             best = next(one for one in of_model if one.peak.backend == ratios[0].first)
             shown = [one for one in ratios if one.is_shown]
