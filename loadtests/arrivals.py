@@ -2,7 +2,7 @@
 
 In the open scenario each request has its moment before the run begins, and its latency counts from that moment. What the
 client itself adds to that is told: how long a request was due, and a connection free for it, before it was sent. The process
-never sleeps; how much of its time found nothing to do says how far it is from its own limit.
+does not sleep unless told to; how much of its time found nothing to do says how far it is from its own limit.
 """
 
 from __future__ import annotations
