@@ -56,14 +56,13 @@ def measure(runtime: Runtime, settings: Settings) -> Pace:
     size, gains = 1, True
     while size < settings.max_batch and times_ns[size] <= budget_ns:
         half, size = size, min(2 * size, settings.max_batch)
-        # What says otherwise is a busy moment, or a library's threads in each other's way:
-        halves_ns = 2 * times_ns[half]
-        times_ns[size] = (
-            min(_shortest_ns(runtime, size), halves_ns) if gains else halves_ns
-        )  # no longer than its halves in turn,
-        gains = gains and (times_ns[size] <= SHORT_NS or PAYS * times_ns[size] < halves_ns)
+        # No longer than its halves in turn: what says otherwise is a busy moment, or a library's threads in each other's way.
+        times_ns[size] = halves_ns = 2 * times_ns[half]
+        if gains:
+            times_ns[size] = min(_shortest_ns(runtime, size), halves_ns)
+            gains = times_ns[size] <= SHORT_NS or PAYS * times_ns[size] < halves_ns
         for smaller in times_ns:
-            times_ns[smaller] = min(times_ns[smaller], times_ns[size])  # and what is smaller no longer than this
+            times_ns[smaller] = min(times_ns[smaller], times_ns[size])  # what is smaller takes no longer
     return pace_of(
         times_ns,
         budget_ns=budget_ns,
