@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 demo: $(READY)
-	$(BIN)/samedigit train numpy-sigmoid keras-sequential
+	$(BIN)/samedigit train numpy-sigmoid keras-deep
 	$(BIN)/samedigit train torch-conv --threads 2
 	$(BIN)/samedigit loadtest --duration 1 --protocol predict --protocol grpc
 	$(BIN)/samedigit report
