@@ -33,7 +33,6 @@ from loadtests.server import FreshServer, fresh_server, on_cores
 
 RESULTS_FILE: Final = "loadtest.json"
 WARM_UP_SECONDS: Final = 0.5
-BARE_SECONDS: Final = 1.0
 
 OnStep = Callable[[str], None]
 
@@ -115,7 +114,7 @@ def run_load_test(
         ) from error
     try:
         (staging / "latencies").mkdir()
-        runs, bare_ms = [], {}
+        runs = []
         for i, (model, backend) in enumerate(pairs):
             settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
             on_step(f"{model.recipe} through {backend}: starting")
@@ -124,16 +123,12 @@ def run_load_test(
                 for target, protocol, load in product(targets, protocols, loads):
                     on_step(f"{model.recipe} through {target}, {protocol}: {load} caller{'s' if load > 1 else ''}")
                     runs.append(_measure(fresh, model, target, protocol, load, duration, client_core, staging))
-                if i == 0:
-                    on_step("the door over a bare socket")
-                    bare_ms = {protocol: _bare(fresh, protocol, client_core) for protocol in protocols}
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {processor()}",
             "cores": os.cpu_count(),
             "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "duration_seconds": duration,
-            "bare_socket_ms": bare_ms,
             "versions": {package: version(package) for package in ("bentoml", "locust", "uvicorn", "numpy")},
             "runs": [asdict(run) for run in runs],
         }
@@ -154,7 +149,7 @@ RESULTS_ADVICE: Final = "Free some space or fix its permissions, or give another
 def steps(pairs: int, protocols: int, users: int) -> int:
     """How often `run_load_test` calls `on_step`."""
     runs = protocols * (1 if users == 1 else 2)
-    return pairs * (1 + runs) + runs + 1
+    return pairs * (1 + runs) + runs
 
 
 def _measure(
@@ -269,11 +264,6 @@ def run_locust(
             raise LoadTestError(f"Locust measured nothing. It printed:\n{output[-2000:]}")
         counted: dict[str, Any] = json.loads(counts.read_bytes())
         return counted
-
-
-def _bare(fresh: FreshServer, protocol: ProtocolName, core: int | None) -> float:
-    command = [sys.executable, "-m", "loadtests.bare_socket", protocol, url_of(fresh, protocol), str(BARE_SECONDS)]
-    return float(_client(command, core, timeout=60, settings={}))
 
 
 def url_of(fresh: FreshServer, protocol: ProtocolName) -> str:

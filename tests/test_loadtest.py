@@ -28,7 +28,6 @@ from comparison.load.rates import in_words, read_rates
 from comparison.load.results import read_results
 from digits.contract import Backend
 from digits.store import StoredModel, find_model, served_models
-from loadtests.bare_socket import mean_latency_ms
 from loadtests.load_test import Figures, Run, read_figures, run_load_test, run_locust, steps
 from loadtests.open_test import BEYOND, BOUNDS_MS, SHARES, open_steps, run_open_test
 from loadtests.protocols import HEADER_LENGTH, PROTOCOLS, ProtocolName, WrongAnswer
@@ -237,13 +236,6 @@ def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: FreshServ
     assert re.search(rf"{asked.echo_path}: 100\.00 % of \d+ answers right .* 0 failed", process.stderr)
 
 
-@pytest.mark.slow
-def test_the_door_over_a_bare_socket_takes_less_than_a_request_of_locusts_may(server: FreshServer) -> None:
-    for protocol, asked in PROTOCOLS.items():
-        url = server.data_url if asked.on_data_plane else server.url
-        assert 0.01 < mean_latency_ms(protocol, url, 0.3) < 50
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A load test that was run. Not to be written to."""
@@ -288,7 +280,6 @@ def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(lo
                 assert run.images_per_batch == 1
     results = read_results(loaded.results)
     assert list(results.runs) == loaded.runs
-    assert results.bare_socket_ms.keys() == PROTOCOLS.keys()
     assert all(len(results.latencies(run)) == run.requests for run in loaded.runs)
 
 

@@ -29,7 +29,7 @@ from comparison.figures import (
 from comparison.intervals import card_interval
 from comparison.kinds import Spread
 from comparison.load.rates import Level
-from comparison.load.results import Comparison, Door, Latencies, Share
+from comparison.load.results import Comparison, Latencies, Share
 from comparison.load.serving_results import Measurement
 from comparison.words import ECHO, format_ms
 from digits.card import Epoch
@@ -84,17 +84,17 @@ def _shares(requests: int) -> npt.NDArray[np.float64]:
     return shares
 
 
-def latency_shares(shares: dict[str, Share], door: Door | None, *, limit_ms: float, name: str) -> str:
+def latency_shares(shares: dict[str, Share], door_ms: float | None, *, limit_ms: float, name: str) -> str:
     """A bar for each backend, as long as one caller's mean latency: door, queue, model; below them the door alone.
 
     Args:
         shares: backend -> its share.
-        door: of the same request answered without a model.
+        door_ms: of the same request answered without a model.
         limit_ms: where the time axis ends, so that several pictures can share it.
         name: unlike that of any other picture in the page.
     """
     with rc_context(STYLE):
-        rows = [*shares, *([ECHO] if door else [])]
+        rows = [*shares, *([ECHO] if door_ms else [])]
         figure, axes = new_figure(370, 62 + 30 * len(rows))
         for row, (backend, share) in enumerate(shares.items()):
             left = 0.0
@@ -107,12 +107,10 @@ def latency_shares(shares: dict[str, Share], door: Door | None, *, limit_ms: flo
                 left += width
             label = f"{format_ms(share.latency_ms)}, {100 * share.model_ms / share.latency_ms:.0f} % model"
             axes.text(share.latency_ms + 0.012 * limit_ms, row, label, va="center")
-        if door:
+        if door_ms:
             row = len(shares)
-            axes.barh(row, door.latency_ms, color=BACKEND_COLOURS[ECHO], height=0.62)
-            if door.bare_ms is not None:
-                axes.plot([door.bare_ms] * 2, [row - 0.31, row + 0.31], color=PAGE, linewidth=2)
-            axes.text(door.latency_ms + 0.012 * limit_ms, row, format_ms(door.latency_ms), va="center")
+            axes.barh(row, door_ms, color=BACKEND_COLOURS[ECHO], height=0.62)
+            axes.text(door_ms + 0.012 * limit_ms, row, format_ms(door_ms), va="center")
         axes.set_yticks(range(len(rows)), ["door alone" if row == ECHO else row for row in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.invert_yaxis()

@@ -79,8 +79,7 @@ def _render(
         about=ABOUT,
         client_limits=CLIENT_LIMITS,
         limited=any(run.client_busy > CLIENT_LIMITS for run in results.runs if run.users > 1),
-        doors={protocol: comparison.door(protocol) for protocol in comparison.protocols},
-        bare_ms=results.bare_socket_ms,
+        doors={protocol: comparison.door_ms(protocol) for protocol in comparison.protocols},
         kind_groups=_kind_groups(kind_rows),
         kinds_picture=_kinds_picture(models, kind_rows, quickest_ms),
         quickest_ms=quickest_ms,
@@ -150,7 +149,9 @@ def _share_pictures(comparison: Comparison) -> list[tuple[ProtocolName, Markup]]
     return [
         (
             protocol,
-            Markup(plots.latency_shares(each, comparison.door(protocol), limit_ms=limit_ms, name=f"share-{protocol}")),
+            Markup(
+                plots.latency_shares(each, comparison.door_ms(protocol), limit_ms=limit_ms, name=f"share-{protocol}")
+            ),
         )
         for protocol, each in shares.items()
         if each

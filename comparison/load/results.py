@@ -35,7 +35,6 @@ class Results:
     cores: int
     pinning: str
     duration_seconds: float  # of each run, as asked for
-    bare_socket_ms: dict[str, float]  # protocol -> mean latency of the door alone, asked without Locust, one caller
     versions: dict[str, str]  # package -> version
     runs: tuple[Run, ...]
 
@@ -117,19 +116,6 @@ class Share:
     def door_ms(self) -> float:
         """All the rest: HTTP and parsing on both sides, and the way between them."""
         return self.latency_ms - self.queue_ms - self.model_ms
-
-
-@dataclass(frozen=True, kw_only=True)
-class Door:
-    """The mean latency of one caller whose request is answered without a model, in ms."""
-
-    latency_ms: float
-    bare_ms: float | None  # without Locust, over a bare socket
-
-    @property
-    def client_ms(self) -> float | None:
-        """What Locust itself takes of it; of a noisy machine it can come out negative."""
-        return None if self.bare_ms is None else self.latency_ms - self.bare_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +212,10 @@ class Comparison:
         """The models that the load test ran."""
         return tuple(model for model in self.models if self.of_model(model))
 
-    def door(self, protocol: ProtocolName) -> Door | None:
+    def door_ms(self, protocol: ProtocolName) -> float | None:
+        """The mean latency of one caller whose request is answered without a model."""
         run = self.echo.over(protocol).one if self.echo is not None else None
-        return Door(latency_ms=run.mean_ms, bare_ms=self.results.bare_socket_ms.get(protocol)) if run else None
+        return run.mean_ms if run else None
 
     def mean_share(self, protocol: ProtocolName, backend: Backend) -> Share | None:
         """The mean of the shares of every model that was asked through `backend` over `protocol`."""

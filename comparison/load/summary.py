@@ -95,16 +95,11 @@ def _door(comparison: Comparison) -> str:
     if not shares:
         return ""
     finding = f"Of the mean latency of one caller the model takes {join(shares)}."
-    doors = {protocol: door for protocol in comparison.protocols if (door := comparison.door(protocol)) is not None}
+    doors = {protocol: door for protocol in comparison.protocols if (door := comparison.door_ms(protocol)) is not None}
     if doors:
-        alone = join(f"{format_ms(door.latency_ms)} ms over {protocol}" for protocol, door in doors.items())
+        alone = join(f"{format_ms(door)} ms over {protocol}" for protocol, door in doors.items())
         finding += f" Most of the rest is the door: the same request answered without a model takes {alone}."
-    bare = [door.bare_ms for door in doors.values() if door.bare_ms is not None]
-    if bare:
-        finding += (
-            f" A part of that is Locust itself: over a bare socket it is {join(format_ms(ms) for ms in bare)} ms."
-        )
-    return f"{finding}"
+    return finding
 
 
 def _accuracy(models: Sequence[StoredModel]) -> str:
