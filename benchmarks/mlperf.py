@@ -44,7 +44,7 @@ from loadtests.client import connect
 from loadtests.load_test import processor, two_cores, url_of
 from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import fresh_server, on_cores
-from loadtests.wire import connection_of, digit, write_requests
+from loadtests.wire import connection_of, digit, exchange, write_requests
 
 ScenarioName = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SCENARIOS: Final[tuple[ScenarioName, ...]] = get_args(ScenarioName)
@@ -117,15 +117,7 @@ class Asking:
             number, image = sample
             said = None
             try:
-                connection.sendall(wire.request(image))
-                answer = None
-                while answer is None:
-                    piece = connection.recv(65_536)
-                    if not piece:
-                        raise ConnectionError("the server ended the connection")
-                    answer = wire.receive(piece)
-                    if sent := wire.to_send():
-                        connection.sendall(sent)
+                answer: bytes | None = exchange(connection, wire, image)
             except (OSError, WrongAnswer) as error:
                 answer, self.failure = None, str(error)
             # It must be told of each query, or it waits for ever; what failed makes the run void, below.

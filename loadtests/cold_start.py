@@ -34,7 +34,7 @@ from loadtests.client import connect
 from loadtests.load_test import processor, two_cores
 from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import READY_SECONDS, Start, free_ports, start_of, started
-from loadtests.wire import connection_of, digit, write_requests
+from loadtests.wire import connection_of, digit, exchange, write_requests
 from runtimes.backends import is_installed
 
 RESULTS_FILE: Final = "starts.json"
@@ -116,13 +116,8 @@ def asked_from_the_start(
                 _, connection = connect(urls[name], timeout=limit_seconds)
                 with connection:
                     wire = connection_of(requests[name])
-                    connection.sendall(wire.greeting + wire.request(number % 20))
-                    answer = None
-                    while answer is None:
-                        piece = connection.recv(65_536)
-                        if not piece:
-                            raise ConnectionError("it was closed")
-                        answer = wire.receive(piece)
+                    connection.sendall(wire.greeting)
+                    answer = exchange(connection, wire, number % 20)
                 seconds = time.perf_counter() - began
                 number += 1
                 if digit(name, answer) == test.labels[(number - 1) % 20]:

@@ -39,7 +39,7 @@ from digits.contract import BACKENDS
 from digits.errors import SamedigitError
 from loadtests.client import connect, get
 from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
-from loadtests.wire import Connection, Requests, Unreadable, closes, connection_of, digit, write_requests
+from loadtests.wire import Connection, Requests, Unreadable, closes, connection_of, digit, exchange, write_requests
 
 LATENCIES: Final = os.environ.get("SAMEDIGIT_LATENCIES")  # where to write them; unset: nowhere
 COUNTS: Final = os.environ.get("SAMEDIGIT_COUNTS")  # where to write what server and client counted meanwhile
@@ -99,15 +99,7 @@ class DigitUser(User):
             self._wire = connection_of(requests)
             self._socket.sendall(self._wire.greeting)
         try:
-            self._socket.sendall(self._wire.request(image))
-            answer = None
-            while answer is None:
-                piece = self._socket.recv(65_536)
-                if not piece:
-                    raise ConnectionError("no answer: the connection was closed")
-                answer = self._wire.receive(piece)
-                if said := self._wire.to_send():
-                    self._socket.sendall(said)
+            answer = exchange(self._socket, self._wire, image)
         except (OSError, Unreadable):
             self.on_stop()
             raise

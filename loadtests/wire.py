@@ -1,10 +1,12 @@
-"""Requests as bytes and answers from bytes, over HTTP/1.1 and over HTTP/2, without sockets: for clients that must cost little.
+"""Requests as bytes and answers from bytes, over HTTP/1.1 and over HTTP/2: for clients that must cost little.
 
-A connection has one request under way at a time. What comes back is kept whole; `digit` reads it, then or later.
+A connection has one request under way at a time. What comes back is kept whole; `digit` reads it, then or later. Sockets are
+the clients' own: `exchange` is for those that wait for each answer.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -159,6 +161,25 @@ Connection = Http1 | Http2
 
 def connection_of(requests: Requests) -> Connection:
     return Http2(requests) if PROTOCOLS[requests.protocol].is_call else Http1(requests)
+
+
+def exchange(connection: socket.socket, wire: Connection, number: int) -> bytes:
+    """Asks for the image of that number, and waits for the whole answer.
+
+    Raises:
+        OSError: the connection failed, or was closed.
+        Unreadable: what came ends the connection.
+    """
+    connection.sendall(wire.request(number))
+    answer = None
+    while answer is None:
+        piece = connection.recv(65_536)
+        if not piece:
+            raise ConnectionError("no answer: the connection was closed")
+        answer = wire.receive(piece)
+        if said := wire.to_send():
+            connection.sendall(said)
+    return answer
 
 
 def closes(answer: bytes) -> bool:

@@ -87,5 +87,5 @@ def test_starts_are_read_by_model_backend_and_files(tmp_path: Path) -> None:
     assert (cold.files, cold.number, warm.files, warm.number) == ("cold", 1, "warm", 3)
     assert list(warm.medians.values()) == [2.5, 3.5, 4.5, 5.5]
     (tmp_path / "starts.json").write_text("{}")
-    with pytest.raises(ResultsMissing, match="not of this version"):
+    with pytest.raises(ResultsMissing, match="another version"):
         read_starts(tmp_path)

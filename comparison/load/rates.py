@@ -8,7 +8,6 @@ figures then have a mean and a t interval, of their logarithms. What the client 
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
 from comparison.intervals import CONFIDENCE, Interval, log_interval
+from comparison.reading import of_this_version, read_json, row_of
 from comparison.words import join
 from digits.contract import BACKENDS, Backend
 from digits.errors import ResultsMissing
@@ -258,19 +258,14 @@ def read_rates(folder: Path) -> Rates | None:
         ResultsMissing: they cannot be read.
     """
     path = folder / RESULTS_FILE
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    data = read_json(path, _AGAIN)
+    if data is None:
         return None
-    except OSError as error:
-        raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
-    except ValueError as error:
-        raise ResultsMissing(f"{path} is not valid JSON: {error}. {_AGAIN}") from error
-    try:
-        points = [Point(**{field.name: one[field.name] for field in fields(Point)}) for one in data["points"]]
+    with of_this_version(path, _AGAIN):
+        points = [row_of(Point, one) for one in data["points"]]
         arrived = []
         for one in data["peaks"]:
-            peak = Peak(**{field.name: one[field.name] for field in fields(Peak)})
+            peak = row_of(Peak, one)
             of_it = tuple(
                 point
                 for point in points
@@ -281,10 +276,6 @@ def read_rates(folder: Path) -> Rates | None:
             field.name: data[field.name] for field in fields(Rates) if field.name not in ("arrived", "bounds_ms")
         }
         return Rates(arrived=tuple(arrived), bounds_ms=tuple(data["bounds_ms"]), **top)
-    except (KeyError, TypeError) as error:
-        raise ResultsMissing(
-            f"{path} lacks {error}: it was written by another version of Samedigit. {_AGAIN}"
-        ) from error
 
 
 def in_words(answer: Answer) -> str:

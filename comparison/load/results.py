@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from comparison.intervals import wilson
+from comparison.reading import of_this_version, read_json, row_of
 from comparison.words import ECHO
 from digits.card import Score
 from digits.contract import BACKENDS, Backend, Framework
@@ -74,23 +74,14 @@ def read_results(folder: Path) -> Results:
         ResultsMissing: there are none, or they cannot be read.
     """
     path = folder / RESULTS_FILE
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    data = read_json(path, _AGAIN)
+    if data is None:
         raise ResultsMissing(
             f"There are no load-test results in {folder}: expected {RESULTS_FILE} there. Run first: samedigit loadtest"
-        ) from error
-    except OSError as error:
-        raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
-    except ValueError as error:
-        raise ResultsMissing(f"{path} is not valid JSON: {error}. {_AGAIN}") from error
-    try:
-        runs = tuple(Run(**{field.name: run[field.name] for field in fields(Run)}) for run in data["runs"])
+        )
+    with of_this_version(path, _AGAIN):
+        runs = tuple(row_of(Run, run) for run in data["runs"])
         top: dict[str, Any] = {field.name: data[field.name] for field in fields(Results) if field.name not in _NOT_TOP}
-    except (KeyError, TypeError) as error:
-        raise ResultsMissing(
-            f"{path} lacks {error}: it was written by another version of Samedigit. {_AGAIN}"
-        ) from error
     unknown = {run.protocol for run in runs} - PROTOCOLS.keys()
     if unknown:
         raise ResultsMissing(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from digits.errors import ResultsMissing
+from comparison.reading import of_this_version, read_json, row_of
 
 SERVING_FILE: Final = "serving.json"
 US: Final = "samedigit"  # what its own measurements begin with
@@ -66,7 +65,6 @@ class Benchmark:
 
 
 _AGAIN: Final = "Run it again: python -m benchmarks.serving"
-Row = TypeVar("Row", Measurement, Goal)
 
 
 def read_benchmark(folder: Path) -> Benchmark | None:
@@ -76,24 +74,12 @@ def read_benchmark(folder: Path) -> Benchmark | None:
         ResultsMissing: they cannot be read.
     """
     path = folder / SERVING_FILE
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    data = read_json(path, _AGAIN)
+    if data is None:
         return None
-    except OSError as error:
-        raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
-    except ValueError as error:
-        raise ResultsMissing(f"{path} is not valid JSON: {error}. {_AGAIN}") from error
-    try:
+    with of_this_version(path, _AGAIN):
         return Benchmark(
             **{name: data[name] for name in ("made_at", "machine", "pinning", "client", "versions")},
-            measurements=tuple(_row(Measurement, one) for one in data["measurements"]),
-            goals=tuple(_row(Goal, one) for one in data["goals"]),
+            measurements=tuple(row_of(Measurement, one) for one in data["measurements"]),
+            goals=tuple(row_of(Goal, one) for one in data["goals"]),
         )
-    except (KeyError, TypeError) as error:
-        raise ResultsMissing(f"{path} is not of this version's benchmark: {error}. {_AGAIN}") from error
-
-
-def _row(kind: type[Row], data: dict[str, Any]) -> Row:
-    """A row of that kind; fields that it does not have, as the rounds that a median is of, are left."""
-    return kind(**{field.name: data[field.name] for field in fields(kind)})

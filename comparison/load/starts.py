@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 from comparison.intervals import Interval
+from comparison.reading import of_this_version, read_json, row_of
 from digits.contract import Backend
-from digits.errors import ResultsMissing
 from loadtests.cold_start import RESULTS_FILE, Files, FirstAnswer
 from loadtests.protocols import PROTOCOLS, ProtocolName
 
@@ -50,14 +49,11 @@ def read_starts(folder: Path) -> list[Starts]:
         ResultsMissing: they cannot be read.
     """
     path = folder / RESULTS_FILE
-    try:
-        answers = [FirstAnswer(**one) for one in json.loads(path.read_bytes())["answers"]]
-    except FileNotFoundError:
+    data = read_json(path, _AGAIN)
+    if data is None:
         return []
-    except OSError as error:
-        raise ResultsMissing(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultsMissing(f"{path} is not of this version of Samedigit: {error}. {_AGAIN}") from error
+    with of_this_version(path, _AGAIN):
+        answers = [row_of(FirstAnswer, one) for one in data["answers"]]
     found = []
     for recipe, backend, files in sorted({(one.recipe, one.backend, one.files) for one in answers}):
         of_it = [one.seconds for one in answers if (one.recipe, one.backend, one.files) == (recipe, backend, files)]
