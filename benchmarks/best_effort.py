@@ -15,70 +15,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import os
 import random
 import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # else what is paid once was paid by an earlier run
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from torch import nn
 
+from benchmarks.fast_torch import compiled
 from benchmarks.results import write_results
 from benchmarks.training import IMAGES, scratch_epoch, torch_epoch
-from training import torch_trainer
-from training.recipes import RECIPES, Recipe
-from training.train import split_for
+from digits import mnist
+from training.recipes import RECIPES
 
 with contextlib.suppress(ImportError):  # torch has it on Linux alone
     import triton  # noqa: F401  # before TensorFlow, whose LLVM otherwise makes triton's abort
 
-from training import keras_trainer  # isort: skip  # first: it sets Keras's backend
-import tensorflow as tf
-
-STEPS_PER_EXECUTION: Final = 75  # of the 1,875 of an epoch
-
-
-def torch_compiled_epoch(recipe: Recipe) -> Callable[[], object]:
-    split = split_for(recipe)
-    pixels = torch_trainer.scaled(recipe, split.train.images)
-    labels = torch.tensor(split.train.labels, dtype=torch.long)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model = torch_trainer.build(recipe)
-    torch_trainer.initialise(model, recipe, generator)
-    optimizer = torch_trainer.make_optimizer(model, recipe, steps=0)
-
-    @torch.compile
-    def loss_of(batch: torch.Tensor, batch_labels: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(model(batch), batch_labels)
-
-    def epoch() -> None:
-        for batch in torch.split(torch.randperm(len(pixels), generator=generator), recipe.batch_size):
-            optimizer.zero_grad()
-            loss_of(pixels[batch], labels[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-    return epoch
-
-
-def keras_epoch(recipe: Recipe, **fast: Any) -> Callable[[], object]:
-    split = split_for(recipe)
-    model = keras_trainer.build(recipe)
-    keras_trainer.compile_model(model, recipe, steps=0)
-    if fast:
-        model.compile(optimizer=model.optimizer, loss=model.loss, **fast)
-    pixels = tf.Variable(keras_trainer.scaled(recipe, split.train.images), trainable=False)
-    batches = keras_trainer.shuffled_batches(recipe, pixels, split.train.labels)
-    return lambda: model.fit(batches, shuffle=False, verbose=0)
+from benchmarks.fast_keras import FAST, fitted  # isort: skip  # it imports TensorFlow
 
 
 def main() -> None:
@@ -88,15 +48,15 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = RECIPES["torch-relu"]
     keras_recipe = dataclasses.replace(recipe, keras_api="sequential")
-    fast_keras = {"jit_compile": True, "steps_per_execution": STEPS_PER_EXECUTION}
+    images = mnist.train_images()
     torch.set_num_threads(1)
     with threadpool_limits(1):
         epochs = {
             ("numpy", "readable"): scratch_epoch(recipe, IMAGES),
             ("torch", "readable"): torch_epoch(recipe, IMAGES, flush=False),
-            ("torch", "best effort"): torch_compiled_epoch(recipe),
-            ("keras", "readable"): keras_epoch(keras_recipe),
-            ("keras", "best effort"): keras_epoch(keras_recipe, **fast_keras),
+            ("torch", "best effort"): compiled(recipe, images)[1],
+            ("keras", "readable"): fitted(keras_recipe, images)[1],
+            ("keras", "best effort"): fitted(keras_recipe, images, **FAST)[1],
         }
         first = {form: _seconds(epoch) for form, epoch in epochs.items()}
         seconds: dict[tuple[str, str], list[float]] = {form: [] for form in epochs}

@@ -45,3 +45,14 @@ def log_interval(
     logs = np.log(np.asarray(values, np.float64))
     half = float(stats.t.ppf(1 - error / 2, len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)
+
+
+def median_interval(values: Sequence[float]) -> Interval | None:
+    """At least 95 %, between two of the values: by how many can lie below a median (Thompson 1936). None: too few values."""
+    ordered = np.sort(values)
+    number = len(ordered)
+    rank = int(stats.binom.ppf((1 - CONFIDENCE) / 2, number, 0.5))
+    # The median lies between the rank-th smallest and largest unless fewer than `rank` lie on one side.
+    if rank < 1:
+        return None
+    return float(ordered[rank - 1]), float(ordered[number - rank])

@@ -298,6 +298,7 @@ def quantize(
     numbers: Annotated[
         list[str] | None, typer.Option(help="int8-dynamic, int8-static or float16; repeatable; all without this.")
     ] = None,
+    results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
     """Store a model's weights in smaller numbers, and say what each form costs and gives beside the original.
@@ -305,7 +306,7 @@ def quantize(
     Each is a model of its own, RECIPE-NUMBERS, of one ONNX file, with its own accuracy; it is served only by name, as in
     SAMEDIGIT_MODELS, or once promoted.
     """
-    rows = commands.quantize(model, numbers or [])
+    rows = commands.quantize(model, numbers or [], results)
     if as_json:
         print_json(rows)
     else:
@@ -371,9 +372,13 @@ def loadtest(
 
 
 @app.command()
-def report(results: Results = Path("results"), as_json: Json = False) -> None:
-    """Join the load test's results with the stored models in an HTML report."""
-    path, rows = commands.report(results)
+def report(
+    results: Results = Path("results"),
+    study: Annotated[Path, typer.Option(help="A study's folder: what it decided is quoted.")] = Path("study"),
+    as_json: Json = False,
+) -> None:
+    """Join the load test's results with the stored models in an HTML report, and a page of what each costs."""
+    path, rows = commands.report(results, study)
     if as_json:
         print_json({"report": str(path), "rows": rows})
     else:

@@ -659,9 +659,9 @@ def serve(given: Mapping[str, str], *, host: str, port: int, only_show: bool, op
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
 
 
-def quantize(name: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """Stores the named model in smaller numbers, or in all of them; a row for it and for each."""
-    from comparison.study.smaller import compare_numbers
+def quantize(name: str, wanted: Sequence[str], results: Path) -> list[dict[str, Any]]:
+    """Stores the named model in smaller numbers, or in all of them; a row for it and for each, kept for the report."""
+    from comparison.cost.numbers import compare_numbers, keep_numbers
     from digits import store
     from training.smaller import NUMBERS, store_smaller
 
@@ -671,7 +671,9 @@ def quantize(name: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
     original = store.find_model(name)
     asked = [one for one in NUMBERS if one in wanted or not wanted]
     smaller = [store_smaller(original, one) for one in asked]
-    return [dataclasses.asdict(row) for row in compare_numbers(original, smaller)]
+    rows = compare_numbers(original, smaller)
+    keep_numbers(rows, results)
+    return [dataclasses.asdict(row) for row in rows]
 
 
 def show_numbers(rows: Sequence[dict[str, Any]]) -> None:
@@ -828,13 +830,15 @@ def _stepping(steps: int) -> Iterator[Callable[[str], None]]:
         progress.update(task, description="measured", advance=1)
 
 
-def report(results: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Writes the report beside the results; returns its path and the rows of the summary."""
+def report(results: Path, study: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Writes the report and the page of costs beside the results; returns the report's path and the rows of the summary."""
+    from comparison.cost.report import write_costs
     from comparison.load.report import write_report
     from comparison.load.results import summary_table
 
     models = _tested(results)
-    path = write_report(results, models, results / "report.html")
+    write_costs(results, models, results / "costs.html")
+    path = write_report(results, models, results / "report.html", study=study)
     return path.resolve(), [dataclasses.asdict(row) for row in summary_table(results, models)]
 
 

@@ -78,7 +78,7 @@ def test_training_and_serving_know_nothing_of_each_other() -> None:
 MODELS = {"serving.models", "serving.opening", "serving.choice", "serving.batching", "runtimes"}
 PORTS = {"serving.ports", "uvicorn", "uvloop", "socket", "ssl"}
 DOOR = {"serving.door", "serving.server", "serving.service", "serving.admission"}
-COMPARED = {"comparison.study", "comparison.load", "comparison.pictures"}
+COMPARED = {"comparison.study", "comparison.load", "comparison.cost", "comparison.pictures"}
 INPUT_AND_OUTPUT = {"asyncio", "socket", "ssl", "uvloop", "uvicorn", "httptools", "h11", "time"}
 
 
@@ -98,6 +98,7 @@ INPUT_AND_OUTPUT = {"asyncio", "socket", "ssl", "uvloop", "uvicorn", "httptools"
         ("comparison/*.py", COMPARED),  # what the rooms share
         ("comparison/study/*.py", COMPARED - {"comparison.study"}),
         ("comparison/load/*.py", COMPARED - {"comparison.load"}),
+        ("comparison/cost/*.py", COMPARED - {"comparison.cost"}),
         ("comparison/pictures/*.py", COMPARED),
     ],
 )

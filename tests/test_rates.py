@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from test_report import made_up_models, write_made_up_results
 
 from comparison.intervals import log_interval
+from comparison.load.choice import choices
 from comparison.load.rates import (
     Arrived,
     Rates,
@@ -23,9 +25,11 @@ from comparison.load.rates import (
     read_rates,
     summarise_rates,
 )
+from comparison.load.results import Comparison, compare, read_results
 from digits.contract import Backend
 from digits.errors import ResultsMissing
 from loadtests.open_test import BOUNDS_MS, COLUMNS, Peak, Point
+from loadtests.protocols import ProtocolName
 
 POINT = Point(
     model="torch-relu:1", backend="onnx", protocol="grpc", round=1, share=0.5, rate=500.0, requests=1000, failures=0,
@@ -149,6 +153,64 @@ def test_nothing_is_ranked_where_one_rate_is_a_least_one() -> None:
     rates = rates_of(known, arrived([{500: 2.0, 900: 50.0}] * 2, backend="numpy"), limited)
     assert rates.ratios("torch-relu:1", "grpc", 10.0) == ()
     assert "not known which carries most" in summarise_rates(rates, 10.0)[0]
+
+
+def over(protocol: ProtocolName, rate: float, *, backend: Backend = "onnx") -> Arrived:
+    """Three rounds in which the p99 crosses 10 ms at about that rate."""
+    rounds: list[dict[float, float | None]] = [
+        {0.5 * rate * factor: 1.0, 1.5 * rate * factor: 100.0} for factor in (1.0, 1.02, 0.98)
+    ]
+    points = [
+        point
+        for i, p99s in enumerate(rounds)
+        for point in a_round(p99s, number=i + 1, backend=backend, protocol=protocol)
+    ]
+    return Arrived(peak=replace(PEAK, backend=backend, protocol=protocol), points=tuple(points), folder=Path())
+
+
+def test_protocols_are_compared_for_one_model_and_backend_as_backends_are() -> None:
+    rates = rates_of(over("grpc", 2000), over("predict", 1000), over("grpc", 10, backend="numpy"))
+    (ratio,) = rates.ratios_of_protocols("torch-relu:1", "onnx", 10.0)
+    assert (ratio.first, ratio.second) == ("grpc", "predict")
+    assert ratio.ratio == pytest.approx(2)
+    assert ratio.is_shown  # by round the ratio is the same
+    assert rates.ratios_of_protocols("torch-relu:1", "numpy", 10.0) == ()
+
+
+def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_is_not_known(
+    made_up_comparison: Comparison,
+) -> None:
+    rates = rates_of(
+        over("grpc", 2000), over("predict", 1000), over("grpc", 500, backend="numpy"), over("predict", 250, backend="numpy"),
+    )  # fmt: skip
+    framework, backend, protocol = choices(made_up_comparison, rates, None)
+    assert framework.answer.startswith("By accuracy, these figures do not say")
+    assert "study --decide" in framework.how_sure
+    assert backend.answer == "onnx carried most requests with a p99 of at most 10 ms, 4.00 times what another did."
+    assert backend.how_sure.startswith("Of 2 comparisons 2 are shown, with intervals over 3 rounds")
+    assert protocol.answer.startswith("grpc carried most requests with a p99 of at most 10 ms, 2.00 times")
+    limited = arrived([{500: 1.0, 1000: 2.0}] * 2)
+    rates = rates_of(limited, arrived([{500: 1.0, 1000: 2.0}] * 2, backend="numpy"))
+    _, backend, _ = choices(made_up_comparison, rates, None)
+    assert "answered one caller soonest" in backend.answer  # nothing is ranked by what was not reached
+    assert "One run of each" in backend.how_sure
+    rates = rates_of(
+        over("grpc", 2000),
+        over("grpc", 500, backend="numpy"),
+        over("predict", 1000),
+        over("predict", 3000, backend="numpy"),
+    )
+    framework, backend, _ = choices(made_up_comparison, rates, {"sentence": "It makes no difference.", "trainings": 40})
+    assert backend.answer.startswith("numpy (1 of 2) and onnx (1) carried most")
+    assert framework.answer == "It makes no difference."
+    assert framework.how_sure.startswith("40 trainings.")
+
+
+@pytest.fixture
+def made_up_comparison(tmp_path: Path) -> Comparison:
+    models = made_up_models()
+    write_made_up_results(tmp_path, models)
+    return compare(read_results(tmp_path), models)
 
 
 def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:

@@ -289,6 +289,33 @@ def _summary(page: str) -> list[str]:
     return [html.unescape(item).replace("\xa0", " ") for item in re.findall(r"<li>(.*?)</li>", page)]
 
 
+def test_without_an_open_scenario_the_choices_say_that_they_are_of_single_runs(
+    made_up: tuple[list[StoredModel], list[Run], str],
+) -> None:
+    models, runs, page = made_up
+    section = html.unescape(re.sub(r"<[^>]*>", "", page[page.index('id="choices"') :].split("</section>")[0]))
+    finest = [run for run in runs if run.protocol == "v2-binary" and run.users == 1 and run.backend != "echo"]
+    ratios = []
+    for model in models:
+        first, second, *_ = sorted(run.p50_ms for run in finest if run.model == model.tag)
+        ratios.append(second / first)
+    assert "onnx answered one caller soonest over v2-binary" in section
+    assert f"the next took {min(ratios):.2f} to {max(ratios):.2f} times as long" in section
+    alone = {run.protocol: run.mean_ms for run in runs if run.backend == "echo" and run.users == 1}
+    assert f"{min(alone, key=alone.__getitem__)}: a request that needs no model takes one caller" in section
+    assert section.count("One run of each, so there is no interval") == 2
+    assert "each model was trained once" in section
+
+
+def test_what_a_study_decided_is_quoted(tmp_path: Path) -> None:
+    models = made_up_models()[2:]
+    write_made_up_results(tmp_path, models)
+    (tmp_path / "decision.json").write_text(json.dumps({"sentence": "It is <the> defaults.", "trainings": 321}))
+    page = write_report(tmp_path, models, tmp_path / "report.html", study=tmp_path).read_text()
+    assert "<p>It is &lt;the&gt; defaults.</p>" in page
+    assert "How sure: 321 trainings." in page
+
+
 def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
     models, runs, page = made_up
     latency, throughput, door, accuracy, answers = _summary(page)
@@ -371,9 +398,9 @@ def test_a_run_in_which_everything_failed(tmp_path: Path) -> None:
 
 def test_the_page_needs_nothing_else(made_up: tuple[list[StoredModel], list[Run], str]) -> None:
     _, _, page = made_up
-    assert [
-        url for url in re.findall(r"(?:src|href|action|data)\s*=\s*[\"']?([^\"'\s>]*)", page) if url[0] != "#"
-    ] == []
+    assert [url for url in re.findall(r"(?:src|href|action|data)\s*=\s*[\"']?([^\"'\s>]*)", page) if url[0] != "#"] == [
+        "costs.html"
+    ]  # which stands beside it
     assert [url for url in re.findall(r"url\(([^)]*)\)", page) if not url.startswith("#")] == []
     assert "@import" not in page
     assert "<script" not in page

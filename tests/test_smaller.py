@@ -13,11 +13,11 @@ from conftest import bentoml_home, require
 from scipy import stats
 from small_models import card_of
 
-from comparison.study.smaller import BATCHES, compare_numbers, paired
+from comparison.cost.numbers import BATCHES, compare_numbers, keep_numbers, paired, read_numbers
 from digits import store
 from digits.card import Card, Score
 from digits.contract import CLASSES, Labels, Probabilities
-from digits.errors import ExportError
+from digits.errors import ExportError, ResultsMissing
 from digits.mnist import LabelledImages
 from digits.store import StoredModel, find_model, served_models
 from runtimes.backends import open_runtime, predict_all
@@ -122,6 +122,22 @@ def test_each_format_is_compared_with_the_original(stored: StoredModel) -> None:
         interval = second.intervals[number]
         assert interval is not None
         assert interval[0] <= second.ratios[number] <= interval[1]
+
+
+def test_what_was_compared_is_kept_for_the_page_of_costs_and_replaced_when_it_is_compared_again(
+    stored: StoredModel, tmp_path: Path
+) -> None:
+    rows = compare_numbers(stored, [store_smaller(stored, "float16")])
+    keep_numbers(rows, tmp_path)
+    assert read_numbers(tmp_path) == [rows]
+    other = [dataclasses.replace(row, model=f"other-{row.model}") for row in rows]
+    keep_numbers(other, tmp_path)
+    again = [rows[0], dataclasses.replace(rows[1], correct=1)]
+    keep_numbers(again, tmp_path)
+    assert read_numbers(tmp_path) == [again, other]
+    (tmp_path / "numbers.json").write_text('[[{"model": "a"}]]')
+    with pytest.raises(ResultsMissing, match="another version"):
+        read_numbers(tmp_path)
 
 
 def answering(digits: list[int]) -> Probabilities:

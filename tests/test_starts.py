@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comparison.load.starts import median_interval, read_starts
+from comparison.cost.starts import read_starts
+from comparison.intervals import median_interval
 from digits.errors import LoadTestError, ResultsMissing
 from loadtests.cold_start import asked_from_the_start
 from loadtests.protocols import PROTOCOLS

@@ -20,7 +20,8 @@ from statsmodels.stats import weightstats
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
 
-from comparison.study import aa, calibration
+from comparison import calibration
+from comparison.study import aa
 from comparison.study.findings import _repeatability, finding_of_splits, findings
 from comparison.study.statistics import (
     MARGIN,

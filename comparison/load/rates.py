@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,14 +93,17 @@ class Level:
     client_busy: float  # the same
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """How much more one backend carries than another of the same model, over one protocol."""
+Name = TypeVar("Name", Backend, ProtocolName)
 
-    first: Backend  # which carries more
-    second: Backend
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio(Generic[Name]):
+    """How much more of one model is carried through one backend, or over one protocol, than through another."""
+
+    first: Name  # which carries more
+    second: Name
     ratio: float
-    interval: Interval | None  # so wide that all pairs of backends hold together with 95 %
+    interval: Interval | None  # so wide that all pairs hold together with 95 %
 
     @property
     def is_shown(self) -> bool:
@@ -213,24 +216,33 @@ class Rates:
         found = [one for one in self.arrived if (one.peak.model, one.peak.protocol) == (model, protocol)]
         return tuple(sorted(found, key=lambda one: BACKENDS.index(one.peak.backend)))
 
-    def ratios(self, model: str, protocol: ProtocolName, bound_ms: float) -> tuple[Ratio, ...]:
+    def ratios(self, model: str, protocol: ProtocolName, bound_ms: float) -> tuple[Ratio[Backend], ...]:
         """Of the backend that carries most to each other one, where neither rate is no more than a limit."""
-        answers = {one.peak.backend: one.answer(bound_ms) for one in self.of(model, protocol)}
-        known = {backend: answer for backend, answer in answers.items() if answer.is_known}
-        if len(known) < 2 or any(answer.at_least for answer in answers.values()):
-            return ()  # which of them carries most is not known
-        pairs = len(list(combinations(known, 2)))
-        best = max(known, key=lambda backend: known[backend].rate)
-        return tuple(
-            Ratio(
-                first=best,
-                second=backend,
-                ratio=known[best].rate / answer.rate,
-                interval=log_interval(np.divide(known[best].rates, answer.rates), error=(1 - CONFIDENCE) / pairs),
-            )
-            for backend, answer in known.items()
-            if backend != best
+        return _ratios({one.peak.backend: one.answer(bound_ms) for one in self.of(model, protocol)})
+
+    def ratios_of_protocols(self, model: str, backend: Backend, bound_ms: float) -> tuple[Ratio[ProtocolName], ...]:
+        """Of the protocol that carries most through this backend to each other one, as `ratios`."""
+        found = [one for one in self.arrived if (one.peak.model, one.peak.backend) == (model, backend)]
+        return _ratios({one.peak.protocol: one.answer(bound_ms) for one in found})
+
+
+def _ratios(answers: Mapping[Name, Answer]) -> tuple[Ratio[Name], ...]:
+    """Paired by round: whatever is compared takes turns in each."""
+    known = {name: answer for name, answer in answers.items() if answer.is_known}
+    if len(known) < 2 or any(answer.at_least for answer in answers.values()):
+        return ()  # which of them carries most is not known
+    pairs = len(list(combinations(known, 2)))
+    best = max(known, key=lambda name: known[name].rate)
+    return tuple(
+        Ratio(
+            first=best,
+            second=name,
+            ratio=known[best].rate / answer.rate,
+            interval=log_interval(np.divide(known[best].rates, answer.rates), error=(1 - CONFIDENCE) / pairs),
         )
+        for name, answer in known.items()
+        if name != best
+    )
 
 
 def crossing(points: Sequence[Point], bound_ms: float) -> Crossing:

@@ -6,25 +6,27 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from markupsafe import Markup
 
 from comparison import figures, kinds, page
 from comparison.intervals import card_interval
 from comparison.load import plots
+from comparison.load.choice import choices
 from comparison.load.rates import Level, Rates, in_words, read_rates, summarise_rates
 from comparison.load.results import Comparison, Share, compare, read_results
 from comparison.load.serving_results import Benchmark, read_benchmark
-from comparison.load.starts import Starts, read_starts
 from comparison.load.summary import CLIENT_LIMITS, summarise
+from comparison.reading import read_json
 from comparison.words import ECHO, join
 from digits.contract import BACKENDS
 from digits.store import StoredModel
-from loadtests.protocols import PROTOCOLS, ProtocolName
+from loadtests.protocols import ProtocolName
 from training.evaluate import Reading, kept_readings
 
 TEMPLATE: Final = "load/report.html.j2"
+DECISION: Final = "decision.json"  # of `samedigit study --decide`
 ABOUT: Final[dict[ProtocolName, str]] = {
     "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
     "grpc": "the Open Inference Protocol over gRPC, on the data plane, calls over HTTP/2",
@@ -33,10 +35,11 @@ ABOUT: Final[dict[ProtocolName, str]] = {
 }
 
 
-def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> Path:
+def write_report(results: Path, models: Sequence[StoredModel], target: Path, *, study: Path | None = None) -> Path:
     """Writes the report on the load test in the folder `results` to the file `target`, and returns `target`.
 
-    What an open scenario, cold starts or the benchmark of serving have left in the same folder is shown too.
+    What an open scenario or the benchmark of serving have left in the same folder is shown too, and what the study in the
+    folder `study` has decided is quoted.
     A model of the load test that is not among `models` is left out, which the report says.
 
     Raises:
@@ -44,9 +47,8 @@ def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> 
         ReportError: `target` cannot be written.
     """
     comparison = compare(read_results(results), models)
-    text = _render(
-        comparison, read_rates(results), read_starts(results), read_benchmark(results), kept_readings(results)
-    )
+    decision = read_json(study / DECISION, "Run it again: samedigit study --decide") if study else None
+    text = _render(comparison, read_rates(results), decision, read_benchmark(results), kept_readings(results))
     page.write(text, target)
     return target
 
@@ -54,7 +56,7 @@ def write_report(results: Path, models: Sequence[StoredModel], target: Path) -> 
 def _render(
     comparison: Comparison,
     rates: Rates | None,
-    starts: Sequence[Starts],
+    decision: Mapping[str, Any] | None,
     benchmark: Benchmark | None,
     kept: Mapping[str, Sequence[Reading]],
 ) -> str:
@@ -66,6 +68,7 @@ def _render(
         comparison=comparison,
         results=results,
         models=models,
+        choices=choices(comparison, rates, decision),
         summary=summarise(comparison),
         backends=BACKENDS,
         served_backends=[name for name in BACKENDS if any(served.backend == name for served in comparison.served)],
@@ -84,8 +87,6 @@ def _render(
         kinds_picture=_kinds_picture(models, kind_rows, quickest_ms),
         quickest_ms=quickest_ms,
         share_pictures=_share_pictures(comparison),
-        starts=starts,
-        all_protocols=list(PROTOCOLS),
         rates=rates,
         in_words=in_words,
         rate_findings=summarise_rates(rates, rates.bounds_ms[1]) if rates else [],

@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 
-from comparison import figures, page
-from comparison.study import aa, calibration, plots
+from comparison import calibration, figures, page
+from comparison.study import aa, plots
 from comparison.study.advice import advise
 from comparison.study.findings import finding_of_splits, findings
 from comparison.study.statistics import (

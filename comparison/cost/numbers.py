@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
+from comparison import page
+from comparison.calibration import Calibration, measure
 from comparison.intervals import Interval, log_interval
-from comparison.study.calibration import Calibration, measure
+from comparison.reading import of_this_version, read_json, row_of
 from digits import mnist
 from digits.contract import Images, Labels, Probabilities
 from digits.store import StoredModel
 from runtimes.backends import Runtime, open_runtime, predict_all
 from runtimes.device import CPU
 
+RESULTS_FILE: Final = "numbers.json"
 ROUNDS: Final = 9
 BATCHES: Final = {1: 200, 64: 30}  # images in a call -> calls in a round
 Z: Final = float(norm.ppf(0.975))
@@ -51,6 +56,52 @@ class Smaller:
     microseconds: dict[int, float]  # images in a call -> of an image, the median of rounds
     ratios: dict[int, float]  # its time by the original's
     intervals: dict[int, Interval | None]  # 95 %, of the ratio, over rounds
+
+
+def keep_numbers(rows: Sequence[Smaller], results: Path) -> None:
+    """Puts what `compare_numbers` gave into the folder, in place of what is there of the same original.
+
+    Raises:
+        ResultsMissing: what is there cannot be read.
+        ReportError: it cannot be written.
+    """
+    kept = {of_model[0].model: of_model for of_model in read_numbers(results)} | {rows[0].model: list(rows)}
+    data = [[asdict(row) for row in of_model] for of_model in kept.values()]
+    page.write(json.dumps(data, indent=1) + "\n", results / RESULTS_FILE)
+
+
+def read_numbers(results: Path) -> list[list[Smaller]]:
+    """For each original that the folder has, its rows; nothing where there are none.
+
+    Raises:
+        ResultsMissing: they cannot be read.
+    """
+    path = results / RESULTS_FILE
+    with of_this_version(path, _AGAIN):
+        return [[_row(row) for row in of_model] for of_model in read_json(path, _AGAIN) or []]
+
+
+_AGAIN: Final = "Delete it, and run it again: samedigit quantize MODEL"
+
+
+def _row(data: dict[str, Any]) -> Smaller:
+    """JSON knows keys of text, and lists, alone."""
+
+    def interval(bounds: list[float] | None) -> Interval | None:
+        return None if bounds is None else (bounds[0], bounds[1])
+
+    def by_number(name: str) -> dict[int, Any]:
+        return {int(number): value for number, value in data[name].items()}
+
+    paired = data["paired"]
+    changed = {
+        "calibration": row_of(Calibration, data["calibration"]),
+        "paired": paired and row_of(Paired, {**paired, "interval": interval(paired["interval"])}),
+        "microseconds": by_number("microseconds"),
+        "ratios": by_number("ratios"),
+        "intervals": {number: interval(bounds) for number, bounds in by_number("intervals").items()},
+    }
+    return row_of(Smaller, {**data, **changed})
 
 
 def compare_numbers(original: StoredModel, others: Sequence[StoredModel]) -> list[Smaller]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
-from comparison.intervals import Interval
+from comparison.intervals import Interval, median_interval
 from comparison.reading import of_this_version, read_json, row_of
 from digits.contract import Backend
 from loadtests.cold_start import RESULTS_FILE, Files, FirstAnswer
 from loadtests.protocols import PROTOCOLS, ProtocolName
 
-CONFIDENCE: Final = 0.95
 _AGAIN: Final = "Run it again: python -m loadtests.cold_start"
 
 
@@ -29,17 +27,6 @@ class Starts:
     number: int
     medians: dict[ProtocolName, float]  # seconds
     intervals: dict[ProtocolName, Interval | None]  # of the median; None: too few starts for 95 %
-
-
-def median_interval(values: list[float]) -> Interval | None:
-    """At least 95 %, between two of the values: by how many can lie below a median (Thompson 1936). None: too few values."""
-    ordered = np.sort(values)
-    number = len(ordered)
-    rank = int(stats.binom.ppf((1 - CONFIDENCE) / 2, number, 0.5))
-    # The median lies between the rank-th smallest and largest unless fewer than `rank` lie on one side.
-    if rank < 1:
-        return None
-    return float(ordered[rank - 1]), float(ordered[number - rank])
 
 
 def read_starts(folder: Path) -> list[Starts]:

@@ -1,0 +1,1 @@
+"""What serving and starting cost, and what smaller numbers save."""

@@ -1,0 +1,138 @@
+"""What a reader came for: which framework, which backend, which protocol, and how sure each answer is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from comparison.load.rates import Rates, Ratio
+from comparison.load.results import Comparison
+from comparison.words import format_ms, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    question: str
+    answer: str
+    how_sure: str
+
+
+def choices(comparison: Comparison, rates: Rates | None, decision: Mapping[str, Any] | None) -> list[Choice]:
+    """The three questions, in the order in which they come up.
+
+    Args:
+        rates: of the open scenario, where it was run: without it answers come from single runs, which have no interval.
+        decision: what `samedigit study --decide` wrote, where it was run.
+    """
+    return [_framework(decision), _backend(comparison, rates), _protocol(comparison, rates)]
+
+
+def _framework(decision: Mapping[str, Any] | None) -> Choice:
+    question = "Which framework to train in?"
+    if decision is None:
+        return Choice(
+            question=question,
+            answer="By accuracy, these figures do not say: each model was trained once.",
+            how_sure="Not measured here. samedigit study --decide trains one mathematics in all three, and asks.",
+        )
+    return Choice(
+        question=question,
+        answer=str(decision["sentence"]),
+        how_sure=(
+            f"{decision['trainings']} trainings. Different and equivalent are shown, with one wrong verdict at most in 95 of "
+            "100 such studies; what is not decided is no reason to choose."
+        ),
+    )
+
+
+def _backend(comparison: Comparison, rates: Rates | None) -> Choice:
+    question = "Which backend to serve through?"
+    if rates is not None:
+        bound_ms = rates.bounds_ms[1]
+        asked = [rates.ratios(model, protocol, bound_ms) for model in rates.models for protocol in rates.protocols]
+        if any(asked):
+            return _by_rates(question, rates, asked, bound_ms)
+    best, second = Counter[str](), list[float]()
+    for model in comparison.tested:
+        medians = {
+            served.backend: one.p50_ms
+            for served in comparison.of_model(model)
+            if (one := served.over(comparison.finest).one) is not None
+        }
+        ranked = sorted(medians, key=lambda backend: medians[backend])
+        if len(ranked) > 1:
+            best[ranked[0]] += 1
+            second.append(medians[ranked[1]] / medians[ranked[0]])
+    if not best:
+        return Choice(question=question, answer="One backend was asked.", how_sure="There is nothing to compare.")
+    return Choice(
+        question=question,
+        answer=(
+            f"{_wins(best)} answered one caller soonest over {comparison.finest}; the next took {_range(second)} times as "
+            "long."
+        ),
+        how_sure=_ONE_RUN,
+    )
+
+
+def _protocol(comparison: Comparison, rates: Rates | None) -> Choice:
+    question = "Which protocol to ask over?"
+    if rates is not None and len(rates.protocols) > 1:
+        bound_ms = rates.bounds_ms[1]
+        pairs = dict.fromkeys((one.peak.model, one.peak.backend) for one in rates.arrived)
+        asked = [rates.ratios_of_protocols(model, backend, bound_ms) for model, backend in pairs]
+        if any(asked):
+            return _by_rates(question, rates, asked, bound_ms)
+    doors = {protocol: ms for protocol in comparison.protocols if (ms := comparison.door_ms(protocol)) is not None}
+    if len(doors) < 2:
+        return Choice(question=question, answer="One protocol was asked.", how_sure="There is nothing to compare.")
+    ranked = sorted(doors, key=lambda protocol: doors[protocol])
+    others = join(f"{format_ms(doors[protocol])} ms over {protocol}" for protocol in ranked[1:])
+    return Choice(
+        question=question,
+        answer=(
+            f"{ranked[0]}: a request that needs no model takes one caller {format_ms(doors[ranked[0]])} ms on average, and "
+            f"{others}."
+        ),
+        how_sure=_ONE_RUN,
+    )
+
+
+_ONE_RUN: Final = (
+    "One run of each, so there is no interval, and a small difference may not repeat. samedigit loadtest --scenario open "
+    "repeats them in turn, and ranks where the client was not the limit."
+)
+
+
+def _by_rates(question: str, rates: Rates, asked: list[tuple[Ratio[Any], ...]], bound_ms: float) -> Choice:
+    """From comparisons that share a bound, of which at least one came out: which carries most, and how often that is shown."""
+    known = [ratios for ratios in asked if ratios]
+    best = Counter(str(ratios[0].first) for ratios in known)
+    every = [one for ratios in known for one in ratios]
+    shown = [one for one in every if one.is_shown]
+    answer = f"{_wins(best)} carried most requests with a p99 of at most {bound_ms:g} ms"
+    if shown:
+        answer += f", {_range([one.ratio for one in shown])} times what another did"
+    sure = (
+        f"Of {len(every)} comparisons {len(shown)} are shown, with intervals over {rates.rounds} rounds that hold together for "
+        "each model with 95 %"
+    )
+    if unknown := len(asked) - len(known):
+        sure += f"; in {unknown} of {len(asked)} tables the client or the rates were the limit, and nothing is ranked"
+    return Choice(question=question, answer=f"{answer}.", how_sure=f"{sure}.")
+
+
+def _range(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _wins(best: Counter[str]) -> str:
+    """onnx; or: onnx (5 of 6) and numpy (1)."""
+    if len(best) == 1:
+        return next(iter(best))
+    total = best.total()
+    (first, times), *others = best.most_common()
+    return join([f"{first} ({times} of {total})", *(f"{name} ({number})" for name, number in others)])
