@@ -47,7 +47,6 @@ def run(framework: str, form: str, seed: int) -> dict[str, Any]:
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.until_accurate", framework, form, str(seed)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

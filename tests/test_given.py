@@ -50,6 +50,17 @@ def test_in_float64_not_one_answer_differs_between_frameworks(recipe: Recipe, tm
 
 
 @pytest.mark.slow
+def test_what_l2_means_in_torch_is_one_mathematics_in_numpy_and_torch(tmp_path: Path) -> None:
+    recipe = replace(SHORT, l2=0.01)
+    trainings = [
+        given(recipe, framework=framework, precision="float64", l2_means="decay") for framework in ("numpy", "torch")
+    ]
+    ours, torchs = (one.digits for one in run_all(trainings, tmp_path, jobs=1))
+    assert (ours[-1] == mnist.test_images().labels).mean() > 0.5
+    assert (ours != torchs).sum() == 0
+
+
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
     first, second = given(), given(seed=2)
     told: list[tuple[str, int, int]] = []

@@ -230,6 +230,42 @@ def test_the_pairs_asked_about() -> None:
     assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 20
 
 
+def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(study, folder)
+    row = {
+        "framework": "numpy",
+        "track": "readable",
+        "seeds": 5,
+        "reached": 5,
+        "seconds": 3.84,
+        "interval": None,
+        "epochs": 4,
+    }
+    about = {"target": 0.97, "held_out": 5000, "processor": "A processor <9000>", "rows": [row]}
+    (folder / "time_to_accuracy.json").write_text(json.dumps(about))
+    default = {
+        "name": "shuffling", "first_is": "torch's", "second_is": "Keras's", "seeds": 29, "verdict": "undecided",
+        "found": {"difference": {"value": 0.0012}}, "together": [-0.0001, 0.0025],
+    }  # fmt: skip
+    same = {"recipe": "keras-deep", "precision": "float64", "first": "numpy", "second": "torch", "digits": 0}
+    component = {"name": "starting weights", "deviation": 0.001, "interval": [0.0008, 0.0013]}
+    decided = {
+        "sentence": "It is <the> defaults.", "recipe": "numpy-deep", "same": [same], "defaults": [default],
+        "components": [component], "trainings": 321,
+    }  # fmt: skip
+    (folder / "decision.json").write_text(json.dumps(decided))
+    page = write_study_report(folder, tmp_path / "report.html").read_text()
+    assert table(page, "time-to-accuracy") == [["numpy", "readable", "3.8", "4", "5 of 5"]]
+    assert table(page, "same") == [["keras-deep", "float64", "numpy and torch", "0"]]
+    assert table(page, "defaults") == [["shuffling", "torch's", "Keras's", "29", "+0.12 -0.01 to +0.25", "not decided"]]
+    assert "<b>It is &lt;the&gt; defaults.</b>" in page
+    assert "A processor &lt;9000&gt;" in page
+    (folder / "decision.json").write_text("{")
+    with pytest.raises(StudyError, match=r"decision.json cannot be read"):
+        write_study_report(folder, tmp_path / "report.html")
+
+
 def test_recipes_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
     write_made_up_run(tmp_path, "numpy-relu", 1)
     write_made_up_run(tmp_path, "torch-relu", 2)

@@ -12,7 +12,11 @@ Row = Mapping[str, Any]
 
 
 def advise(
-    comparisons: Sequence[Row], costs: Sequence[Row], tracks: Sequence[Row], usabilities: Sequence[Row]
+    comparisons: Sequence[Row],
+    costs: Sequence[Row],
+    tracks: Sequence[Row],
+    usabilities: Sequence[Row],
+    time_to_accuracy: Row | None = None,
 ) -> list[str]:
     """One sentence for each thing that a reader may choose by; nothing where there is only one framework to choose.
 
@@ -22,6 +26,8 @@ def advise(
             `fastest_epoch_seconds`, `import_seconds` and `peak_memory_mb`.
         tracks: rows with `framework`, `track` and `epoch_seconds`; empty where they were not measured.
         usabilities: a row per framework, with `logical_lines`.
+        time_to_accuracy: `target` and `rows` with `framework`, `track`, `seeds`, `reached`, `seconds` (the median) and its
+            `interval`; None where it was not measured.
     """
     frameworks = list(dict.fromkeys(row["framework"] for row in costs))
     if len(frameworks) < 2:
@@ -33,6 +39,7 @@ def advise(
             "What trains an epoch soonest in its readable form", shared, frameworks, "fastest_epoch_seconds", "s", 2
         ),
         *_by_track(tracks),
+        _by_time_to(time_to_accuracy),
         _least(
             "What starts soonest, from a fresh process to the imported trainer",
             shared,
@@ -95,6 +102,26 @@ def _by_track(tracks: Sequence[Row]) -> list[str]:
         f"With every fast path used, on the same network: {best['framework']} ({best['track']}) with "
         f"{best['epoch_seconds']:.2f} s an epoch, after {best['paid_once_seconds']:.1f} s paid once; then {others}."
     ]
+
+
+def _by_time_to(measured: Row | None) -> str:
+    """Of those that got there from every seed; an order of medians, of which the intervals say how sure it is."""
+    if measured is None:
+        return ""
+    there = [row for row in measured["rows"] if row["reached"] == row["seeds"]]
+    ranked = sorted(there, key=lambda row: float(row["seconds"]))
+
+    def text(row: Row) -> str:
+        bounds = row["interval"]
+        covers = f" ({bounds[0]:.1f} to {bounds[1]:.1f})" if bounds else ""
+        return f"{row['framework']}, {row['track']}, {row['seconds']:.1f} s{covers}"
+
+    if not ranked:
+        return ""
+    return (
+        f"From nothing to {100 * measured['target']:g} % of held-out training images, imports and compiling included, median "
+        f"of {ranked[0]['seeds']} seeds with its 95 % interval: {join(map(text, ranked))}."
+    )
 
 
 def _by_lines(usabilities: Sequence[Row]) -> str:

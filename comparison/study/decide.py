@@ -2,7 +2,7 @@
 
 1. The same mathematics: one training in NumPy, torch and Keras, everything random handed in (`training.given`).
 2. The defaults: what differs between frameworks if nobody says otherwise, one at a time, inside NumPy, with common random
-   numbers: both sides start from the same numbers and see the same batches.
+   numbers: both sides start from the same numbers and see the same batches. A few seeds in torch and Keras confirm it.
 3. Where variance comes from: trainings that differ in one thing alone that is drawn.
 
 Accuracies are in [0, 1], on the test images, of the mean over the last epochs that were kept (`Training.keep`): the accuracy
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from comparison.intervals import Interval
+from comparison.intervals import Interval, overlap
 from comparison.study.statistics import (
     LEVEL,
     MARGIN,
@@ -35,13 +35,15 @@ from comparison.study.statistics import (
 )
 from comparison.words import join
 from digits import mnist
-from digits.contract import FRAMEWORKS, Labels
+from digits.contract import FRAMEWORKS, Framework, Labels
 from training.given.draws import Precision, Training
 from training.given.runs import Outcome, run_all
 from training.recipes import Recipe
 
 PAIRS: Final = 20  # seeds of the components at most
 PILOT: Final = 5  # seeds, from whose spread the plan says how many it takes
+CONFIRMING: Final = 3  # seeds of each default in the other frameworks
+OTHERS: Final[tuple[Framework, ...]] = ("torch", "keras")
 ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
 
@@ -111,6 +113,15 @@ def defaults(recipe: Recipe, seed: int) -> list[Default]:
             first=with_l2,
             second=replace(with_l2, l2_means="decay"),
         ),
+    ]
+
+
+def in_framework(contrasts: Sequence[Default], framework: Framework) -> list[Default]:
+    """The same contrasts inside another framework; Keras cannot be asked what L2 means in torch."""
+    return [
+        replace(one, first=replace(one.first, framework=framework), second=replace(one.second, framework=framework))
+        for one in contrasts
+        if framework != "keras" or one.first.l2_means == one.second.l2_means
     ]
 
 
@@ -236,6 +247,53 @@ def decided(
         )
         for by_seed, each, test, (different, equivalent) in zip(of_default, differences, tests, p_values, strict=True)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """One default inside another framework, over few seeds, beside what NumPy said."""
+
+    name: str
+    framework: Framework
+    seeds: int
+    difference: float  # first less second, in [-1, 1]
+    interval: Interval  # 95 %, of this difference alone, over seeds and test images
+    agrees: (
+        bool  # that interval and NumPy's, which holds together with those of the other defaults, have values in common
+    )
+
+
+def confirmed(
+    contrasts: Sequence[Sequence[Default]],
+    outcomes: Mapping[str, Outcome],
+    labels: Labels,
+    rows: Sequence[Decided],
+) -> list[Confirmed]:
+    """What came of each default in one other framework.
+
+    Args:
+        contrasts: by seed, `in_framework` of each.
+        outcomes: by the training's key.
+        rows: what NumPy said.
+    """
+    together = {row.name: row.together for row in rows}
+    found = []
+    for by_seed in zip(*contrasts, strict=True):
+        differences = np.stack(
+            [right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in by_seed]
+        )
+        interval = mean_interval(differences, level=LEVEL)
+        found.append(
+            Confirmed(
+                name=by_seed[0].name,
+                framework=by_seed[0].first.framework,
+                seeds=len(by_seed),
+                difference=float(differences.mean()),
+                interval=interval,
+                agrees=overlap(interval, together[by_seed[0].name]),
+            )
+        )
+    return found
 
 
 # 3. Where variance comes from
@@ -371,6 +429,7 @@ class Decision:
     recipe: str  # of the defaults and of the components
     same: tuple[Apart, ...]
     defaults: tuple[Decided, ...]
+    confirmed: tuple[Confirmed, ...]
     framework: Paired  # NumPy less torch in float32, everything given
     components: tuple[Component, ...]
     plan: Plan
@@ -428,6 +487,11 @@ def decide(
     planned = plan(recipe, found, labels, most_seconds=most_seconds, jobs=jobs)
     on_plan(planned)
     contrasts = run_defaults(planned.seeds)
+    rows = decided(contrasts, found, labels)
+    elsewhere = [
+        [in_framework(defaults(recipe, seed), framework) for seed in range(1, CONFIRMING + 1)] for framework in OTHERS
+    ]
+    run([training for of in elsewhere for of_seed in of for one in of_seed for training in (one.first, one.second)])
     drawn = [sources(recipe, seed) for seed in range(1, max(PILOT, min(planned.seeds, PAIRS)) + 1)]
     run([training for of_seed in drawn for one in of_seed for training in (one.first, one.second)])
     same = [each for one in mathematics for each in apart(one.name, run(same_mathematics(one)), labels)]
@@ -438,7 +502,8 @@ def decide(
     return Decision(
         recipe=recipe.name,
         same=tuple(same),
-        defaults=tuple(decided(contrasts, found, labels)),
+        defaults=tuple(rows),
+        confirmed=tuple(each for of in elsewhere for each in confirmed(of, found, labels, rows)),
         framework=paired(differences),
         components=tuple(components(drawn, found, labels)),
         plan=planned,

@@ -126,6 +126,28 @@ def reliability(row: Row, *, name: str) -> str:
         return to_svg(figure, name, f"How often {row['recipe']} is right, against how sure it is")
 
 
+def components(rows: Sequence[Row], *, name: str) -> str:
+    """A dot for each thing that is drawn, with its interval."""
+    with rc_context(STYLE):
+        figure, axes = new_figure(440, 60 + 30 * len(rows))
+        draw_components(axes, rows)
+        axes.tick_params(axis="y", labelcolor=INK)
+        return to_svg(figure, name, "Standard deviation of accuracy by what is drawn anew")
+
+
+def draw_components(axes: Axes, rows: Sequence[Row]) -> None:
+    """Rows with `name`, `deviation` and its `interval`, in [0, 1]."""
+    for place, row in enumerate(rows):
+        axes.plot([100 * bound for bound in row["interval"]], [place] * 2, color=BACKEND_COLOURS["numpy"], linewidth=2)
+        axes.plot(100 * row["deviation"], place, "o", color=BACKEND_COLOURS["torch"], markersize=7)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel("standard deviation of accuracy, points (line: 95 % interval)")
+
+
 def digit_png(image: Images) -> bytes:
     """One image, uint8 [28, 28], as a PNG in dark ink on white."""
     out = io.BytesIO()

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from comparison import calibration, figures, page
 from comparison.study import aa, plots
 from comparison.study.advice import advise
+from comparison.study.decision import SHOWN_AS
 from comparison.study.findings import finding_of_splits, findings
 from comparison.study.statistics import (
     LEVEL,
@@ -44,6 +45,8 @@ from training.train import split_for
 TEMPLATE: Final = "study/report.html.j2"
 TABLES: Final = "study.json"
 BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
+DECISION: Final = "decision.json"  # the same, by `samedigit study --decide`
+TIME_TO_ACCURACY: Final = "time_to_accuracy.json"  # the same, by benchmarks/time_to_accuracy.py
 SPLITS: Final = 500  # of each size, in A/A tests
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
 
@@ -95,11 +98,15 @@ def study_tables(study: Path) -> dict[str, Any]:
     recipes = {name: of_recipe[0].recipe for name, of_recipe in by_recipe.items()}
     comparison_rows = _comparison_rows(comparisons, recipes)
     costs = [_cost_row(name, of_recipe) for name, of_recipe in by_recipe.items()]
-    best_effort = _best_effort(study / BEST_EFFORT)
+    best_effort = _beside(study / BEST_EFFORT)
+    time_to_accuracy = _beside(study / TIME_TO_ACCURACY)
+    decision = _beside(study / DECISION)
     usability = [asdict(row) for row in usabilities()]
     return {
         "findings": findings(accuracies, comparisons, reproductions, agreed, wrong),
-        "advice": advise(comparison_rows, costs, best_effort["rows"] if best_effort else [], usability),
+        "advice": advise(
+            comparison_rows, costs, best_effort["rows"] if best_effort else [], usability, time_to_accuracy
+        ),
         "accuracy": [
             asdict(row)
             | {
@@ -116,6 +123,8 @@ def study_tables(study: Path) -> dict[str, Any]:
         "all_comparisons": _comparison_rows(compare_pairs(answers, every), recipes),
         "aa": aa_table(list(answers.values())),
         "best_effort": best_effort,
+        "time_to_accuracy": time_to_accuracy,
+        "decision": decision,
         "usability": usability,
         "costs": costs,
         "learning_curves": {
@@ -134,14 +143,14 @@ def study_tables(study: Path) -> dict[str, Any]:
     }
 
 
-def _best_effort(file: Path) -> dict[str, Any] | None:
-    """What `python -m benchmarks.best_effort --json` wrote there; None where it has not been run."""
+def _beside(file: Path) -> dict[str, Any] | None:
+    """What was measured by another command, and written there; None where it was not."""
     if not file.is_file():
         return None
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise StudyError(f"{file} cannot be read ({error}). Delete it, or run benchmarks.best_effort again.") from error
+        raise StudyError(f"{file} cannot be read ({error}). Delete it, or make it again.") from error
     return document
 
 
@@ -332,6 +341,10 @@ def _render(tables: Mapping[str, Any]) -> str:
         furthest=plots.FURTHEST,
         fewest=plots.FEWEST,
         passes_100=any((row["mean"]["over_both"] or (0, 0))[1] > 1 for row in tables["accuracy"]),
+        shown_as=SHOWN_AS,
+        components_picture=Markup(plots.components(tables["decision"]["components"], name="components"))
+        if tables["decision"]
+        else None,
         accuracy_picture=Markup(plots.accuracies(tables["accuracy"], name="accuracy")),
         curve_pictures=[
             (name, Markup(plots.learning_curve(name, curves, name=f"curve-{i}"))) for i, name in enumerate(curves)

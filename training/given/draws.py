@@ -35,7 +35,7 @@ _SAMPLE: Final = 4
 class Training:
     """One training: the mathematics of `recipe` in `framework`, and the seed of each thing that is drawn.
 
-    The last three fields are what a framework does by default and no recipe says; they are asked of NumPy alone.
+    `shuffles` and `l2_means` are what frameworks do by default and no recipe says; Keras has no "decay".
     """
 
     recipe: Recipe  # its own framework and seed mean nothing here

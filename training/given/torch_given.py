@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,6 +37,10 @@ def train(training: Training, pixels: Array, labels: Labels) -> Iterator[nn.Sequ
         if isinstance(module, nn.Dropout):
             model[i] = GivenDropout(module.p)
     optimizer = trainer.make_optimizer(model, recipe, steps=steps_of(recipe, len(labels)))
+    if training.l2_means == "decay":
+        for group in optimizer.param_groups:
+            group["weight_decay"] = recipe.l2
+        recipe = replace(recipe, l2=0.0)
     drops = [module for module in model if isinstance(module, GivenDropout)]
     every, answers = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
     with trainer.reproducibly(threads=1):
