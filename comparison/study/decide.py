@@ -41,7 +41,7 @@ from training.given.runs import Outcome, run_all
 from training.recipes import Recipe
 
 PAIRS: Final = 20  # seeds of the components at most
-PILOT: Final = 5  # seeds, from whose spread the plan says how many it takes
+PILOT: Final = 5  # seeds, from whose spread the plan says how many others it takes
 CONFIRMING: Final = 3  # seeds of each default in the other frameworks
 OTHERS: Final[tuple[Framework, ...]] = ("torch", "keras")
 ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
@@ -347,9 +347,13 @@ def _component(name: str, variance: float, freedom: int, pairs: int) -> Componen
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Printed before the long part begins."""
+    """Printed before the long part begins.
 
-    seeds: int  # of each default
+    The pilot's seeds are no part of it: a number of seeds that was chosen by a difference would, tested together with what
+    it was chosen by, call one in twelve equal defaults different (simulated) where one in twenty is promised.
+    """
+
+    seeds: int  # of each default, beyond the pilot's
     needed: int | None  # that a verdict on every default takes; None: no number of seeds is enough for one of them
     trainings: int  # to do
     seconds: float  # that they take, by those of the pilot
@@ -364,7 +368,7 @@ def plan(
     jobs: int,
     margin: float = MARGIN,
 ) -> Plan:
-    """How many seeds the defaults need, by the pilot's, and how many fit into the time; none less than the pilot's."""
+    """How many seeds the defaults need, by what the pilot's spread, and how many fit into the time; at least as many."""
     pilot = [defaults(recipe, seed) for seed in range(1, PILOT + 1)]
     rows = decided(pilot, outcomes, labels, margin=margin)
     each = [row.seeds_needed for row in rows]
@@ -372,13 +376,12 @@ def plan(
     wanted = max([PILOT, *known])
     of_a_seed = {training.key for one in pilot[0] for training in (one.first, one.second)}
     seconds = float(np.mean([outcomes[key].seconds for key in of_a_seed])) * len(of_a_seed) / jobs
-    fit = PILOT + int(most_seconds / seconds)
-    seeds = min(wanted, fit)
+    seeds = max(PILOT, min(wanted, int(most_seconds / seconds)))
     return Plan(
         seeds=seeds,
         needed=None if len(known) < len(each) else wanted,
-        trainings=(seeds - PILOT) * len(of_a_seed),
-        seconds=(seeds - PILOT) * seconds,
+        trainings=seeds * len(of_a_seed),
+        seconds=seeds * seconds,
     )
 
 
@@ -461,7 +464,7 @@ def decide(
         recipe: of the defaults and of the components.
         mathematics: recipes to train in every framework with everything given.
         jobs: processes at once, each on one thread.
-        most_seconds: that the seeds beyond the pilot's may take.
+        most_seconds: that the seeds beyond the pilot's may take, unless they are as few as the pilot's.
         on_plan: called once the pilot has said how many seeds it takes.
         on_done: called after each training with how many of the part are done, of how many.
 
@@ -478,15 +481,15 @@ def decide(
         found.update((outcome.training.key, outcome) for outcome in outcomes)
         return outcomes
 
-    def run_defaults(seeds: int) -> list[list[Default]]:
-        contrasts = [defaults(recipe, seed) for seed in range(1, seeds + 1)]
+    def run_defaults(seeds: range) -> list[list[Default]]:
+        contrasts = [defaults(recipe, seed) for seed in seeds]
         run([training for of_seed in contrasts for one in of_seed for training in (one.first, one.second)])
         return contrasts
 
-    run_defaults(PILOT)
+    run_defaults(range(1, PILOT + 1))
     planned = plan(recipe, found, labels, most_seconds=most_seconds, jobs=jobs)
     on_plan(planned)
-    contrasts = run_defaults(planned.seeds)
+    contrasts = run_defaults(range(PILOT + 1, PILOT + 1 + planned.seeds))
     rows = decided(contrasts, found, labels)
     elsewhere = [
         [in_framework(defaults(recipe, seed), framework) for seed in range(1, CONFIRMING + 1)] for framework in OTHERS

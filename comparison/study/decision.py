@@ -77,7 +77,7 @@ with the same batches. Accuracy is the mean over the last five epochs, as that o
 
 {_defaults(decision.defaults)}
 
-The plan, after {PILOT} seeds: {_plan(decision)}
+The plan, by {PILOT} seeds that count for nothing else: {_plan(decision)}
 
 The same contrasts inside the other two frameworks, with few seeds; the interval is of each difference alone. *Agrees*: it has
 values in common with NumPy's. What L2 means in torch cannot be asked of Keras.
