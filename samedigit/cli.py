@@ -218,8 +218,12 @@ def study(
         bool, typer.Option("--decide", help="Is it the framework, or its defaults? Trained for that alone.")
     ] = False,
     minutes: Annotated[
-        float, typer.Option(min=0, help="With --decide: for the seeds beyond those that the plan is made by.")
-    ] = 240,
+        float | None,
+        typer.Option(
+            min=0,
+            help="For seeds beyond N where a pair is not decided by N (0); with --decide, beyond the pilot's (240).",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train recipes from many seeds, and say in a report which differences between them are real.
@@ -233,14 +237,15 @@ def study(
     """
     with saying_when_interrupted("finished runs are kept, and the same command goes on from there"):
         if decide:
-            page, tables = commands.decide(recipes or [], minutes=minutes, jobs=jobs, folder=folder)
+            decide_minutes = 240 if minutes is None else minutes
+            page, tables = commands.decide(recipes or [], minutes=decide_minutes, jobs=jobs, folder=folder)
             print_json({"page": str(page), **tables}) if as_json else commands.show_decision(page, tables)
             return
         if share is not None:
             done = commands.study_share(recipes or [], share, seeds=seeds, jobs=jobs, folder=folder)
             print_json(done) if as_json else commands.show_share(done)
             return
-        path, tables = commands.study(recipes or [], seeds=seeds, jobs=jobs, folder=folder)
+        path, tables = commands.study(recipes or [], seeds=seeds, minutes=minutes or 0, jobs=jobs, folder=folder)
     if as_json:
         print_json({"report": str(path), **tables})
     elif markdown:

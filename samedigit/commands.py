@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from comparison.load.results import Target
+    from comparison.study.more import More
     from digits.card import Epoch, Score
     from digits.confidence import Confidence
     from digits.contract import Images, Probabilities
@@ -91,18 +92,42 @@ def _not_served(model: StoredModel) -> str | None:
     return None
 
 
-def study(names: Sequence[str], *, seeds: int, jobs: int | None, folder: Path) -> tuple[Path, dict[str, Any]]:
+def study(
+    names: Sequence[str], *, seeds: int, minutes: float, jobs: int | None, folder: Path
+) -> tuple[Path, dict[str, Any]]:
     """Trains the named recipes, or all, from the seeds 1 to `seeds`; writes the report on all runs in the folder.
+
+    Args:
+        minutes: for seeds beyond these, of recipes in pairs that are not decided by them.
 
     Returns:
         The report's path, and its tables as plain data.
     """
-    from comparison.study.report import TABLES, write_study_report
+    from comparison.study.report import TABLES, plan_more, write_study_report
     from training.study import WHOLE
 
     _run_study(names, WHOLE, seeds=seeds, jobs=jobs, folder=folder)
+    if minutes:
+        more = plan_more(folder, most_seconds=60 * minutes, jobs=jobs or len(os.sched_getaffinity(0)))
+        progress_console.print(_of_more(more), highlight=False)
+        for number in sorted(set(more.seeds.values())):
+            wanted = [name for name, seeds in more.seeds.items() if seeds == number]
+            _run_study(wanted, WHOLE, seeds=number, jobs=jobs, folder=folder)
     report = write_study_report(folder, folder / "report.html").resolve()
     return report, json.loads(report.with_name(TABLES).read_text())
+
+
+def _of_more(more: More) -> str:
+    if not more.undecided:
+        return "Plan: no pair is undecided, so no more seeds."
+    said = f"Plan: {more.undecided} pair{'s are' if more.undecided > 1 else ' is'} undecided; {more.runs} runs more, about "
+    said += f"{timedelta(seconds=round(more.seconds))}"
+    if more.seeds:
+        said += f": {', '.join(f'{name} to {seeds} seeds' for name, seeds in more.seeds.items())}"
+    if more.without:
+        left = ", ".join(f"{first} and {second}" for first, second in more.without)
+        said += f". Not in that time, or by no number of seeds: {left}"
+    return f"{said}."
 
 
 def study_share(names: Sequence[str], share: str, *, seeds: int, jobs: int | None, folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from comparison.study import aa, plots
 from comparison.study.advice import advise
 from comparison.study.decision import SHOWN_AS
 from comparison.study.findings import finding_of_splits, findings
+from comparison.study.more import More, more_seeds
 from comparison.study.statistics import (
     LEVEL,
     Answers,
@@ -90,9 +91,8 @@ def study_tables(study: Path) -> dict[str, Any]:
     answers = read_answers(runs, labels)
     accuracies = [accuracy(of_recipe) for of_recipe in answers.values()]
     reproductions = [found for of_recipe in answers.values() if (found := reproduction(of_recipe)) is not None]
-    asked = _with_shared_seeds(asked_pairs([of_recipe[0].recipe for of_recipe in by_recipe.values()]), answers)
     every = _with_shared_seeds(all_pairs(answers), answers)
-    comparisons = compare_pairs(answers, asked or every)
+    comparisons = compare_asked(by_recipe, answers)
     agreed = agreements(answers)
     wrong = always_wrong(answers)
     recipes = {name: of_recipe[0].recipe for name, of_recipe in by_recipe.items()}
@@ -168,6 +168,27 @@ def aa_table(answers: Sequence[Answers]) -> dict[str, Any] | None:
             asdict(size) | {"rate": size.rate, "interval": size.interval, "decides": size.decides} for size in sizes
         ],
     }
+
+
+def plan_more(study: Path, *, most_seconds: float, jobs: int) -> More:
+    """Which seeds more the pairs of the study in the folder `study` take, and fit into the time.
+
+    Raises:
+        StudyError: no finished runs, or unreadable ones.
+        DataError: MNIST cannot be had.
+    """
+    runs = read_runs(study)
+    by_recipe: dict[str, list[Run]] = {}
+    for run in runs:
+        by_recipe.setdefault(run.name, []).append(run)
+    answers = read_answers(runs, mnist.test_images().labels)
+    return more_seeds(compare_asked(by_recipe, answers), answers, runs, most_seconds=most_seconds, jobs=jobs)
+
+
+def compare_asked(by_recipe: Mapping[str, Sequence[Run]], answers: Mapping[str, Answers]) -> list[Comparison]:
+    """The pairs that a reader asks for first; every two recipes where there are none of these."""
+    asked = _with_shared_seeds(asked_pairs([of_recipe[0].recipe for of_recipe in by_recipe.values()]), answers)
+    return compare_pairs(answers, asked or _with_shared_seeds(all_pairs(answers), answers))
 
 
 def asked_pairs(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -395,13 +395,37 @@ def _tests(first: Answers, second: Answers, margin: float, *, level: float) -> C
     )
 
 
+def seeds_by_spread(
+    first: Answers, second: Answers, *, tested: int, margin: float = MARGIN, level: float = LEVEL, power: float = POWER
+) -> int | None:
+    """How many seeds of each show two recipes to be equivalent, if they are equal, or a difference of the margin.
+
+    Args:
+        first, second: two recipes, over two seeds or more that both have.
+        tested: pairs in the table, over which a verdict is corrected.
+
+    Returns:
+        None where even `MOST_SEEDS` do not suffice.
+    """
+    first, second = _of_shared_seeds(first, second)
+    of_first, of_second = _Crossed.of(first.correct.astype(np.float64)), _Crossed.of(second.correct.astype(np.float64))
+    over_images = _over_images(of_first.by_image - of_second.by_image)
+    return _needed(of_first, of_second, 0.0, over_images, margin, level / tested, power)
+
+
 def _needed(
-    first: _Crossed, second: _Crossed, value: float, over_images: _Part, margin: float, level: float
+    first: _Crossed,
+    second: _Crossed,
+    value: float,
+    over_images: _Part,
+    margin: float,
+    level: float,
+    power: float = POWER,
 ) -> int | None:
     seeds = len(first.by_seed)
     of_one_seed = seeds * (first.over_seeds.variance + second.over_seeds.variance)
     of_images = over_images.variance - first.residual - second.residual
-    return _enough(value, of_one_seed, of_images, 2, margin, level, POWER, MOST_SEEDS)
+    return _enough(value, of_one_seed, of_images, 2, margin, level, power, MOST_SEEDS)
 
 
 def _mcnemar(seed: int, first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
