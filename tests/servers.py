@@ -21,13 +21,24 @@ from conftest import PROJECT
 
 import loadtests.client
 import loadtests.server
-from digits.contract import Images
+from digits.contract import BACKENDS, Backend, Images
 from loadtests.client import connect
 from loadtests.server import DidNotStart, Start, free_ports, started
 
 JSON: Final = {"content-type": "application/json"}
 # An image, by its tag or its mounted root (tests/in_image), out of which the servers then run; unset: this project.
 IMAGE: Final = os.environ.get("SERVER_IMAGE")
+# The backends that the servers have: an image may hold some alone, SERVER_BACKENDS=numpy,onnx.
+SERVED: Final = tuple(
+    one for one in BACKENDS if one in os.environ.get("SERVER_BACKENDS", ",".join(BACKENDS)).split(",")
+)
+PLATFORMS: Final[dict[Backend, str]] = {  # as the v2 protocol names what a backend opens
+    "numpy": "numpy_npz",
+    "torch": "pytorch_export",
+    "tensorflow": "tensorflow_savedmodel",
+    "onnx": "onnxruntime_onnx",
+}
+SLOWEST: Final[Backend] = "tensorflow" if "tensorflow" in SERVED else "numpy"
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from hpack import Encoder
-from servers import Server, folder_of, serving
+from servers import PLATFORMS, SERVED, SLOWEST, Server, folder_of, serving
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from digits.contract import BACKENDS, Backend, Images
+from digits.contract import Backend, Images
 from digits.mnist import LabelledImages
 from loadtests.server import free_ports
 from serving.protocols.grpc import framed, message_of
@@ -140,12 +140,7 @@ def test_the_servers_metadata_name_its_version_and_extensions(client: Any) -> No
 
 @pytest.mark.parametrize(
     ("backend", "platform"),
-    [
-        ("numpy", "numpy_npz"),
-        ("torch", "pytorch_export"),
-        ("tensorflow", "tensorflow_savedmodel"),
-        ("onnx", "onnxruntime_onnx"),
-    ],
+    [(backend, platform) for backend, platform in PLATFORMS.items() if backend in SERVED],
 )
 def test_a_models_metadata_and_configuration_name_the_stored_version_and_the_contract(
     backend: Backend, platform: str, client: Any, version_of: Callable[[str], str]
@@ -191,7 +186,7 @@ def test_a_model_is_ready_in_its_stored_version_alone(client: Any, version_of: C
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_every_model_through_every_backend_answers_as_its_stored_file(
     backend: Backend,
     recipe: str,
@@ -290,7 +285,7 @@ def test_asynchronous_requests_are_each_answered_for_their_own_image(
     answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
     for i in range(200):
         client.async_infer(
-            "keras-sequential.tensorflow",
+            f"keras-sequential.{SLOWEST}",
             input_of(test_set.images[i : i + 1]),
             lambda result, error: answers.put((result, error)),
             request_id=str(i),
@@ -305,7 +300,7 @@ def test_asynchronous_requests_are_each_answered_for_their_own_image(
     assert len(seen) == 200
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_sixty_four_threads_each_get_the_answers_to_their_own_images(
     backend: Backend, server: Server, test_set: LabelledImages, expected: Expected
 ) -> None:
@@ -400,7 +395,7 @@ def test_an_unknown_model_or_version_is_named_with_those_there_are(
         assert status == "NOT_FOUND"
         assert message.startswith("No model 'nothing.onnx' is served; served are ")
         for recipe in TRAINED:
-            for backend in BACKENDS:
+            for backend in SERVED:
                 assert f"{recipe}.{backend}" in message
         assert refused(call, MODEL, *arguments, model_version="7") == (
             "NOT_FOUND", f"The model {MODEL} is not served in version '7', but in {stored}.",
@@ -546,7 +541,7 @@ def test_the_statistics_grow_by_what_was_asked(
 
 def test_the_statistics_of_all_models_name_every_model_once(client: Any) -> None:
     names = [one.name for one in client.get_inference_statistics().model_stats]
-    assert sorted(names) == sorted(f"{recipe}.{backend}" for recipe in TRAINED for backend in BACKENDS)
+    assert sorted(names) == sorted(f"{recipe}.{backend}" for recipe in TRAINED for backend in SERVED)
 
 
 def index_of(client: Any) -> dict[str, tuple[str, str, str]]:
@@ -555,11 +550,11 @@ def index_of(client: Any) -> dict[str, tuple[str, str, str]]:
 
 def test_the_index_names_every_model_with_its_stored_version(client: Any, version_of: Callable[[str], str]) -> None:
     assert index_of(client) == {
-        f"{recipe}.{backend}": (version_of(recipe), "READY", "") for recipe in TRAINED for backend in BACKENDS
+        f"{recipe}.{backend}": (version_of(recipe), "READY", "") for recipe in TRAINED for backend in SERVED
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_loaded_again(
     backend: Backend,
     client: Any,
@@ -581,7 +576,7 @@ def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_load
         assert index_of(client)[model] == (stored, "UNAVAILABLE", "not loaded")
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         ready = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True)).models
-        assert len(ready) == len(TRAINED) * len(BACKENDS) - 1
+        assert len(ready) == len(TRAINED) * len(SERVED) - 1
         assert client.is_model_ready(other)
         np.testing.assert_allclose(
             client.infer(other, images).as_numpy("probabilities"), expected("torch-relu", 10), atol=1e-5
@@ -950,7 +945,7 @@ def test_a_hundred_thousand_answers_over_two_models_are_all_right_and_none_is_lo
     server: Server, client: Any, test_set: LabelledImages, logarithms: Callable[[str], npt.NDArray[np.float64]]
 ) -> None:
     number, connections, at_once = 100_000, 8, 8
-    models = ("torch-relu.onnx", "keras-sequential.tensorflow")
+    models = ("torch-relu.onnx", f"keras-sequential.{SLOWEST}")
     right = [logarithms(model.partition(".")[0]) for model in models]
     assert np.abs(right[0] - right[1]).max(axis=1).min() > 2 * NEAR  # so that a swap of models would be seen
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from conftest import TRAINED, Expected, require, require_recipe
 from PIL import Image
-from servers import JSON, Server, body, everything_from, failed_start, folder_of, serving
+from servers import JSON, SERVED, Server, body, everything_from, failed_start, folder_of, serving
 
-from digits.contract import BACKENDS, Backend
+from digits.contract import Backend
 from digits.mnist import LabelledImages
 from runtimes.device import count_gpus
 
@@ -56,18 +56,18 @@ def test_a_picture_of_a_digit_is_read_by_every_model_through_every_backend_as_it
         Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC).save(file, "PNG")
         answer = client.post("/compare", content=file.getvalue()).json()
         rows = answer["answers"]
-        assert {(row["recipe"], row["backend"]) for row in rows} == {(one, two) for one in TRAINED for two in BACKENDS}
+        assert {(row["recipe"], row["backend"]) for row in rows} == {(one, two) for one in TRAINED for two in SERVED}
         assert all(row["accuracy"] > 0.9 and row["run_ms"] > 0 for row in rows)
         right += sum(row["digit"] == label for row in rows)
         one = client.post("/classify?model=torch-relu", content=file.getvalue()).json()
         assert one["backend"] == "onnx"  # the quickest of those that there are
         (same,) = [row for row in rows if (row["model"], row["backend"]) == (one["model"], "onnx")]
         assert one["predictions"][0]["probabilities"] == same["probabilities"]
-    assert right >= 0.9 * 20 * len(TRAINED) * len(BACKENDS)
+    assert right >= 0.9 * 20 * len(TRAINED) * len(SERVED)
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_a_hundred_digits_get_the_probabilities_of_the_stored_file(
     backend: Backend, recipe: str, server: Server, test_set: LabelledImages, expected: Expected, trained_home: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_without_a_model_the_most_accurate_one_of_the_backend_answers(
     server: Server, client: httpx.Client, test_set: LabelledImages
 ) -> None:
     models = client.get("/models").json()["models"]
-    for backend in BACKENDS:
+    for backend in SERVED:
         best = max(models, key=lambda model: model["backends"][backend]["correct"])["model"]
         assert server.predict(backend, test_set.images[:1])["model"] == best
 
@@ -111,7 +111,7 @@ def test_models_lists_what_is_served_with_its_stored_accuracy_and_card(
     for recipe, model in models.items():
         assert model["model"] == f"{recipe}:{folder_of(trained_home, recipe).name}"
         correct = int((expected(recipe, 10_000).argmax(axis=1) == test_set.labels).sum())
-        for backend in BACKENDS:
+        for backend in SERVED:
             found = model["backends"][backend]
             assert found["path"] == f"/predict/{backend}"
             assert found["total"] == 10_000
@@ -135,7 +135,7 @@ def test_a_chunked_body_is_put_together(client: httpx.Client, test_set: Labelled
     assert answer.json() == server.predict("onnx", test_set.images[:3], "torch-relu")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_sixteen_clients_at_once_each_get_the_answer_to_their_own_image(
     backend: Backend, server: Server, test_set: LabelledImages, expected: Expected
 ) -> None:

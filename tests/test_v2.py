@@ -18,9 +18,9 @@ import orjson
 import pytest
 import tritonclient.http as triton
 from conftest import TRAINED, Expected, require, require_recipe
-from servers import JSON, Server, body, folder_of, raw_infer, read_answer, serving
+from servers import JSON, PLATFORMS, SERVED, SLOWEST, Server, body, folder_of, raw_infer, read_answer, serving
 
-from digits.contract import BACKENDS, Backend, Images
+from digits.contract import Backend, Images
 from digits.mnist import LabelledImages
 
 pytestmark = pytest.mark.slow
@@ -124,12 +124,7 @@ def test_the_servers_metadata_name_its_version_and_extensions(client: Any) -> No
 
 @pytest.mark.parametrize(
     ("backend", "platform"),
-    [
-        ("numpy", "numpy_npz"),
-        ("torch", "pytorch_export"),
-        ("tensorflow", "tensorflow_savedmodel"),
-        ("onnx", "onnxruntime_onnx"),
-    ],
+    [(backend, platform) for backend, platform in PLATFORMS.items() if backend in SERVED],
 )
 def test_a_models_metadata_name_the_stored_version_and_the_contract(
     backend: Backend, platform: str, client: Any, version_of: Callable[[str], str]
@@ -158,7 +153,7 @@ def test_a_model_is_ready_in_its_stored_version_alone(client: Any, version_of: C
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_every_model_through_every_backend_answers_as_its_stored_file(
     backend: Backend,
     recipe: str,
@@ -320,7 +315,7 @@ def test_asynchronous_requests_are_each_answered_for_their_own_image(
     right = expected("keras-sequential", 60)
     with connected(port, concurrency=6) as client:
         under_way = [
-            client.async_infer("keras-sequential.tensorflow", input_of(test_set.images[i : i + 1]), request_id=str(i))
+            client.async_infer(f"keras-sequential.{SLOWEST}", input_of(test_set.images[i : i + 1]), request_id=str(i))
             for i in range(60)
         ]
         for i, one in enumerate(under_way):
@@ -329,7 +324,7 @@ def test_asynchronous_requests_are_each_answered_for_their_own_image(
             np.testing.assert_allclose(result.as_numpy("probabilities")[0], right[i], atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_sixteen_threads_each_get_the_answers_to_their_own_images(
     backend: Backend, port: int, test_set: LabelledImages, expected: Expected
 ) -> None:
@@ -373,7 +368,7 @@ def test_an_unknown_model_or_version_is_named_with_those_there_are(
         assert came == status
         assert message.startswith("No model 'nothing.onnx' is served; served are ")
         for recipe in TRAINED:
-            for backend in BACKENDS:
+            for backend in SERVED:
                 assert f"{recipe}.{backend}" in message
         came, message = refused(call, MODEL, *arguments, model_version="7")
         assert came == status
@@ -526,7 +521,7 @@ def test_the_statistics_grow_by_what_was_asked(
 
 def test_the_statistics_of_all_models_name_every_model_once(client: Any) -> None:
     names = [one["name"] for one in client.get_inference_statistics()["model_stats"]]
-    assert sorted(names) == sorted(f"{recipe}.{backend}" for recipe in TRAINED for backend in BACKENDS)
+    assert sorted(names) == sorted(f"{recipe}.{backend}" for recipe in TRAINED for backend in SERVED)
 
 
 # The repository
@@ -543,13 +538,13 @@ def test_the_index_names_every_model_with_its_stored_version(
     client: Any, plain: httpx.Client, version_of: Callable[[str], str]
 ) -> None:
     assert index_of(client) == {
-        f"{recipe}.{backend}": (version_of(recipe), "READY", "") for recipe in TRAINED for backend in BACKENDS
+        f"{recipe}.{backend}": (version_of(recipe), "READY", "") for recipe in TRAINED for backend in SERVED
     }
     for content in (b'{"ready": "yes"}', b'{"ready": 1}', b"[]", b"{"):
         assert plain.post("/v2/repository/index", content=content).status_code == 400
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SERVED)
 def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_loaded_again(
     backend: Backend,
     client: Any,
@@ -570,7 +565,7 @@ def test_a_model_that_is_unloaded_is_gone_and_the_others_stay_and_it_can_be_load
             assert message.startswith(f"No model '{model}' is served; served are ")
         assert index_of(client)[model] == (stored, "UNAVAILABLE", "not loaded")
         ready = plain.post("/v2/repository/index", json={"ready": True}).json()
-        assert len(ready) == len(TRAINED) * len(BACKENDS) - 1
+        assert len(ready) == len(TRAINED) * len(SERVED) - 1
         assert model not in {one["name"] for one in ready}
         by_predict = plain.post(f"/predict/{backend}", content=body(test_set.images[:1], "numpy-sigmoid"), headers=JSON)
         assert by_predict.status_code == 404
@@ -764,7 +759,7 @@ def test_a_hundred_thousand_answers_over_two_models_are_all_right_and_none_is_lo
     server: Server, test_set: LabelledImages, logarithms: Callable[[str], npt.NDArray[np.float64]]
 ) -> None:
     number, connections = 100_000, 64
-    models = ("torch-relu.onnx", "keras-sequential.tensorflow")
+    models = ("torch-relu.onnx", f"keras-sequential.{SLOWEST}")
     right = [logarithms(model.partition(".")[0]) for model in models]
     assert np.abs(right[0] - right[1]).max(axis=1).min() > 2 * NEAR  # so that a swap of models would be seen
 
