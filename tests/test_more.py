@@ -103,7 +103,7 @@ def test_the_plan_in_words() -> None:
 def test_a_verdict_after_the_plan_is_wrong_about_as_often_as_one_without() -> None:
     """Ten seeds, then as many as their spread asks for: two equal recipes, and two that are the margin apart."""
     random, margin, wrong, missed = np.random.default_rng(5), 0.25, 0, 0
-    trials = 3000
+    trials = 1200
     for true in (0.0, margin):
         for _ in range(trials):
             first, second = random.normal(true, 0.3, 10), random.normal(0, 0.3, 10)
@@ -118,8 +118,8 @@ def test_a_verdict_after_the_plan_is_wrong_about_as_often_as_one_without() -> No
             else:
                 above = stats.ttest_ind(first - margin, second, equal_var=False, alternative="less")
                 missed += int(above.pvalue <= 0.05)
-    assert wrong / trials < 0.066  # 5 %, a little more for the plan, and the simulation's own error
-    assert missed / trials < 0.066
+    assert wrong / trials < 0.074  # 5 %, a little more for the plan, and three of the simulation's own errors
+    assert missed / trials < 0.074
 
 
 def test_a_study_goes_on_where_a_pair_is_not_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
