@@ -11,6 +11,8 @@ import tensorflow as tf
 from digits.mnist import LabelledImages
 from training.recipes import Recipe
 
+tf.config.threading.set_intra_op_parallelism_threads(1)  # of a whole process, and before its first operation
+
 FAST: Final[dict[str, Any]] = {"jit_compile": True, "steps_per_execution": 75}
 
 
