@@ -21,7 +21,7 @@ from comparison.study.report import MOST_IMAGES, SPLITS, aa_table, asked_pairs, 
 from digits import mnist
 from digits.card import Epoch
 from digits.contract import Labels, Probabilities
-from digits.errors import ReportError, SamedigitError, StudyError
+from digits.errors import ReportError, ResultsMissing, SamedigitError, StudyError
 from training.recipes import RECIPES
 
 SOME = ("numpy-relu", "torch-relu", "torch-deep", "keras-sequential", "keras-functional")  # in the table's order
@@ -262,7 +262,7 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
     assert "<b>It is &lt;the&gt; defaults.</b>" in page
     assert "A processor &lt;9000&gt;" in page
     (folder / "decision.json").write_text("{")
-    with pytest.raises(StudyError, match=r"decision.json cannot be read"):
+    with pytest.raises(ResultsMissing, match=r"decision.json is not valid JSON"):
         write_study_report(folder, tmp_path / "report.html")
 
 

@@ -17,7 +17,7 @@ from comparison.study.decide import PILOT, Component, Confirmed, Decided, Decisi
 from comparison.study.statistics import POWER
 from digits.errors import ReportError
 
-TABLES: Final = "decision.json"
+DECISION: Final = "decision.json"
 PAGE: Final = "decision.md"
 PICTURE: Final = "decision.png"
 
@@ -30,7 +30,7 @@ def write_decision(decision: Decision, folder: Path) -> Path:
     Raises:
         ReportError: one cannot be written.
     """
-    page.write(json.dumps(to_data(decision), indent=1, allow_nan=False) + "\n", folder / TABLES)
+    page.write(json.dumps(to_data(decision), indent=1, allow_nan=False) + "\n", folder / DECISION)
     target = folder / PAGE
     page.write(markdown(decision), target)
     try:

@@ -14,9 +14,10 @@ import numpy as np
 from markupsafe import Markup
 
 from comparison import calibration, figures, page
+from comparison.reading import read_json
 from comparison.study import aa, plots
 from comparison.study.advice import advise
-from comparison.study.decision import SHOWN_AS
+from comparison.study.decision import DECISION, SHOWN_AS
 from comparison.study.findings import finding_of_splits, findings
 from comparison.study.more import More, more_seeds
 from comparison.study.statistics import (
@@ -46,8 +47,8 @@ from training.train import split_for
 TEMPLATE: Final = "study/report.html.j2"
 TABLES: Final = "study.json"
 BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/best_effort.py
-DECISION: Final = "decision.json"  # the same, by `samedigit study --decide`
 TIME_TO_ACCURACY: Final = "time_to_accuracy.json"  # the same, by benchmarks/time_to_accuracy.py
+_AGAIN: Final = "Delete it, or make it again."
 SPLITS: Final = 500  # of each size, in A/A tests
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
 
@@ -62,6 +63,7 @@ def write_study_report(study: Path, target: Path) -> Path:
 
     Raises:
         StudyError: no finished runs, or unreadable ones.
+        ResultsMissing: what another command wrote beside them cannot be read.
         DataError: MNIST cannot be had.
         ReportError: `target` or study.json cannot be written.
     """
@@ -76,6 +78,7 @@ def study_tables(study: Path) -> dict[str, Any]:
 
     Raises:
         StudyError: no finished runs, or unreadable ones.
+        ResultsMissing: what another command wrote beside them cannot be read.
         DataError: MNIST cannot be had.
     """
     runs = read_runs(study)
@@ -98,9 +101,9 @@ def study_tables(study: Path) -> dict[str, Any]:
     recipes = {name: of_recipe[0].recipe for name, of_recipe in by_recipe.items()}
     comparison_rows = _comparison_rows(comparisons, recipes)
     costs = [_cost_row(name, of_recipe) for name, of_recipe in by_recipe.items()]
-    best_effort = _beside(study / BEST_EFFORT)
-    time_to_accuracy = _beside(study / TIME_TO_ACCURACY)
-    decision = _beside(study / DECISION)
+    best_effort = read_json(study / BEST_EFFORT, _AGAIN)
+    time_to_accuracy = read_json(study / TIME_TO_ACCURACY, _AGAIN)
+    decision = read_json(study / DECISION, _AGAIN)
     usability = [asdict(row) for row in usabilities()]
     return {
         "findings": findings(accuracies, comparisons, reproductions, agreed, wrong),
@@ -141,17 +144,6 @@ def study_tables(study: Path) -> dict[str, Any]:
         "always_wrong": _wrong_rows(wrong, answers, labels),
         "how": _how(runs, by_recipe),
     }
-
-
-def _beside(file: Path) -> dict[str, Any] | None:
-    """What was measured by another command, and written there; None where it was not."""
-    if not file.is_file():
-        return None
-    try:
-        document: dict[str, Any] = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{file} cannot be read ({error}). Delete it, or make it again.") from error
-    return document
 
 
 def aa_table(answers: Sequence[Answers]) -> dict[str, Any] | None:
