@@ -326,6 +326,8 @@ def _requests() -> Iterator[Case]:
     yield reset("a host that is another than its :authority", clause, fields((b"host", b"y")))
     yield refused("no host at all", clause, without(b":authority"), 400)
     yield refused("an :authority that is no host", clause, headers(1, request(authority="a b")), 400)
+    yield Case("an :authority of several hosts", "9113 8.3.1", headers(1, request(authority="10.0.0.1:80,[::1]:80")))
+    yield refused("an :authority of hosts and none", clause, headers(1, request(authority="x:80,,y:80")), 400)
     yield refused("an :authority with a user", clause, headers(1, request(authority="user@x")), 400)
     yield refused("no host at all, for HEAD", clause, headers(1, request("HEAD", authority=None)), 400)
     yield refused("a :path that is a whole URL", clause, fields(path="http://x/x"), 400)

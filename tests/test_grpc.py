@@ -803,6 +803,13 @@ def test_over_tls_grpc_and_rest_are_chosen_by_what_the_client_offers(
             assert rest.is_server_ready()
 
 
+def test_a_client_of_several_addresses_is_answered(server: Server) -> None:
+    addresses = f"ipv4:127.0.0.1:{server.data_port},127.0.0.2:{server.data_port}"  # and it names both as :authority
+    with grpc.insecure_channel(addresses) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
 def test_a_server_that_is_stopped_answers_what_it_has_accepted_and_tells_who_watches(
     trained_home: Path, test_set: LabelledImages, expected: Expected
 ) -> None:

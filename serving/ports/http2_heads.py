@@ -97,7 +97,7 @@ def read_head(fields: list[Field], ends: bool, limits: HeadLimits, *, whole: boo
         raise malformed(f"The header {twice.decode()} was expected once, came twice.")
     if not authority:
         raise malformed("An :authority was expected.")
-    if not is_host(authority):
+    if not all(is_host(one) for one in authority.split(b",")):  # a gRPC client of several addresses names them all
         raise malformed("The :authority is not a host.")
     if path and not path.startswith(b"/") and path != b"*":
         raise malformed("A path was expected, such as /v2.")  # in :path, the whole URL is none
