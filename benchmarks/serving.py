@@ -142,12 +142,13 @@ def _show(document: dict[str, Any]) -> None:
     table = Table(title="goals")
     for title in ("case", "goal", "against"):
         table.add_column(title)
-    for title in ("ours", "theirs", "ratio", ""):
+    for title in ("ours", "theirs", "ratio", "of the rounds", ""):
         table.add_column(title, justify="right")
     for goal in document["goals"]:
         ours, theirs = (f"{_number(goal[key])} {goal['unit']}" for key in ("ours", "theirs"))
         met = "met" if goal["met"] else "NOT MET"
-        table.add_row(goal["case"], goal["goal"], goal["against"], ours, theirs, f"{goal['ratio']:.2f}", met)
+        rounds = "{:.2f} to {:.2f}".format(*goal["rounds"]) if goal["rounds"] else ""
+        table.add_row(goal["case"], goal["goal"], goal["against"], ours, theirs, f"{goal['ratio']:.2f}", rounds, met)
     console.print(table)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.progress import Progress
@@ -157,6 +157,7 @@ class Goal:
     against: str
     theirs: float
     ratio: float
+    rounds: tuple[float, float] | None  # the least and the largest of the rounds, each by itself
     limit: float
     at_least: bool  # whether the ratio must be at least the limit, or at most
     met: bool  # never, if a request of ours failed
@@ -570,7 +571,7 @@ def _median(
         p99_ms=statistics.median(load.p99_ms for load in loads),
         cpu_us_per_request=statistics.median(cpu_us) if cpu_us else None,
         failed=sum(load.failed for load in loads),
-        rounds=[asdict(load) for load in loads],
+        rounds=[asdict(load) | ({"cpu_us_per_request": cpu_us[i]} if cpu_us else {}) for i, load in enumerate(loads)],
     )
 
 
@@ -601,11 +602,13 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
         if not ours_ or not theirs:
             return
         ratio = factor * ours_ / theirs
+        pairs = zip(_each_round(us), _each_round(them), strict=False)
+        each = [factor * (figure(one) or 0) / ((their_figure or figure)(other) or 1) for one, other in pairs]
         met = us.failed == 0 and (ratio >= limit if at_least else ratio <= limit)
         result.append(
             Goal(
-                case=case, goal=goal, unit=unit, ours=ours_, against=against, theirs=theirs, ratio=ratio, limit=limit,
-                at_least=at_least, met=met,
+                case=case, goal=goal, unit=unit, ours=ours_, against=against, theirs=theirs, ratio=ratio,
+                rounds=(min(each), max(each)) if each else None, limit=limit, at_least=at_least, met=met,
             )
         )  # fmt: skip
 
@@ -664,6 +667,12 @@ def goals(measurements: Sequence[Measurement], cores: Cores) -> list[Goal]:
             lambda one: 1e6 / (one.cpu_us_per_request or 1), US, 1.8, server=TWO_WORKERS, factor=2,
         )  # fmt: skip
     return result
+
+
+def _each_round(measurement: Measurement) -> list[Measurement]:
+    known = {one.name for one in dataclasses.fields(Measurement)}
+    figures: list[dict[str, Any]] = [{name: one[name] for name in known & one.keys()} for one in measurement.rounds]
+    return [dataclasses.replace(measurement, **one) for one in figures]
 
 
 def _cores() -> Cores:
