@@ -2,9 +2,10 @@
 
     python -m benchmarks.from_nothing [--rounds N]
 
-One epoch, fixed beforehand, of a small network of convolutions, one mathematics in three frameworks. Each run is a process of
-its own, timed from its start to its end: Python, the framework's import, the images, the epoch, and the 10,000 test images
-read. Rounds: each runs every framework on one thread and on two, from a seed of its own, in a new random order.
+One epoch, fixed beforehand, of a small network of convolutions, one mathematics in three frameworks, and in torch once more
+with Adam written out (`lean_torch`). Each run is a process of its own, timed from its start to its end: Python, the framework's
+import, the images, the epoch, and the 10,000 test images read. Rounds: each runs every trainer on one thread and on two, from
+a seed of its own, in a new random order.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from rich.table import Table
 
 from benchmarks.training import processor
 from digits import mnist
-from digits.contract import FRAMEWORKS, Framework
+from digits.contract import Framework
 from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu, in_words, parameters
 from training.recipes import RECIPES
 
 THREADS: Final = (1, 2)
+TRAINERS: Final[dict[str, tuple[Framework, str]]] = {  # their names, and their modules
+    "numpy": ("numpy", "training.numpy_trainer"),
+    "torch": ("torch", "training.torch_trainer"),
+    "torch, lean": ("torch", "benchmarks.lean_torch"),
+    "keras": ("keras", "training.keras_trainer"),
+}
 NORM: Final = BatchNorm(momentum=0.9, epsilon=1e-5)
 # Chosen on held-out training images, of nine networks and four learning rates: the least time for 99 %.
 RECIPE: Final = dataclasses.replace(
@@ -48,14 +55,14 @@ RECIPE: Final = dataclasses.replace(
     epochs=1,
 )
 TRAIN: Final = """
-import json, sys, time
+import importlib, json, sys, time
 began = time.perf_counter()
 from digits.card import Score
 from runtimes.device import CPU
 from training.recipes import Recipe
-from training.trainers import Split, load_trainer
+from training.trainers import Split
 recipe = Recipe.from_data(json.loads(sys.argv[1]))
-trainer = load_trainer(recipe.framework)
+trainer = importlib.import_module(sys.argv[3])
 imported = time.perf_counter()
 from digits import mnist
 split, history = Split(train=mnist.train_images(), held_out=mnist.test_images(), held_out_is="test images"), []
@@ -65,12 +72,13 @@ print(json.dumps(facts))
 """
 
 
-def run(framework: Framework, threads: int, seed: int) -> dict[str, Any]:
+def run(trainer: str, threads: int, seed: int) -> dict[str, Any]:
     """Seconds in all, of the import and of the epoch; the accuracy on the test images."""
+    framework, module = TRAINERS[trainer]
     recipe = dataclasses.replace(RECIPE, framework=framework, seed=seed)
     started = time.perf_counter()
     process = subprocess.run(
-        [sys.executable, "-c", TRAIN, json.dumps(recipe.to_data()), str(threads)],
+        [sys.executable, "-c", TRAIN, json.dumps(recipe.to_data()), str(threads), module],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         stdout=subprocess.PIPE,
         text=True,
@@ -83,29 +91,29 @@ def run(framework: Framework, threads: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rounds", type=int, default=5, help="runs of each framework on one thread and on two (default 5)"
+        "--rounds", type=int, default=5, help="runs of each trainer on one thread and on two (default 5)"
     )
     rounds = parser.parse_args().rounds
     mnist.train_images()  # brought here first, where they are not yet
-    found: dict[tuple[Framework, int], list[dict[str, Any]]] = {
-        (framework, threads): [] for threads in THREADS for framework in FRAMEWORKS
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {
+        (trainer, threads): [] for threads in THREADS for trainer in TRAINERS
     }
     for seed in track(range(1, rounds + 1), "rounds", transient=True):
-        for framework, threads in random.sample(list(found), len(found)):
-            found[framework, threads].append(run(framework, threads, seed))
+        for trainer, threads in random.sample(list(found), len(found)):
+            found[trainer, threads].append(run(trainer, threads, seed))
     console = Console()
     console.print(processor())
     network = f"{in_words(RECIPE.network)}, {parameters(RECIPE.network):,} parameters"
     table = Table(title=f"{network}; one epoch, batches of {RECIPE.batch_size}; {rounds} rounds")
-    for column in ("framework", "threads"):
+    for column in ("trainer", "threads"):
         table.add_column(column)
     for column in ("s in all", "fastest", "slowest", "import", "epoch", "accuracy, %", "least", "most"):
         table.add_column(column, justify="right")
-    for (framework, threads), runs in found.items():
+    for (trainer, threads), runs in found.items():
         seconds = [one["seconds"] for one in runs]
         right = [100 * one["accuracy"] for one in runs]
         table.add_row(
-            framework,
+            trainer,
             str(threads),
             *(f"{number:.1f}" for number in (statistics.median(seconds), min(seconds), max(seconds))),
             *(f"{statistics.median(one[part] for one in runs):.1f}" for part in ("import", "epoch")),

@@ -30,7 +30,7 @@ from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import learning_rates, steps_of
 from training.targets import TARGETS
-from training.trainers import OnEpoch, Split, Weights
+from training.trainers import BLOCK, OnEpoch, Split, Weights
 
 
 def build(recipe: Recipe) -> keras.Model:
@@ -203,8 +203,8 @@ class EachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
 
 
 def predict(model: keras.Model, recipe: Recipe, images: Images) -> Probabilities:
-    probabilities: Probabilities = keras.ops.softmax(model(scaled(recipe, images))).numpy()
-    return probabilities
+    blocks = (scaled(recipe, images[start : start + BLOCK]) for start in range(0, len(images), BLOCK))
+    return np.concatenate([keras.ops.softmax(model(block)).numpy() for block in blocks])
 
 
 def scaled(recipe: Recipe, images: Images) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,8 @@ from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import learning_rates, steps_of
 from training.targets import TARGETS
-from training.trainers import OnEpoch, Split, Weights
+from training.trainers import BLOCK, OnEpoch, Split, Weights
 
-BLOCK: Final = 500  # images answered at once: what a convolution makes of 10,000 takes a gigabyte
 DRAWS = {
     "glorot_uniform": initialisers.glorot_uniform,
     "he_uniform": initialisers.he_uniform,

@@ -10,11 +10,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA has no deterministic matrix product
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils import deterministic
 
 from digits import network
 from digits.card import Epoch
@@ -26,7 +29,7 @@ from training.onnx_file import write_onnx
 from training.recipes import Recipe
 from training.schedule import steps_of
 from training.targets import TARGETS
-from training.trainers import OnEpoch, Split, Weights
+from training.trainers import BLOCK, OnEpoch, Split, Weights
 
 
 def build(recipe: Recipe) -> nn.Sequential:
@@ -167,8 +170,8 @@ def accuracy(model: nn.Sequential, recipe: Recipe, images: Images, labels: Label
 @torch.inference_mode()
 def predict(model: nn.Sequential, recipe: Recipe, images: Images) -> Probabilities:
     device = next(model.parameters()).device
-    probabilities: Probabilities = model(scaled(recipe, images).to(device)).softmax(dim=1).cpu().numpy()
-    return probabilities
+    blocks = (scaled(recipe, images[start : start + BLOCK]) for start in range(0, len(images), BLOCK))
+    return np.concatenate([model(block.to(device)).softmax(dim=1).cpu().numpy() for block in blocks])
 
 
 def scaled(recipe: Recipe, images: Images) -> torch.Tensor:
@@ -256,12 +259,19 @@ def export_onnx(model: nn.Sequential, recipe: Recipe, path: Path) -> None:
 
 @contextlib.contextmanager
 def reproducibly(threads: int) -> Iterator[None]:
-    """This number of threads, and only algorithms that add in a fixed order."""
-    before = torch.get_num_threads()
+    """This number of threads, and only algorithms that add in a fixed order.
+
+    By `set_deterministic_debug_mode`, since `use_deterministic_algorithms` imports torch's compiler, two seconds. New memory is
+    not filled, as it is by default then: nothing here reads it before it is written.
+    """
+    memory: Any = deterministic  # whose one attribute torch types nowhere
+    before, filled = torch.get_num_threads(), memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        memory.fill_uninitialized_memory = filled
+        torch.set_deterministic_debug_mode("default")
         torch.set_num_threads(before)
