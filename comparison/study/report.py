@@ -376,7 +376,10 @@ def _render(tables: Mapping[str, Any]) -> str:
             for row in tables["always_wrong"][:MOST_IMAGES]
         ],
         recipe_rows=[
-            (field.replace("_", " "), [page.recipe_value(recipe, field) for recipe in tables["how"]["recipes"].values()])
+            (
+                field.replace("_", " "),
+                [page.recipe_value(recipe, field) for recipe in tables["how"]["recipes"].values()],
+            )
             for field in recipe_fields
         ],
         seeds={name: _ranges(recipe["seeds"]) for name, recipe in tables["how"]["recipes"].items()},
