@@ -35,7 +35,7 @@ def _framework(decision: Mapping[str, Any] | None) -> Choice:
         return Choice(
             question=question,
             answer="By accuracy, these figures do not say: each model was trained once.",
-            how_sure="Not measured here. samedigit study --decide trains the same network in all three, and asks.",
+            how_sure="Not measured here: samedigit study --decide trains one network in all three, and says if they differ.",
         )
     return Choice(
         question=question,
