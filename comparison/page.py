@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from comparison.words import format_ms, format_percent
 from digits.errors import ReportError
+from digits.network import in_words, network_of
 
 NOT_MEASURED: Final = "-"
 
@@ -74,6 +75,15 @@ def value(field: Any) -> str:
     if isinstance(field, list | tuple):
         return ", ".join(value(item) for item in field)
     return f"{field:g}" if isinstance(field, float) else str(field)
+
+
+def recipe_value(recipe: Mapping[str, Any], field: str) -> str:
+    """A field of `recipe`, with a network and augmentations as one says them."""
+    if field == "network":
+        return in_words(network_of(recipe))
+    if field == "augmentation":
+        return ", ".join(one["augmentation"] for one in recipe.get(field) or ()) or "none"
+    return value(recipe.get(field))
 
 
 def _points(fraction: float) -> str:

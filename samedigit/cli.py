@@ -205,9 +205,12 @@ def classify(
 @app.command()
 def study(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="All without this.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=9999, help="Each recipe is trained from the seeds 1 to N.")] = 10,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, max=9999, help="Each recipe is trained N times, its random numbers from the seeds 1 to N."),
+    ] = 10,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; as many as there are cores without this.")
+        int | None, typer.Option(min=1, help="Runs (trainings) at once; as many as there are cores without this.")
     ] = None,
     folder: Annotated[Path, typer.Option("--study", help="Where the runs are kept.")] = Path("study"),
     share: Annotated[
@@ -215,20 +218,22 @@ def study(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     decide: Annotated[
-        bool, typer.Option("--decide", help="Is it the framework, or its defaults? Trained for that alone.")
+        bool, typer.Option("--decide", help="Is it the framework, or its defaults? Trains for that question alone.")
     ] = False,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="For seeds beyond N where a pair is not decided by N (0); with --decide, beyond the pilot's (240).",
+            help="To spend on more seeds for pairs of recipes that N seeds do not decide (0 without this); with --decide, on "
+            "seeds after the first five, by which it plans (240 without this).",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Train recipes from many seeds, and say in a report which differences between them are real.
 
-    With --decide: the same numbers handed to every framework, its defaults one at a time, and where the spread comes from.
+    With --decide: do the frameworks differ if each gets the same random numbers, which of their
+    defaults matter, and what moves accuracy from one training to the next.
 
     Stopped, even by kill -9, the same command goes on where it was: finished runs are kept, none counts twice.
 
@@ -338,23 +343,27 @@ def loadtest(
         Scenario,
         typer.Option(
             help="closed: callers who wait for their answers; open: requests that arrive by themselves, up to more than "
-            "the server carries."
+            "the server can answer."
         ),
     ] = Scenario.closed,
     users: Annotated[
         int,
-        typer.Option(min=1, max=1000, help="Callers at once: closed, beside a run with one; open, to find the peak."),
+        typer.Option(
+            min=1, max=1000, help="Callers at once: in closed, after a run with one; in open, to find the peak rate."
+        ),
     ] = 16,
     duration: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each measurement.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Of the open scenario: how often all is measured.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often the open scenario measures everything.")] = 5,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
     """Load a fresh server per model and backend, check every answer, record every latency; exit 1 if requests failed.
 
-    Over /predict on BentoML's port, and over the Open Inference Protocol, over gRPC, in JSON and in binary, on the data plane.
-    The open scenario ends with the highest rate at which 99 of 100 answers come within 1, 10 and 100 ms; that requests fail
-    beyond what a server carries is what it asks, and no failure.
+    Over /predict on BentoML's port, and over the Open Inference Protocol, over gRPC, in JSON and in binary, on the
+    server's other port.
+
+    The open scenario ends with the highest rate at which 99 of 100 answers come within 1, 10 and 100 ms. It asks more than
+    a server can answer, to see where that is: requests that fail there do not count for the exit code.
     """
     asked = models or [], backend or [], protocol or []
     with saying_when_interrupted("the results are as they were before"):

@@ -217,7 +217,8 @@ def _run_study(names: Sequence[str], share: Share, *, seeds: int, jobs: int | No
 
 STUDY_COLUMNS: Final = ("recipe", "seeds", "mean, %", "95 %", "sd", "range", "reported", "one run gives")
 STUDY_NOTE: Final = (
-    "95 %: of the mean, over seeds and test images; one run gives: 95 of 100 single runs; *: not what one run gives."
+    "95 %: interval of the mean, over seeds and test images; sd: how far a run typically lies from the mean; one run gives: "
+    "where 95 of 100 single runs lie; *: not what one run gives."
 )
 
 
@@ -953,8 +954,9 @@ def show_rates(results: Path) -> None:
                 table.add_row(f"  {one.peak.backend}", peak, *cells, "-" if half is None else f"{half:.2f}")
         console.print(table)
     console.print(
-        f"peak: {rates.arrived[0].peak.users} callers in a closed loop; below each rate its 95 % interval, over "
-        f"{rates.rounds} rounds; ≥: the client was the limit, or nothing higher was asked.",
+        f"p99: 99 of 100 requests are answered within it; peak: {rates.arrived[0].peak.users} callers who wait for each "
+        f"answer; below each rate its 95 % interval, over {rates.rounds} rounds; ≥: the client was the limit, or nothing "
+        "higher was asked; <: the lowest rate that was asked was too much.",
         style="dim",
     )
     for finding in summarise_rates(rates, 10.0):

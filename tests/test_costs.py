@@ -77,8 +77,8 @@ def test_every_cost_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
     assert "first right answer of torch-relu, files warm: onnx 1.25 s and torch 3.25 s." in found  # medians of six
     assert "first right answer of torch-relu, files cold: onnx 2.25 s." in found
     assert (
-        "torch-relu in int8-static is 0.25 of the size, takes 0.68 of the time for one image, and its accuracy differs by "
-        "-0.04 points (-0.11 to +0.03)." in found
+        "torch-relu in int8-static is 0.25 of the size in float32, takes 0.68 of the time for one image, and its "
+        "accuracy differs by -0.04 points (95 % interval -0.11 to +0.03)." in found
     )
     serving = re.findall(r'<tr data-model="torch-relu" data-backend="(\w+)">(.*?)</tr>', page, re.DOTALL)
     cells = {backend: re.findall(r"<td>([^<]*)</td>", row) for backend, row in serving}

@@ -243,11 +243,15 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
 def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]], tmp_path: Path) -> None:
     said = decision[0].sentence
     assert said.startswith(
-        "Given the same numbers, the framework makes no difference: in float64 0 of 10,000 digits are answered differently; "
-        "in float32, rounding alone moves 0 to 14, which is a difference in accuracy of no more than 0."
+        "Given the same starting weights, batches and dropout masks, the framework makes no difference: computed in float64, 0 "
+        "of 10,000 digits are answered differently; in float32, rounding alone changes 0 to 14 answers, and accuracy by no "
+        "more than 0."
     )
-    assert "Of its defaults, the one that makes most is where weights start: +0.61 points (+0.4" in said
-    assert said.endswith("Different: where weights start and shuffling; equivalent: Adam's epsilon and what L2 means.")
+    assert "where weights start was seen to make most: +0.61 points (torch less Keras; 95 % interval +0.4" in said
+    assert said.endswith(
+        "Shown to be different: where weights start and shuffling; shown to be equivalent (closer than 0.25 points): Adam's "
+        "epsilon and what L2 means."
+    )
     page = write_decision(decision[0], tmp_path)
     text = page.read_text()
     assert said in text
@@ -273,9 +277,9 @@ def test_a_difference_in_float64_and_what_is_not_decided_are_said(decision: tupl
         ),
         plan=replace(found.plan, needed=None),
     )
-    assert "the framework makes a difference: in float64 3 of 10,000" in worse.sentence
+    assert "the framework makes a difference: computed in float64, 3 of 10,000" in worse.sentence
     far = replace(found, same=(*found.same[:-1], replace(found.same[-1], accuracy_over_epochs=-0.0123)))
-    assert "a difference in accuracy of no more than 1.23 points" in far.sentence
+    assert "and accuracy by no more than 1.23 points" in far.sentence
     assert "Not decided: where weights start" in worse.sentence
     page = markdown(worse)
     assert "not decided; takes about 40 seeds" in page

@@ -186,9 +186,13 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
     framework, backend, protocol = choices(made_up_comparison, rates, None)
     assert framework.answer.startswith("By accuracy, these figures do not say")
     assert "study --decide" in framework.how_sure
-    assert backend.answer == "onnx carried most requests with a p99 of at most 10 ms, 4.00 times what another did."
-    assert backend.how_sure.startswith("Of 2 comparisons 2 are shown, with intervals over 3 rounds")
-    assert protocol.answer.startswith("grpc carried most requests with a p99 of at most 10 ms, 2.00 times")
+    assert backend.answer == (
+        "onnx carried most requests a second with 99 of 100 answered within 10 ms, 4.00 times what another did."
+    )
+    assert backend.how_sure.startswith("Of 2 comparisons over 3 rounds, 2 are shown to be more than chance")
+    assert protocol.answer.startswith(
+        "grpc carried most requests a second with 99 of 100 answered within 10 ms, 2.00 times"
+    )
     limited = arrived([{500: 1.0, 1000: 2.0}] * 2)
     rates = rates_of(limited, arrived([{500: 1.0, 1000: 2.0}] * 2, backend="numpy"))
     _, backend, _ = choices(made_up_comparison, rates, None)

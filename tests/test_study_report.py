@@ -215,7 +215,7 @@ def test_the_tables_are_the_same_beside_the_page(study: Path, written: tuple[str
     assert tables == json.loads(json.dumps(study_tables(study)))
     findings = page[page.index('<section id="findings">') :].split("</section>")[0]
     said = [html.unescape(one).replace("\u00a0", " ") for one in re.findall(r"<li>(.*?)</li>", findings)]
-    assert said == [*tables["findings"], *tables["advice"]]
+    assert said == [*tables["advice"], *tables["findings"]]
     assert tables["advice"]
 
 

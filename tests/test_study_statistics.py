@@ -520,9 +520,9 @@ def test_the_report_says_below_how_many_runs_there_is_no_verdict() -> None:
 
     said = finding_of_splits("a", 40, [size(3, 38, 12), size(10, 52, 700)])
     assert said == (
-        "The 40 runs of a, split at random into two groups as if they were of two recipes, are called different in 3.8 % at 3 "
-        "against 3 and 5.2 % at 10 against 10; promised is no more than 5 %. Below 10 runs of each, fewer than half of the "
-        "splits come to any verdict: there mostly is none."
+        "The 40 runs of a, split at random into two groups as if they were of two recipes, are called different, which is "
+        "wrong, in 3.8 % at 3 against 3 and 5.2 % at 10 against 10; promised is no more than 5 %. Below 10 runs of each, fewer "
+        "than half of the splits come to any verdict: there mostly is none."
     )
     said = finding_of_splits("a", 6, [size(3, 90, 12)])
     assert "promised is no more than 5 %, which is broken at 3. At none of these sizes" in said

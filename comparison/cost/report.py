@@ -135,9 +135,9 @@ def _of_numbers(numbers: Sequence[Sequence[Smaller]]) -> list[str]:
             assert one.paired is not None, "only an original has none"
             low, high = one.paired.interval
             found.append(
-                f"{original.model.partition(':')[0]} in {one.numbers} is {one.bytes / original.bytes:.2f} of the size, takes "
-                f"{one.ratios[1]:.2f} of the time for one image, and its accuracy differs by "
-                f"{100 * one.paired.difference:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})."
+                f"{original.model.partition(':')[0]} in {one.numbers} is {one.bytes / original.bytes:.2f} of the size in "
+                f"float32, takes {one.ratios[1]:.2f} of the time for one image, and its accuracy differs by "
+                f"{100 * one.paired.difference:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})."
             )
     return found
 

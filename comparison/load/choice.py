@@ -35,14 +35,14 @@ def _framework(decision: Mapping[str, Any] | None) -> Choice:
         return Choice(
             question=question,
             answer="By accuracy, these figures do not say: each model was trained once.",
-            how_sure="Not measured here. samedigit study --decide trains one mathematics in all three, and asks.",
+            how_sure="Not measured here: samedigit study --decide trains one network in all three, and says if they differ.",
         )
     return Choice(
         question=question,
         answer=str(decision["sentence"]),
         how_sure=(
-            f"{decision['trainings']} trainings. Different and equivalent are shown, with one wrong verdict at most in 95 of "
-            "100 such studies; what is not decided is no reason to choose."
+            f"{decision['trainings']} trainings. In 95 of 100 such studies nothing is wrongly called different or equivalent; "
+            "what is not decided is no reason to choose."
         ),
     )
 
@@ -71,7 +71,7 @@ def _backend(comparison: Comparison, rates: Rates | None) -> Choice:
         question=question,
         answer=(
             f"{_wins(best)} answered one caller soonest over {comparison.finest}; the next took {_range(second)} times as "
-            "long."
+            f"long{', depending on the model' if len(second) > 1 else ''}."
         ),
         how_sure=_ONE_RUN,
     )
@@ -101,8 +101,8 @@ def _protocol(comparison: Comparison, rates: Rates | None) -> Choice:
 
 
 _ONE_RUN: Final = (
-    "One run of each, so there is no interval, and a small difference may not repeat. samedigit loadtest --scenario open "
-    "repeats them in turn, and ranks where the client was not the limit."
+    "One run of each, so how far another would lie from it is not known, and a small difference may not repeat. samedigit "
+    "loadtest --scenario open measures in several rounds, and says which differences are more than chance."
 )
 
 
@@ -112,15 +112,19 @@ def _by_rates(question: str, rates: Rates, asked: list[tuple[Ratio[Any], ...]], 
     best = Counter(str(ratios[0].first) for ratios in known)
     every = [one for ratios in known for one in ratios]
     shown = [one for one in every if one.is_shown]
-    answer = f"{_wins(best)} carried most requests with a p99 of at most {bound_ms:g} ms"
+    answer = f"{_wins(best)} carried most requests a second with 99 of 100 answered within {bound_ms:g} ms"
     if shown:
         answer += f", {_range([one.ratio for one in shown])} times what another did"
+    number = "1 comparison" if len(every) == 1 else f"{len(every)} comparisons"
     sure = (
-        f"Of {len(every)} comparisons {len(shown)} are shown, with intervals over {rates.rounds} rounds that hold together for "
-        "each model with 95 %"
+        f"Of {number} over {rates.rounds} rounds, {len(shown)} {'is' if len(shown) == 1 else 'are'} shown to be more than "
+        "chance, that is with a 95 % interval above 1"
     )
     if unknown := len(asked) - len(known):
-        sure += f"; in {unknown} of {len(asked)} tables the client or the rates were the limit, and nothing is ranked"
+        sure += (
+            f". In {unknown} of {len(asked)} cases nothing is ranked: the client, which asks, was too slow to tell, or the "
+            "rates that were tried do not reach far enough"
+        )
     return Choice(question=question, answer=f"{answer}.", how_sure=f"{sure}.")
 
 

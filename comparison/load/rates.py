@@ -324,8 +324,9 @@ def summarise_rates(rates: Rates, bound_ms: float) -> list[str]:
             said.append(words)
         if unknown:
             said.append(
-                f"for {join(unknown)} it is not known which carries most, since the client or the rates were the limit"
+                f"for {join(unknown)} it is not known which carries most, since the client was too slow to tell, or the rates "
+                "that were tried do not reach far enough"
             )
         if said:
-            found.append(f"With a p99 of at most {bound_ms:g} ms over {protocol}: {'; '.join(said)}.")
+            found.append(f"With 99 of 100 answered within {bound_ms:g} ms, over {protocol}: {'; '.join(said)}.")
     return found

@@ -28,9 +28,9 @@ from training.evaluate import Reading, kept_readings
 TEMPLATE: Final = "load/report.html.j2"
 DECISION: Final = "decision.json"  # of `samedigit study --decide`
 ABOUT: Final[dict[ProtocolName, str]] = {
-    "predict": "POST /predict/{backend} in JSON, on BentoML's port: the door behind BentoML's own stack",
-    "grpc": "the Open Inference Protocol over gRPC, on the data plane, calls over HTTP/2",
-    "v2-json": "the same protocol over HTTP in JSON, on the data plane: the door on a port of its own",
+    "predict": "POST /predict/{backend} in JSON, on BentoML's port, and so through BentoML's own stack",
+    "grpc": "the Open Inference Protocol, which Triton and KServe speak too, over gRPC and HTTP/2, on a port without BentoML",
+    "v2-json": "the same protocol over HTTP in JSON, on that port",
     "v2-binary": "the same with binary tensors: raw pixels in, raw numbers out",
 }
 
@@ -97,7 +97,10 @@ def _render(
         latency_pictures=_latency_pictures(comparison),
         accuracy_picture=Markup(plots.accuracy_against_latency(comparison, name="accuracy")),
         training_pictures=_training_pictures(models),
-        held_out=join(model.card.held_out for model in models),
+        held_out={
+            images: [model.recipe for model in models if model.card.held_out == images]
+            for images in dict.fromkeys(model.card.held_out for model in models)
+        },
         recipe_rows=_recipe_rows(models),
         versions=[("load test", results.versions), *_grouped(models, lambda model: model.card.versions)],
         data=_grouped(models, lambda model: model.card.data),
@@ -214,7 +217,7 @@ def _training_pictures(models: Sequence[StoredModel]) -> list[tuple[StoredModel,
 def _recipe_rows(models: Sequence[StoredModel]) -> list[tuple[str, list[str]]]:
     """Every field of the recipes, and how each model was trained, with one value per model."""
     fields = dict.fromkeys(field for model in models for field in model.card.recipe if field not in ("name", "source"))
-    rows = [(field, [page.value(model.card.recipe.get(field)) for model in models]) for field in fields]
+    rows = [(field, [page.recipe_value(model.card.recipe, field) for model in models]) for field in fields]
     rows += [
         (field, [page.value(getattr(model.card, field)) for model in models])
         for field in ("device", "threads", "machine", "held_out")

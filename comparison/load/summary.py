@@ -73,7 +73,7 @@ def _throughput(comparison: Comparison) -> str:
     limited = [run for run in many if run.client_busy > CLIENT_LIMITS]
     if limited:
         finding += (
-            f" In {len(limited)} of the {len(many)} runs with that many, Locust computed for more than "
+            f" In {len(limited)} of the {len(many)} runs with that many, Locust, which asks, computed for more than "
             f"{100 * CLIENT_LIMITS:.0f} % of the time: there the rate is the most it could ask, and the server might give more."
         )
     return finding
@@ -98,15 +98,18 @@ def _door(comparison: Comparison) -> str:
     doors = {protocol: door for protocol in comparison.protocols if (door := comparison.door_ms(protocol)) is not None}
     if doors:
         alone = join(f"{format_ms(door)} ms over {protocol}" for protocol, door in doors.items())
-        finding += f" Most of the rest is the door: the same request answered without a model takes {alone}."
+        finding += (
+            " Most of the rest is the door, all of the server that is not the model: the same request answered without a model "
+            f"takes {alone}."
+        )
     return finding
 
 
 def _accuracy(models: Sequence[StoredModel]) -> str:
     ranked = sorted(models, key=lambda model: model.card.accuracy)
     seeds = (
-        "Each was trained once, from one seed; how much accuracy differs from seed to seed is not measured here, so "
-        "this says nothing about the frameworks."
+        "Each was trained once, from one seed (of random numbers); how much accuracy differs from seed to seed is not measured "
+        "here, so this says nothing about the frameworks."
     )
     if len(ranked) == 1:
         low, high = card_interval(ranked[0].card)
@@ -128,7 +131,10 @@ def _accuracy(models: Sequence[StoredModel]) -> str:
     else:
         named = "; ".join(f"{lower.recipe} and {upper.recipe}" for lower, upper in apart[:MOST_PAIRS])
         more = f"; and {len(apart) - MOST_PAIRS} more pairs" if len(apart) > MOST_PAIRS else ""
-        finding += f"95 % intervals that do not overlap: {named}{more}. Those of the other pairs do. "
+        finding += (
+            f"Farther apart than the uncertainty of the test set, as their 95 % intervals do not overlap: {named}{more}. The "
+            "other pairs are not. "
+        )
     return finding + seeds
 
 

@@ -36,7 +36,12 @@ def advise(
     found = [
         *_by_accuracy(comparisons, {row["recipe"]: row["framework"] for row in costs}),
         _least(
-            "What trains an epoch soonest in its readable form", shared, frameworks, "fastest_epoch_seconds", "s", 2
+            "What trains an epoch soonest in its readable form (plain code, no fast path)",
+            shared,
+            frameworks,
+            "fastest_epoch_seconds",
+            "s",
+            2,
         ),
         *_by_track(tracks),
         _by_time_to(time_to_accuracy),
@@ -77,7 +82,9 @@ def _by_accuracy(comparisons: Sequence[Row], framework_of: Mapping[str, str]) ->
     if different:
         said = f"By accuracy, of {compared}, shown to differ: {_named(different)}. Ask why before choosing by it."
     elif not open_ones:
-        return [f"By accuracy, no framework is to be chosen: all of {compared} are shown to be equivalent."]
+        return [
+            f"By accuracy, there is nothing to choose between frameworks: all of {compared} are shown to be equivalent."
+        ]
     else:
         said = f"By accuracy, of {compared}, none is shown to differ."
     if open_ones:
@@ -97,9 +104,9 @@ def _by_track(tracks: Sequence[Row]) -> list[str]:
         return []
     ranked = sorted(tracks, key=lambda row: float(row["epoch_seconds"]))
     best = ranked[0]
-    others = join(f"{row['framework']}, {row['track']}, {row['epoch_seconds']:.2f} s" for row in ranked[1:])
+    others = join(f"{row['framework']} ({row['track']}) {row['epoch_seconds']:.2f} s" for row in ranked[1:])
     return [
-        f"With every fast path used, on the same network: {best['framework']} ({best['track']}) with "
+        f"With every fast path used (best effort), on the same network: {best['framework']} ({best['track']}) with "
         f"{best['epoch_seconds']:.2f} s an epoch, after {best['paid_once_seconds']:.1f} s paid once; then {others}."
     ]
 
@@ -114,20 +121,21 @@ def _by_time_to(measured: Row | None) -> str:
     def text(row: Row) -> str:
         bounds = row["interval"]
         covers = f" ({bounds[0]:.1f} to {bounds[1]:.1f})" if bounds else ""
-        return f"{row['framework']}, {row['track']}, {row['seconds']:.1f} s{covers}"
+        return f"{row['framework']} ({row['track']}) {row['seconds']:.1f} s{covers}"
 
     if not ranked:
         return ""
     return (
-        f"From nothing to {100 * measured['target']:g} % of held-out training images, imports and compiling included, median "
-        f"of {ranked[0]['seeds']} seeds with its 95 % interval: {join(map(text, ranked))}."
+        f"From the start of the program to {100 * measured['target']:g} % of held-out training images right, imports and "
+        f"compiling included, of what got there from all of {ranked[0]['seeds']} seeds, the median with its 95 % interval: "
+        f"{join(map(text, ranked))}."
     )
 
 
 def _by_lines(usabilities: Sequence[Row]) -> str:
     ranked = sorted(usabilities, key=lambda row: int(row["logical_lines"]))
     listed = join(f"{row['framework']} {row['logical_lines']}" for row in ranked)
-    return f"What takes least writing, in logical lines of our trainers: {listed}."
+    return f"What takes least writing, in logical lines (statements) of our trainers: {listed}."
 
 
 def _least(question: str, shared: Sequence[Row], frameworks: Sequence[str], key: str, unit: str, decimals: int) -> str:

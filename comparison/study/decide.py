@@ -398,23 +398,32 @@ def sentence(same: Sequence[Apart], framework: Paired, rows: Sequence[Decided]) 
     largest = max(rows, key=lambda row: abs(row.found.difference.value))
     found = largest.found.difference.value
     said = (
-        f"Given the same numbers, the framework makes {'no difference' if max(exact) == 0 else 'a difference'}: in float64 "
-        f"{_of_digits(exact)} of 10,000 digits are answered differently; in float32, rounding alone moves "
-        f"{_of_digits(rounded)}, which is a difference in accuracy of no more than "
-        f"{100 * max(abs(low), abs(high), *seen):.2f} points. "
-        f"Of its defaults, the one that makes most is {largest.name}: {100 * found:+.2f} points "
-        f"({100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
+        "Given the same starting weights, batches and dropout masks, the framework makes "
+        f"{'no difference' if max(exact) == 0 else 'a difference'}: computed in float64, {_of_digits(exact)} of 10,000 digits "
+        f"are answered differently; in float32, rounding alone changes {_of_digits(rounded)} answers, and accuracy by no more "
+        f"than {100 * max(abs(low), abs(high), *seen):.2f} points. Of what frameworks do by default, {largest.name} was seen "
+        f"to make most: {100 * found:+.2f} points ({_owner(largest.first_is)} less {_owner(largest.second_is)}; 95 % interval "
+        f"{100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
     )
     different = [row.name for row in rows if row.verdict == "different"]
     equivalent = [row.name for row in rows if row.verdict == "equivalent"]
     undecided = [row.name for row in rows if row.verdict == "undecided"]
     parts = [
         f"{what}: {join(names)}"
-        for what, names in (("different", different), ("equivalent", equivalent), ("not decided", undecided))
+        for what, names in (
+            ("shown to be different", different),
+            (f"shown to be equivalent (closer than {100 * largest.found.margin:.2f} points)", equivalent),
+            ("not decided", undecided),
+        )
         if names
     ]
     verdicts = "; ".join(parts)
     return f"{said}. {verdicts[0].upper()}{verdicts[1:]}."
+
+
+def _owner(default: str) -> str:
+    """torch, of: torch's DataLoader: another order at each epoch."""
+    return "torch" if default.startswith("torch") else "Keras"
 
 
 def _of_digits(counts: Sequence[int]) -> str:

@@ -54,9 +54,9 @@ def markdown(decision: Decision) -> str:
 **{decision.sentence}**
 
 Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* and *equivalent* (closer than
-{_points(margin)} points) are shown, with one wrong verdict at most in 95 of 100 such tables; *not decided* says neither. An
-interval after a difference is so wide that all of its table hold at once in 95 of 100 such studies. Each training has a
-process of its own, on one thread.
+{_points(margin)} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is wrong. *Not decided* says
+neither. An interval after a difference covers other seeds (of random numbers) and other test images, and is so wide that all of
+its table (*together*) hold at once in 95 of 100 such studies. Each training has a process of its own, on one thread.
 
 ## The same mathematics
 
@@ -66,20 +66,22 @@ that two frameworks answer differently at the end.
 
 {_same(decision)}
 
-In float32 nothing but rounding differs, and a training amplifies it. This is the floor below which a difference between
-frameworks means nothing. Over {decision.pairs} seeds of {decision.recipe}, NumPy less torch in float32, everything given:
+In float32, the numbers of 32 bits that models are trained in, nothing but rounding differs, and a training amplifies it. This
+is the floor below which a difference between frameworks means nothing. Float64 rounds some hundred million times finer. Over
+{decision.pairs} seeds of {decision.recipe}, NumPy less torch in float32, everything given:
 {_signed(decision.framework.difference.value)} points ({_signed(low)} to {_signed(high)}).
 
 ## The defaults
 
 What frameworks do if nobody says otherwise, one at a time, in NumPy: {decision.recipe}, both sides from the same numbers and
-with the same batches. Accuracy is the mean over the last five epochs, as that of one epoch jumps.
+with the same batches. Accuracy is the mean over the last five epochs, as that of one epoch jumps. Adam is the rule that moves
+the weights, and adds epsilon to what it divides by; L2 pulls weights towards 0; fan_in is how many inputs a layer has.
 
 {_defaults(decision.defaults)}
 
 The plan, by {PILOT} seeds that count for nothing else: {_plan(decision)}
 
-The same contrasts inside the other two frameworks, with few seeds; the interval is of each difference alone. *Agrees*: it has
+The same pairs inside the other two frameworks, with few seeds; the interval is of each difference alone. *Agrees*: it has
 values in common with NumPy's. What L2 means in torch cannot be asked of Keras.
 
 {_confirmed(decision.confirmed)}
@@ -87,7 +89,8 @@ values in common with NumPy's. What L2 means in torch cannot be asked of Keras.
 ## Where the spread of accuracy comes from
 
 Two trainings of {decision.recipe} that differ in one thing alone: how far apart the accuracies after their last epochs are, as
-a standard deviation. They do not add up: whatever differs, be it the last bit, the training takes another path, and ends
+a standard deviation: how far one training typically lies from the mean of many. *Test images*: what as many others would
+change. They do not add up: whatever differs, be it the last bit, the training takes another path, and ends
 somewhere else among what all of them together spread.
 
 {_components(decision.components)}
@@ -104,7 +107,7 @@ def _plan(decision: Decision) -> str:
     needed = (
         "one of the defaults lies so near to the margin that no number of seeds decides it"
         if planned.needed is None
-        else f"a verdict on every default takes {planned.needed} seeds with {100 * POWER:.0f} % power"
+        else f"a verdict on every default takes {planned.needed} seeds (and comes in {100 * POWER:.0f} of 100 such studies)"
     )
     more = f"{planned.trainings} trainings more, about {planned.seconds / 60:.0f} minutes"
     return f"{needed}; {planned.seeds} seeds it was, {more}."

@@ -40,8 +40,8 @@ def finding_of_splits(recipe: str, runs: int, sizes: Sequence[Size]) -> str:
     rates = join(f"{100 * size.rate:.1f} % at {size.runs} against {size.runs}" for size in sizes)
     broken = [size.runs for size in sizes if not size.keeps_its_promise]
     said = (
-        f"The {runs} runs of {recipe}, split at random into two groups as if they were of two recipes, are called different in "
-        f"{rates}; promised is no more than {100 * LEVEL:g} %"
+        f"The {runs} runs of {recipe}, split at random into two groups as if they were of two recipes, are called different, "
+        f"which is wrong, in {rates}; promised is no more than {100 * LEVEL:g} %"
     )
     said += f", which is broken at {join(map(str, broken))}." if broken else "."
     enough = fewest(sizes)
@@ -81,16 +81,18 @@ def _seeds(accuracies: Sequence[Accuracy]) -> str:
     finding = ""
     if spreads:
         (low, of_low), (high, of_high) = spreads[0], spreads[-1]
-        finding = f"From seed to seed, accuracy has a standard deviation of {_points(high)} points ({of_high})"
+        finding = (
+            f"From seed to seed, a run typically lies {_points(high)} points ({of_high}) from the mean of its recipe"
+        )
         if len(spreads) > 1:
             finding = (
-                f"From seed to seed, accuracy has a standard deviation of {_points(low)} ({of_low}) to {_points(high)} "
-                f"points ({of_high})"
+                f"From seed to seed, a run typically lies {_points(low)} ({of_low}) to {_points(high)} points ({of_high}) "
+                "from the mean of its recipe"
             )
         limit = _repeatability(high, next(each.seeds for each in accuracies if each.recipe == of_high))
         finding += (
-            f". Chance alone therefore sets two single runs of that recipe apart by up to {_points(limit)} points in 95 of "
-            "100 cases: a smaller difference between single runs says nothing."
+            f" (the standard deviation). Chance alone therefore sets two single runs of {of_high} apart by up to "
+            f"{_points(limit)} points in 95 of 100 cases: a smaller difference between single runs says nothing."
         )
     if alone:
         finding += (
@@ -111,7 +113,10 @@ def _differences(comparisons: Sequence[Comparison]) -> str:
     if not tested:
         return ""
     real = _largest_first([each for each in tested if each.verdict == "different"])
-    scope = f"{_of(len(tested))} compared, over seeds and test images, corrected for all of them together at {100 * LEVEL:g} %"
+    scope = (
+        f"{_of(len(tested))} compared, over seeds and test images; in {100 * (1 - LEVEL):g} of 100 such studies not one "
+        "verdict is wrong"
+    )
     if not real:
         return f"No difference in accuracy is shown ({scope})."
     finding = f"Shown to be different in accuracy: {_pairs(len(real))} ({scope}). "
@@ -169,8 +174,8 @@ def _more_seeds(open_ones: Sequence[Comparison]) -> str:
         )
     if beyond:
         said += (
-            f"{' ' if said else ''}Of {_pairs(beyond)} not even {MOST_SEEDS} seeds would decide: the difference lies at the "
-            "margin, or the test images are too few."
+            f"{' ' if said else ''}Of {_pairs(beyond)} not even {MOST_SEEDS} seeds would decide: the difference lies too "
+            f"near to {_points(open_ones[0].margin)} points, or the test images are too few."
         )
     return said
 
@@ -238,7 +243,7 @@ def _ahead(comparison: Comparison) -> str:
     value = comparison.difference.value
     if value < 0:
         better, worse, value, low, high = worse, better, -value, -high, -low
-    return f"{better} over {worse} by {_points(value)} points ({_points(low)} to {_points(high)})"
+    return f"{better} over {worse} by {_points(value)} points (95 % interval {_points(low)} to {_points(high)})"
 
 
 def _named(comparisons: Sequence[Comparison]) -> str:

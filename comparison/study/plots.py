@@ -129,7 +129,7 @@ def reliability(row: Row, *, name: str) -> str:
 def components(rows: Sequence[Row], *, name: str) -> str:
     """A dot for each thing that is drawn, with its interval."""
     with rc_context(STYLE):
-        figure, axes = new_figure(440, 60 + 30 * len(rows))
+        figure, axes = new_figure(440, 74 + 30 * len(rows))
         draw_components(axes, rows)
         axes.tick_params(axis="y", labelcolor=INK)
         return to_svg(figure, name, "Standard deviation of accuracy by what is drawn anew")
@@ -145,7 +145,7 @@ def draw_components(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel("standard deviation of accuracy, points (line: 95 % interval)")
+    axes.set_xlabel("standard deviation of accuracy, points\n(line: 95 % interval)")
 
 
 def digit_png(image: Images) -> bytes:

@@ -39,7 +39,7 @@ from digits import mnist
 from digits.confidence import at_temperature
 from digits.contract import CLASSES, FRAMEWORKS, Labels
 from digits.errors import StudyError
-from digits.network import Dropout, in_words, network_of
+from digits.network import Dropout, network_of
 from training.recipes import NOT_MATHEMATICS, Recipe
 from training.study import Run, read_runs
 from training.train import split_for
@@ -376,20 +376,14 @@ def _render(tables: Mapping[str, Any]) -> str:
             for row in tables["always_wrong"][:MOST_IMAGES]
         ],
         recipe_rows=[
-            (field.replace("_", " "), [_in_words(recipe, field) for recipe in tables["how"]["recipes"].values()])
+            (
+                field.replace("_", " "),
+                [page.recipe_value(recipe, field) for recipe in tables["how"]["recipes"].values()],
+            )
             for field in recipe_fields
         ],
         seeds={name: _ranges(recipe["seeds"]) for name, recipe in tables["how"]["recipes"].items()},
     )
-
-
-def _in_words(recipe: Mapping[str, Any], field: str) -> str:
-    value = recipe.get(field)
-    if field == "network":
-        return in_words(network_of(recipe))
-    if field == "augmentation":
-        return ", ".join(one["augmentation"] for one in value or ()) or "none"
-    return page.value(value)
 
 
 def _heat(counts: Sequence[Sequence[int]], runs: int) -> list[list[tuple[str, int]]]:
