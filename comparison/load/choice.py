@@ -85,19 +85,20 @@ def _protocol(comparison: Comparison, rates: Rates | None) -> Choice:
         asked = [rates.ratios_of_protocols(model, backend, bound_ms) for model, backend in pairs]
         if any(asked):
             return _by_rates(question, rates, asked, bound_ms)
-    doors = {protocol: ms for protocol in comparison.protocols if (ms := comparison.door_ms(protocol)) is not None}
-    if len(doors) < 2:
+    soonest = Counter[str]()
+    for served in comparison.served:
+        means = {measured.protocol: one.mean_ms for measured in served.measured if (one := measured.one) is not None}
+        if len(means) > 1:
+            soonest[min(means, key=lambda protocol: means[protocol])] += 1
+    if not soonest:
         return Choice(question=question, answer="One protocol was asked.", how_sure="There is nothing to compare.")
-    ranked = sorted(doors, key=lambda protocol: doors[protocol])
-    others = join(f"{format_ms(doors[protocol])} ms over {protocol}" for protocol in ranked[1:])
-    return Choice(
-        question=question,
-        answer=(
-            f"{ranked[0]}: a request that needs no model takes one caller {format_ms(doors[ranked[0]])} ms on average, and "
-            f"{others}."
-        ),
-        how_sure=_ONE_RUN,
-    )
+    answer = f"{_wins(soonest)} answered one caller soonest, of a model through a backend"
+    doors = {protocol: ms for protocol in comparison.protocols if (ms := comparison.door_ms(protocol)) is not None}
+    if len(doors) > 1:
+        answer += (
+            f". Without a model a request takes {join(f'{format_ms(ms)} ms over {name}' for name, ms in doors.items())}"
+        )
+    return Choice(question=question, answer=f"{answer}.", how_sure=_ONE_RUN)
 
 
 _ONE_RUN: Final = (
