@@ -204,3 +204,24 @@ print(losses[0] > losses[1])
 def test_two_threads_train_to_the_weights_of_one_within_rounding(framework: Framework) -> None:
     require(*NEEDS[framework])
     assert python(ON_THREADS, framework) == "True\n"
+
+
+REPRODUCIBLY = """
+import sys
+import torch
+from training.torch_trainer import reproducibly
+def refused():
+    try:
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))  # of two numbers for one place, which stays?
+    except RuntimeError:
+        return True
+    return False
+with reproducibly(1):
+    print(refused(), torch.get_num_threads(), "torch._dynamo" in sys.modules)
+print(refused())
+"""
+
+
+def test_torch_trains_by_what_has_a_fixed_order_alone_and_imports_no_compiler_for_it() -> None:
+    require(*NEEDS["torch"])
+    assert python(REPRODUCIBLY).split() == ["True", "1", "False", "False"]
