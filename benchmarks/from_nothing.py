@@ -101,7 +101,7 @@ def main() -> None:
     for seed in track(range(1, rounds + 1), "rounds", transient=True):
         for trainer, threads in random.sample(list(found), len(found)):
             found[trainer, threads].append(run(trainer, threads, seed))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(processor())
     network = f"{in_words(RECIPE.network)}, {parameters(RECIPE.network):,} parameters"
     table = Table(title=f"{network}; one epoch, batches of {RECIPE.batch_size}; {rounds} rounds")
