@@ -22,9 +22,8 @@ from training.recipes import Recipe
 # Of each layer that holds any, in order: its arrays, float32, by the names and with the shapes of `digits.network.arrays`.
 Weights = list[dict[str, npt.NDArray[np.float32]]]
 OnEpoch = Callable[[Epoch], None]
-BLOCK: Final = (
-    500  # images answered at once: what a convolution makes of 10,000 takes half a gigabyte, and twice the time
-)
+# Images answered at once: what a convolution makes of 10,000 takes half a gigabyte, and in torch twice the time.
+BLOCK: Final = 500
 
 # What each framework's exports open with, besides ONNX: its native format.
 NATIVE: Final[dict[Framework, Backend]] = {"numpy": "numpy", "torch": "torch", "keras": "tensorflow"}
