@@ -70,10 +70,18 @@ class Server:
         return list(self._seen)
 
     def sleep(self) -> None:
-        """Stops every process where it stands: one that polls takes nothing from others, and nobody gets an answer."""
-        for process in self.family():
+        """Stops every process where it stands: one that polls takes nothing from others, and nobody gets an answer.
+
+        Returns once they have stopped: until one of its threads has taken the signal, on a busy machine after milliseconds,
+        the others go on.
+        """
+        family = self.family()
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
+        end = time.monotonic() + STOP_SECONDS
+        while any(_runs(process, but=psutil.STATUS_STOPPED) for process in family) and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
 
     def wake(self) -> None:
         for process in self.family():
@@ -130,9 +138,9 @@ class Server:
         psutil.wait_procs(family, timeout=STOP_SECONDS)
 
 
-def _runs(process: psutil.Process) -> bool:
+def _runs(process: psutil.Process, *, but: str = psutil.STATUS_ZOMBIE) -> bool:
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)  # which its new parent may never ask after
+        return process.status() not in (psutil.STATUS_ZOMBIE, but)  # a zombie's new parent may never ask after it
     except psutil.NoSuchProcess:
         return False
 

@@ -88,6 +88,28 @@ def test_a_sleeping_server_answers_once_it_is_woken() -> None:
         assert get(f"{url}/ready").status == 200
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux alone starves a thread on demand")
+def test_a_server_sleeps_with_all_its_threads_though_its_first_one_is_starved() -> None:
+    """The kernel wakes one thread to take the signal; until that one has run, the others go on."""
+    with one_server() as (server, url), Client(url, timeout=0.5) as client:
+        first = server.family()[0]
+        while first.num_threads() < 2:  # the connection's own
+            time.sleep(0.01)
+        core = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(first.pid, {core})
+        os.sched_setscheduler(first.pid, os.SCHED_IDLE, os.sched_param(0))
+        pinned = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+        with subprocess.Popen([sys.executable, "-c", pinned], stdout=subprocess.PIPE) as busy:
+            try:
+                assert busy.stdout is not None
+                busy.stdout.readline()
+                server.sleep()
+                with pytest.raises(TimeoutError):
+                    client.ask("GET", "/ready")
+            finally:
+                busy.kill()
+
+
 def test_memory_and_computing_time_are_of_every_process() -> None:
     with one_server() as (server, _):
         first, worker = server.family()
