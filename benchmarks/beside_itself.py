@@ -1,11 +1,11 @@
 """The server beside itself as it was at another commit: has it become slower?
 
-    python -m benchmarks.beside_itself COMMIT [--rounds N] [--json FILE]
+    python -m benchmarks.beside_itself COMMIT [--starts N] [--json FILE]
 
 Both trees run in this environment, each by `bentoml serve` with every backend, one worker and the same model, which the older
-tree trains and stores; the one that is not asked sleeps. Each round asks both for a second, in random order, so that the
-machine's clock hits both alike, and gives one ratio, now / before. Shown is the median of a case's rounds, with an interval
-that covers it 95 times in 100.
+tree trains and stores; the one that is not asked sleeps. Both are asked for a second in turn, so that the machine's clock hits
+both alike, three times; the median of these gives a ratio, now / before. Then both are started anew: where a process happens to
+lie in memory makes several percent. Shown is the mean over the starts, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from benchmarks.serving_cases import (
     RECIPE,
     Bench,
     Cell,
+    Measurement,
     measure,
     prepare,
 )
 from benchmarks.serving_servers import by_bentoml, ours, started
-from comparison.intervals import median_interval
+from comparison.intervals import log_interval
 from digits.errors import LoadTestError, SamedigitError
 from loadtests.load_test import processor
 from loadtests.server import Start, free_ports, on_cores
@@ -51,7 +52,9 @@ from serving.start import ROOT
 BEFORE: Final = "before"
 NOW: Final = "now"
 BACKENDS: Final = "numpy,onnx,torch,tensorflow"
+ROUNDS: Final = 3  # of a start, a second each
 API: Final = "JSON, 16 connections, API port"
+BINARY_1: Final = "v2 binary, one connection"
 # Of a round: what is compared, and what it is called.
 FIGURES: Final = {"requests_per_second": "requests/s", "cpu_us_per_request": "CPU time", "p50_ms": "p50"}
 
@@ -59,13 +62,13 @@ FIGURES: Final = {"requests_per_second": "requests/s", "cpu_us_per_request": "CP
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="of the server as it was before")
-    parser.add_argument("--rounds", type=int, default=30, help="of each case, at least 6 (default 30)")
+    parser.add_argument("--starts", type=int, default=8, help="of both servers, at least 2 (default 8)")
     parser.add_argument("--json", type=Path, default=Path("results/beside_itself.json"), help="default: %(default)s")
     arguments = parser.parse_args()
-    if arguments.rounds < 6:  # of fewer there is no such interval
-        parser.error("--rounds must be at least 6")
+    if arguments.starts < 2:  # of one there is no interval
+        parser.error("--starts must be at least 2")
     try:
-        document = run(arguments.commit, rounds=arguments.rounds)
+        document = run(arguments.commit, starts=arguments.starts)
         write_results(document, arguments.json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -75,7 +78,7 @@ def main() -> None:
     _show(document)
 
 
-def run(commit: str, *, rounds: int) -> dict[str, Any]:
+def run(commit: str, *, starts: int) -> dict[str, Any]:
     """Every case. The result is what the JSON file holds.
 
     Raises:
@@ -91,27 +94,34 @@ def run(commit: str, *, rounds: int) -> dict[str, Any]:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             step = progress.add_task(f"{RECIPE}: trained by the older tree", total=None)
             train = [sys.executable, "-m", "samedigit", "train", RECIPE]
-            _do(train, f"{RECIPE} cannot be trained by {commit}", {**os.environ, "PYTHONPATH": str(tree)})
+            _do(train, f"{RECIPE} cannot be trained by {commit}", {**os.environ, "PYTHONPATH": str(tree)}, tree)
             progress.remove_task(step)
-            bench = prepare(rounds=rounds, progress=progress)
+            bench = prepare(rounds=ROUNDS, progress=progress)
+            step = progress.add_task("starts", total=starts)
+            measured = []
             with on_cores(bench.cores.client):
-                cases = _cases(bench, tree)
+                for _ in range(starts):
+                    measured.append(_measured(bench, tree))
+                    progress.advance(step)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "before": commit,
-        "rounds": rounds,
-        "cases": cases,
+        "starts": starts,
+        "cases": [_case(case, [one[case] for one in measured]) for case in measured[0]],
     }
 
 
-def _do(command: Sequence[str], wrong: str, environment: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+def _do(
+    command: Sequence[str], wrong: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     if done.returncode != 0:
         raise LoadTestError(f"{wrong}: {(done.stdout + done.stderr).strip()[-2000:]}")
 
 
-def _cases(bench: Bench, tree: Path) -> list[dict[str, Any]]:
+def _measured(bench: Bench, tree: Path) -> dict[str, dict[str, Measurement]]:
+    """Of one start: by case, each server's."""
     ports = free_ports(4)
     api = {NOW: ports[0], BEFORE: ports[2]}
     data = {NOW: ports[1], BEFORE: ports[3]}
@@ -130,27 +140,39 @@ def _cases(bench: Bench, tree: Path) -> list[dict[str, Any]]:
         (JSON_1, 1, data, as_json),
         (API, 16, api, as_json),
         (BINARY_16, 16, data, binary("onnx")),
+        (BINARY_1, 1, data, binary("onnx")),
         (MANY_16, 16, data, binary("onnx", MANY)),
         *((case, 64, data, binary(backend)) for backend, case in BATCHED.items()),
     ]
-    found = []
+    found = {}
     with started(starts, cores=bench.cores.server, progress=bench.progress) as servers:
         for case, connections, port, question in asked:
             cells = [
                 Cell(server=name, label=name, case=case, port=port[name], question=question, connections=connections)
                 for name in servers
             ]
-            measured = {one.server: one for one in measure(bench, cells, servers)}
-            if failed := sum(one.failed for one in measured.values()):
-                raise LoadTestError(f"{case}: {failed} requests were refused or not answered.")
-            ratios = {}
-            for figure in FIGURES:
-                rounds = zip(measured[NOW].rounds, measured[BEFORE].rounds, strict=True)
-                each = [now[figure] / before[figure] for now, before in rounds]
-                ratios[figure] = {"median": statistics.median(each), "interval": median_interval(each), "rounds": each}
-            medians = {name: {figure: getattr(one, figure) for figure in FIGURES} for name, one in measured.items()}
-            found.append({"case": case, "medians": medians, "ratios": ratios})
+            found[case] = {one.server: one for one in measure(bench, cells, servers)}
     return found
+
+
+def _case(case: str, starts: Sequence[dict[str, Measurement]]) -> dict[str, Any]:
+    if failed := sum(one.failed for of_start in starts for one in of_start.values()):
+        raise LoadTestError(f"{case}: {failed} requests were refused or not answered.")
+    medians = {
+        name: {figure: statistics.median(getattr(one[name], figure) for one in starts) for figure in FIGURES}
+        for name in (BEFORE, NOW)
+    }
+    ratios = {
+        figure: [getattr(one[NOW], figure) / getattr(one[BEFORE], figure) for one in starts] for figure in FIGURES
+    }
+    return {
+        "case": case,
+        "medians": medians,
+        "ratios": {
+            figure: {"mean": statistics.geometric_mean(each), "interval": log_interval(each), "starts": each}
+            for figure, each in ratios.items()
+        },
+    }
 
 
 def _from(start: Start, tree: Path) -> Start:
@@ -160,7 +182,7 @@ def _from(start: Start, tree: Path) -> Start:
 
 
 def _show(document: dict[str, Any]) -> None:
-    table = Table(title=f"Now and at {document['before']}: {document['rounds']} rounds of a second each")
+    table = Table(title=f"Now and at {document['before']}: {document['starts']} starts, {ROUNDS} seconds of each case")
     for column in ("case", *(f"{name}, before, now" for name in ("requests/s", "CPU us")), *FIGURES.values()):
         table.add_column(column, justify="left" if column == "case" else "right")
     for one in document["cases"]:
@@ -180,7 +202,7 @@ def _show(document: dict[str, Any]) -> None:
 
 def _ratio(found: dict[str, Any]) -> str:
     low, high = found["interval"]
-    return f"{found['median']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{found['mean']:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
     def _settle(self, now: float) -> None:
         """Lets the transport follow the machine: closed, half closed, or not read for a while."""
         transport, machine = self._transport, self._machine
-        if transport is None or (machine.state is _IDLE and self._reads):
+        if transport is None or (self._reads and (machine.state is _IDLE or machine.waits)):
             return
         if machine.closes(now):
             transport.close()

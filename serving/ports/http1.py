@@ -233,6 +233,11 @@ class Machine:
         """Whether the port should stop reading, since more has come than may wait for an answer."""
         return len(self._data) - self._at > PAUSE_BYTES and self.state in (State.HEAD_READ, State.ANSWERING)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a whole request is being answered, and nothing came behind it."""
+        return self.state is _ANSWERING and not self._data
+
     # What comes
 
     def receive(self, data: bytes, now: float) -> None:

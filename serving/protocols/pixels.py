@@ -13,17 +13,25 @@ EXPECTED: Final = f"Expected N x {SIDE} x {SIDE} integers from 0 to 255"
 def join_pixels(images: list[Any]) -> bytearray | None:
     """Every pixel in order, or None where something is wrong.
 
-    `bytes` takes nothing but integers from 0 to 255, in half the time of `np.array`, which guesses a type: among strings,
-    one long one would make every entry as long.
+    `bytearray` takes nothing but integers from 0 to 255, in half the time of `bytes` and a quarter of that of `np.array`,
+    which guesses a type: among strings, one long one would make every entry as long.
     """
     try:
         rows = list(chain.from_iterable(images))
-        # len refuses a number, from which bytes would make as many zeros.
+        # len refuses a number, from which bytearray would make as many zeros.
         if set(map(len, images)) != {SIDE} or set(map(len, rows)) != {SIDE}:
             return None
-        return bytearray().join(map(bytes, rows))
+        return bytearray().join(map(bytearray, rows))
     except (TypeError, ValueError):
         return None
+
+
+def has_booleans(body: bytes | bytearray) -> bool:
+    """Whether a true or false comes anywhere in JSON, which `bytearray` would take for 1 and 0.
+
+    A single byte is found many times as fast, and most requests have neither r nor f.
+    """
+    return (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
 
 
 def first_fault(images: list[Any]) -> str:

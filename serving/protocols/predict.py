@@ -10,7 +10,7 @@ import orjson
 
 from digits.contract import SIDE, Backend, Images, Probabilities
 from serving.errors import malformed
-from serving.protocols.pixels import EXPECTED, first_fault, join_pixels, kind_of
+from serving.protocols.pixels import EXPECTED, first_fault, has_booleans, join_pixels, kind_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def read_request(body: bytes | bytearray, *, max_images: int) -> PredictRequest:
     model = document.get("model")
     if model is not None and not isinstance(model, str):
         raise malformed(f"model must be a string, recipe or recipe:version; got {kind_of(model)}.")
-    booleans = b"true" in body or b"false" in body
-    return PredictRequest(images=_images(document["images"], max_images, booleans=booleans), model=model)
+    images = _images(document["images"], max_images, booleans=has_booleans(body))
+    return PredictRequest(images=images, model=model)
 
 
 def write_answer(probabilities: Probabilities, *, model: str, backend: Backend | str) -> bytes:

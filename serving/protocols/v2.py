@@ -17,7 +17,7 @@ import orjson
 
 from digits.contract import CLASSES, PIXELS, SIDE, Images, Probabilities
 from serving.errors import RequestError, malformed
-from serving.protocols.pixels import EXPECTED, first_fault, join_pixels, kind_of
+from serving.protocols.pixels import EXPECTED, first_fault, has_booleans, join_pixels, kind_of
 
 INPUT: Final = {"name": "images", "datatype": "UINT8", "shape": [-1, SIDE, SIDE]}
 OUTPUTS: Final = (
@@ -52,7 +52,7 @@ class _Head(NamedTuple):
     timeout_us: int
     number: int  # of images, as the shape says
     data: Any  # the images' own, if they are in the JSON; else None
-    booleans: bool  # whether a true or false came anywhere, which `bytes` would take for 1 and 0
+    booleans: bool  # whether a true or false came anywhere
     raw_bytes: int | None  # the parameter binary_data_size
 
 
@@ -175,7 +175,7 @@ def _read_head(body: bytes, max_images: int) -> _Head:
         timeout_us=timeout_us,
         number=number,
         data=tensor.get("data"),
-        booleans=b"true" in body or b"false" in body,
+        booleans=has_booleans(body),
         raw_bytes=raw_bytes,
     )
 
@@ -288,7 +288,7 @@ def _json_images(head: _Head, tail: memoryview | None) -> Images:
     if len(data) != number * PIXELS:
         raise malformed(f"The shape says {number} x {PIXELS} = {number * PIXELS} pixels; data has {len(data)}.")
     try:
-        flat = bytes(data)
+        flat = bytearray(data)
     except (TypeError, ValueError):
         flat = None
     if flat is None or head.booleans:
@@ -296,7 +296,7 @@ def _json_images(head: _Head, tail: memoryview | None) -> Images:
             if type(pixel) is not int or not 0 <= pixel <= 255:
                 hint = "; pixels from 0 to 1 must be multiplied by 255 and rounded" if type(pixel) is float else ""
                 raise malformed(f"data must be integers from 0 to 255; entry {i} is {kind_of(pixel)}{hint}.")
-    assert flat is not None  # what `bytes` refuses, the loop above has found
+    assert flat is not None  # what `bytearray` refuses, the loop above has found
     return np.frombuffer(flat, np.uint8).reshape(number, SIDE, SIDE)
 
 
