@@ -45,7 +45,7 @@ from benchmarks.serving_cases import (
 from benchmarks.serving_servers import by_bentoml, ours, started
 from comparison.intervals import log_interval
 from digits.errors import LoadTestError, SamedigitError
-from loadtests.load_test import processor
+from digits.machine import machine
 from loadtests.server import Start, free_ports, on_cores
 from serving.start import ROOT
 
@@ -105,7 +105,7 @@ def run(commit: str, *, starts: int) -> dict[str, Any]:
                     progress.advance(step)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "before": commit,
         "starts": starts,
         "cases": [_case(case, [one[case] for one in measured]) for case in measured[0]],

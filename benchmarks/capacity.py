@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,8 +37,8 @@ from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Backend
 from digits.errors import SamedigitError
+from digits.machine import machine
 from digits.store import find_model
-from loadtests.load_test import processor
 from loadtests.server import free_ports, on_cores
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
@@ -192,7 +191,7 @@ def run(*, seconds: int, real_time: bool = False, cases: Sequence[Case] = CASES)
             progress.advance(step)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "models": [model.tag for model in models.values()],
         "services": {name: asdict(service) for name, service in services.items()},
         "points": [asdict(point) for point in points],

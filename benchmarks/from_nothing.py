@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.training import processor
 from digits import mnist
 from digits.contract import Framework
+from digits.machine import processor
 from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu, in_words, parameters
 from training.recipes import RECIPES
 

@@ -16,8 +16,6 @@ every answer is checked, and a run with a wrong or a missing one is refused.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import queue
 import re
 import socket
@@ -39,9 +37,10 @@ from rich.table import Table
 from benchmarks.results import write_results
 from digits import mnist
 from digits.errors import LoadTestError, SamedigitError
+from digits.machine import machine
 from digits.store import find_model
 from loadtests.client import connect
-from loadtests.load_test import processor, two_cores, url_of
+from loadtests.load_test import two_cores, url_of
 from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import fresh_server, on_cores
 from loadtests.wire import connection_of, digit, exchange, write_requests
@@ -236,7 +235,7 @@ def main() -> None:
             outcomes.append(run("Offline", seconds=arguments.seconds, rate=MORE * first.figure))
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+            "machine": machine(),
             "what": f"{model.tag} through {arguments.backend} over {protocol}",
             "loadgen": version("mlcommons-loadgen"),
             "outcomes": [asdict(outcome) for outcome in outcomes],

@@ -14,7 +14,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import statistics
 import sys
 import threading
@@ -37,8 +36,8 @@ from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Backend, Images
 from digits.errors import LoadTestError, SamedigitError
+from digits.machine import machine
 from digits.store import find_model
-from loadtests.load_test import processor
 from loadtests.server import free_ports, on_cores
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
@@ -146,7 +145,7 @@ def run(cases: tuple[Case, ...], *, seconds: int) -> dict[str, Any]:
                 measurements += _measure(case, load, port, progress)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "pinning": f"server on core {cores[0]}, client on core {cores[-1]}" if len(cores) > 1 else "none",
         "model": model.tag,
         "measurements": [asdict(one) for one in measurements],

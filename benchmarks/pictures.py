@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -39,8 +37,8 @@ from benchmarks.serving_servers import ours, started
 from digits import mnist
 from digits.contract import Images
 from digits.errors import LoadTestError, SamedigitError
+from digits.machine import machine
 from loadtests.client import Client
-from loadtests.load_test import processor
 from loadtests.server import free_ports, on_cores
 
 GOAL: Final = 2.0  # times p99 alone
@@ -201,7 +199,7 @@ def run(*, rounds: int) -> dict[str, Any]:
     ratios = {str(number): p99[number, BESIDE] / p99[number, ALONE] for number in CONNECTIONS}
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "client": serving_client.client(),
         "model": bench.model.tag,
         "photograph_bytes": len(body),

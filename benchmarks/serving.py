@@ -18,8 +18,6 @@ empty bentoml service, bentoml's adaptive batching and grpcio's own server run i
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -41,7 +39,7 @@ from benchmarks.serving_cases import Measurement
 from benchmarks.serving_costs import costs
 from benchmarks.serving_servers import PEERS, locked_version
 from digits.errors import SamedigitError
-from loadtests.load_test import processor
+from digits.machine import machine
 from loadtests.server import on_cores
 
 NAMES: Final = {
@@ -101,7 +99,7 @@ def run(*, seconds: int, peers: Sequence[str]) -> dict[str, Any]:
     )
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "pinning": pinning,
         "client": client,
         "model": bench.model.tag,

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
 import sys
 import time
@@ -38,8 +36,8 @@ from benchmarks.crowd import Crowd, totals
 from benchmarks.results import write_results
 from digits import mnist
 from digits.errors import LoadTestError, SamedigitError
+from digits.machine import machine
 from digits.store import find_model
-from loadtests.load_test import processor
 from loadtests.server import Server, fresh_server
 from runtimes.backends import open_runtime
 from runtimes.device import CPU
@@ -147,7 +145,7 @@ def run(*, seconds: float) -> dict[str, Any]:
     found = verdict(samples)
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "seconds": seconds,
         "clients": NUMBERS,
         "tallies": totals(tallies),

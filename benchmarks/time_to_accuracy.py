@@ -27,10 +27,10 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.results import write_results
-from benchmarks.training import processor
 from benchmarks.until_accurate import HELD_OUT, MOST_EPOCHS, TARGET
 from comparison.intervals import median_interval
 from digits import mnist
+from digits.machine import processor
 
 FORMS: Final = (
     ("numpy", "readable"),

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import platform
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -32,6 +30,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from digits import mnist
+from digits.machine import processor
 from digits.network import Dense, Relu, in_words
 from training import numpy_trainer, torch_trainer
 from training.recipes import Recipe, find_recipe
@@ -95,15 +94,6 @@ def sklearn_epoch(recipe: Recipe) -> Epoch:
             model.fit(pixels, images.labels)
 
     return epoch
-
-
-def processor() -> str:
-    """Its name, and whether it has AVX-512, on which much depends."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = said.get("model name") or platform.processor() or platform.machine()
-    avx512 = "avx512f" in said["flags"].split() if "flags" in said else None
-    return name + {True: ", with AVX-512", False: ", without AVX-512", None: ""}[avx512]
 
 
 def compare(title: str, epochs: dict[str, Epoch], *, steps: int, rounds: int, console: Console) -> None:

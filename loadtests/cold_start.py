@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import sys
 import threading
@@ -29,9 +28,10 @@ from urllib.parse import urlsplit
 from digits import mnist, store
 from digits.contract import Backend
 from digits.errors import LoadTestError, SamedigitError
+from digits.machine import machine
 from digits.store import StoredModel
 from loadtests.client import connect
-from loadtests.load_test import processor, two_cores
+from loadtests.load_test import two_cores
 from loadtests.protocols import PROTOCOLS, ProtocolName, WrongAnswer
 from loadtests.server import READY_SECONDS, Start, free_ports, start_of, started
 from loadtests.wire import connection_of, digit, exchange, write_requests
@@ -154,8 +154,7 @@ def main() -> None:
         answers = measure(pairs, starts=arguments.starts, cold=cold)
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {processor()}",
-            "cores": os.cpu_count(),
+            "machine": machine(),
             "answers": [asdict(answer) for answer in answers],
         }
         arguments.results.mkdir(parents=True, exist_ok=True)

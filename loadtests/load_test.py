@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 
 from digits.contract import Backend
 from digits.errors import LoadTestError
+from digits.machine import machine
 from digits.store import StoredModel
 from loadtests.protocols import PROTOCOLS, ProtocolName
 from loadtests.server import FreshServer, fresh_server, on_cores
@@ -125,8 +125,7 @@ def run_load_test(
                     runs.append(_measure(fresh, model, target, protocol, load, duration, client_core, staging))
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {processor()}",
-            "cores": os.cpu_count(),
+            "machine": machine(),
             "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "duration_seconds": duration,
             "versions": {package: version(package) for package in ("bentoml", "locust", "uvicorn", "numpy")},
@@ -298,14 +297,3 @@ def two_cores() -> tuple[int | None, int | None]:
         return None, None
     cores = sorted(os.sched_getaffinity(0))
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
-
-
-def processor() -> str:
-    """This machine's, as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
-    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import random
 import shutil
 import tempfile
@@ -29,9 +28,10 @@ import numpy.typing as npt
 
 from digits.contract import Backend
 from digits.errors import LoadTestError
+from digits.machine import machine
 from digits.store import StoredModel
 from loadtests.arrivals import FAILED, OUTCOMES, RIGHT, Client, Load, Sent, client
-from loadtests.load_test import RESULTS_ADVICE, processor, two_cores, url_of
+from loadtests.load_test import RESULTS_ADVICE, two_cores, url_of
 from loadtests.protocols import PROTOCOLS, ProtocolName
 from loadtests.scenarios import Closed, Open, Scenario, Times
 from loadtests.server import FreshServer, fresh_server
@@ -147,8 +147,7 @@ def run_open_test(
                         peaks.append(target.peak())
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {processor()}",
-            "cores": os.cpu_count(),
+            "machine": machine(),
             "pinning": "none" if client_core is None else f"server on core {server_core}, client on core {client_core}",
             "seconds": seconds,
             "rounds": rounds,

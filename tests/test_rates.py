@@ -57,7 +57,7 @@ def arrived(rounds: Sequence[dict[float, float | None]], *, backend: Backend = "
 
 def rates_of(*each: Arrived) -> Rates:
     return Rates(
-        made_at="2026-01-01T00:00:00+00:00", machine="made up", cores=2, pinning="none", seconds=1.0, rounds=3,
+        made_at="2026-01-01T00:00:00+00:00", machine="made up", pinning="none", seconds=1.0, rounds=3,
         bounds_ms=BOUNDS_MS, versions={}, arrived=each,
     )  # fmt: skip
 
@@ -245,7 +245,7 @@ def written(folder: Path, requests: int = 400) -> Path:
                         (number, share, i / 1000, 0.01, slowness * (i + 1), "failed" if failed else "right")
                     )
     document = {
-        "made_at": "2026-01-01T00:00:00+00:00", "machine": "made up", "cores": 2, "pinning": "none", "seconds": 1.0,
+        "made_at": "2026-01-01T00:00:00+00:00", "machine": "made up", "pinning": "none", "seconds": 1.0,
         "rounds": 2, "bounds_ms": BOUNDS_MS, "versions": {"numpy": "2"}, "peaks": [asdict(PEAK)],
         "points": [asdict(point) for point in points],
     }  # fmt: skip

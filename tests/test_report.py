@@ -140,7 +140,6 @@ def write_made_up_results(
     document = {
         "made_at": "2026-01-03T04:05:06+00:00",
         "machine": "Linux x86_64, Made-up Processor 9000",
-        "cores": 2,
         "pinning": "server on core 0, client on core 1",
         "duration_seconds": 5,
         "versions": {"bentoml": "1.4.39", "locust": "2.47.0"},

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -38,6 +37,7 @@ from digits import mnist
 from digits.card import Epoch, Score
 from digits.contract import CLASSES, Framework, Probabilities
 from digits.errors import SamedigitError, StudyError
+from digits.machine import machine
 from digits.network import arrays, with_inputs
 from runtimes.device import CPU
 from training import trainers
@@ -504,7 +504,7 @@ def _do_run(recipe: Recipe, study: Path, import_seconds: float) -> None:
         device=str(CPU),
         threads=1,
         versions=versions(),
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        machine=machine(),
         finished_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         file=file.with_suffix(".npz"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from digits.card import Card, Epoch
 from digits.confidence import find_confidence
 from digits.contract import EXPORTED
 from digits.errors import DeviceError
+from digits.machine import machine
 from digits.misread import Misread
 from digits.mnist import LabelledImages
 from digits.network import parameters
@@ -97,7 +97,7 @@ def train_and_store(
             files=store.hashes(folder),
             data=dict(mnist.SHA256),
             versions=versions(),
-            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            machine=machine(),
             threads=threads,
             trained_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             train_seconds=sum(epoch.seconds for epoch in history),

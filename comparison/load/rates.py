@@ -194,7 +194,6 @@ class Rates:
 
     made_at: str  # ISO 8601, UTC
     machine: str
-    cores: int
     pinning: str
     seconds: float  # of each measurement
     rounds: int

@@ -32,7 +32,6 @@ class Results:
     folder: Path
     made_at: str  # ISO 8601, UTC
     machine: str
-    cores: int
     pinning: str
     duration_seconds: float  # of each run, as asked for
     versions: dict[str, str]  # package -> version

@@ -12,7 +12,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 
 from digits import mnist
 from digits.errors import StudyError
+from digits.machine import machine
 from training import trainers
 from training.given.draws import Array, Training, scaled, training_images
 from training.train import versions
@@ -58,7 +58,7 @@ def do(training: Training) -> dict[str, Any]:
         "training": training.to_data(),
         "digits": np.stack(kept),
         "seconds": time.perf_counter() - started,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": versions(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
