@@ -22,12 +22,15 @@ Result = TypeVar("Result")
 
 
 class Replicas:
-    """Networks of the same layers, one for each thread; the first one's parameters become those of all.
+    """Networks of the same layers, one for each thread; the first one's parameters and statistics become those of all.
 
     Attributes:
         layers: of the first; what is set there as `training` holds for all.
         parameters: as in `Network`.
         gradients: as in `Network`.
+
+    Raises:
+        ValueError: one has more layers than another.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -40,7 +43,10 @@ class Replicas:
         self._threads = ThreadPoolExecutor(len(self._networks) - 1)
         for network in self._networks[1:]:
             network.share(self.parameters)
+        self._switched: list[list[BatchNorm | Dropout]] = []  # of each such layer, every network's
         for alike in zip(*(network.layers for network in self._networks), strict=True):
+            if switched := [layer for layer in alike if isinstance(layer, BatchNorm | Dropout)]:
+                self._switched.append(switched)
             norms = [layer for layer in alike if isinstance(layer, BatchNorm)]
             brought: list[Array] = [np.empty(0)] * len(norms)
             for place, norm in enumerate(norms):
@@ -49,10 +55,9 @@ class Replicas:
 
     def forward(self, inputs: Array) -> Array:
         """Logits `[N, C]` of inputs `[N, F]`, of at least as many rows as there are threads."""
-        for network in self._networks[1:]:
-            for layer, first in zip(network.layers, self.layers, strict=True):
-                if isinstance(layer, BatchNorm | Dropout) and isinstance(first, BatchNorm | Dropout):
-                    layer.training = first.training
+        for first, *others in self._switched:
+            for layer in others:
+                layer.training = first.training
         return np.concatenate(self._run([network.forward for network in self._networks], inputs))
 
     def backward(self, gradient: Array) -> None:

@@ -26,7 +26,11 @@ def main() -> None:
     mutmut = str(Path(sys.executable).with_name("mutmut"))
     names = sys.argv[1:]
     _check_test_ids()
-    run = subprocess.run([mutmut, "run", "--max-children", str(os.cpu_count() or 1), *names], cwd=PROJECT)
+    # mutmut forks after the tests have run once. Threads of torch are not there in what it forks, which would wait for them
+    # until its time is up: a mistake that nobody noticed.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [mutmut, "run", "--max-children", str(os.cpu_count() or 1), *names]
+    run = subprocess.run(command, cwd=PROJECT, env=alone)
     if run.returncode != 0:
         raise SystemExit(run.returncode)
     results = subprocess.run(

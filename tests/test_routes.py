@@ -7,7 +7,7 @@ import pytest
 from serving import routes
 from serving.errors import Kind, RequestError
 from serving.protocols import v2_control
-from serving.routes import FOREIGN, ROUTES, find, owns
+from serving.routes import CALLS, FOREIGN, ROUTES, find, find_call, owns
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,24 @@ def test_a_path_leads_to_its_route_with_the_pattern_s_parameters(
 def test_every_route_is_found_by_its_own_pattern_and_its_door_is_owned(route: routes.Route) -> None:
     assert find(route.method, route.pattern)[0] is route
     assert owns(route.pattern)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.answers)
+def test_a_call_is_found_by_its_path_and_refused_over_http_1(call: routes.Route) -> None:
+    assert find_call(call.pattern) is call
+    with pytest.raises(RequestError) as refused:
+        find("POST", call.pattern)
+    assert refused.value.kind is Kind.MEDIA_TYPE
+    assert str(refused.value) == (
+        f"{call.pattern} is a call of gRPC, which comes over HTTP/2 with content-type: application/grpc."
+    )
+
+
+def test_a_call_that_is_none_is_unsupported() -> None:
+    path = "/inference.GRPCInferenceService/" + "Model" * 100
+    with pytest.raises(RequestError) as refused:
+        find_call(path)
+    assert (refused.value.kind, str(refused.value)) == (Kind.UNSUPPORTED, f"There is no method {path[:100]}.")
 
 
 def test_head_is_answered_where_get_is() -> None:

@@ -17,7 +17,7 @@ from scratch.buffers import Array
 from scratch.layers import Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
 from scratch.losses import soft_cross_entropy, softmax_cross_entropy
 from scratch.network import Network
-from scratch.optimizers import BLOCK, FLUSH_EVERY, SGD, Adam, Optimizer, RMSprop
+from scratch.optimizers import BLOCK, FLUSH_EVERY, NEGLIGIBLE, SGD, Adam, Optimizer, RMSprop, Scheduled, flush
 
 ACTIVATIONS: dict[str, type[Relu] | type[Sigmoid]] = {"relu": Relu, "sigmoid": Sigmoid}
 
@@ -435,3 +435,19 @@ def test_a_network_computes_what_its_layers_say() -> None:
     inputs = np.random.default_rng(7).normal(size=(5, 3))
     hidden = 1 / (1 + np.exp(-(inputs @ first.weight + first.bias)))
     np.testing.assert_allclose(network.forward(inputs), hidden @ second.weight + second.bias, rtol=1e-12)
+
+
+def test_a_scheduled_optimizer_moves_by_each_step_s_own_rate() -> None:
+    parameters = np.zeros(2)
+    optimizer = Scheduled(SGD(parameters, learning_rate=9.0), [1.0, 0.5])
+    assert optimizer.learning_rate == 9.0
+    for rate, moved in ((1.0, -1.0), (0.5, -1.5)):
+        optimizer.step(np.ones(2))
+        assert optimizer.learning_rate == rate
+        np.testing.assert_array_equal(parameters, [moved, moved])
+
+
+def test_averages_below_what_is_negligible_become_0() -> None:
+    averages = np.array([NEGLIGIBLE, -NEGLIGIBLE, 0.9 * NEGLIGIBLE, -0.9 * NEGLIGIBLE, 1.0])
+    flush(averages)
+    np.testing.assert_array_equal(averages, [NEGLIGIBLE, -NEGLIGIBLE, 0, 0, 1])

@@ -367,6 +367,26 @@ def test_replicas_compute_what_one_network_does_of_the_whole_batch(threads: int,
         np.testing.assert_allclose(replicas.forward(inputs), alone.forward(inputs), rtol=1e-9, atol=1e-12)
 
 
+def test_replicas_begin_with_the_statistics_of_the_first() -> None:
+    alone, first, second = small_network(), small_network(), small_network()
+    for network in (alone, first):
+        for layer in network.layers:
+            if isinstance(layer, BatchNorm):
+                layer.mean += 0.5
+                layer.variance += 2
+    replicas = Replicas([first, second])
+    set_training(alone, False)
+    set_training(replicas, False)
+    inputs = np.random.default_rng(7).normal(size=(6, 64))
+    np.testing.assert_allclose(replicas.forward(inputs), alone.forward(inputs), rtol=1e-9, atol=1e-12)
+
+
+def test_replicas_with_other_layers_are_refused() -> None:
+    longer = Network([*small_network().layers, Relu()], dtype=np.float64)
+    with pytest.raises(ValueError, match="argument"):
+        Replicas([small_network(), longer])
+
+
 def test_a_thread_that_fails_does_not_leave_the_others_waiting() -> None:
     networks = [small_network(), small_network()]
 

@@ -615,6 +615,18 @@ def test_calibration_by_hand() -> None:
     assert (same.ece, same.nll, same.brier) == pytest.approx((measured.ece, measured.nll, measured.brier))
 
 
+def test_a_probability_belongs_to_the_bin_that_it_ends() -> None:
+    confidence = np.array([0, 1 / 30, 1 / 15, 1 / 15 + 1e-9, 0.5, 14 / 15 + 1e-9, 1, 1 + 1e-7])
+    assert calibration._bins(confidence).tolist() == [0, 0, 0, 1, 7, 14, 14, 14]
+
+
+def test_what_chance_gives_is_the_same_each_time() -> None:
+    probabilities, _ = drawn(np.random.default_rng(23), 500)
+    first = calibration.ece_by_chance(probabilities)
+    assert first == calibration.ece_by_chance(probabilities, seed=1)
+    assert first != calibration.ece_by_chance(probabilities, seed=2)
+
+
 def test_the_ece_of_a_calibrated_model_lies_within_what_chance_gives() -> None:
     generator = np.random.default_rng(15)
     inside = 0
@@ -766,6 +778,32 @@ def test_splits_are_compared_as_two_recipes_are() -> None:
     assert (low, high) == pytest.approx(proportion_confint(found[1].different, 40, method="beta"))
     defaults = aa.split_at_random(answers_of(right[:6, :20]), splits=3)
     assert [(size.runs, size.splits) for size in defaults] == [(3, 3)]
+
+
+def test_splits_too_large_for_the_runs_are_left_out_and_the_others_made() -> None:
+    answers = answers_of(np.random.default_rng(24).random((6, 400)) < 0.9)
+    assert [size.runs for size in aa.split_at_random(answers, sizes=(4, 2, 9, 3), splits=2)] == [2, 3]
+    with pytest.raises(ValueError, match=r"^expected groups of two runs or more, got \(3, 1\)$"):
+        aa.split_at_random(answers, sizes=(3, 1))
+
+
+def test_splits_are_equivalent_by_the_margin_that_is_given() -> None:
+    answers = answers_of(np.random.default_rng(25).random((6, 400)) < 0.9)
+    (wide,) = aa.split_at_random(answers, sizes=(3,), splits=5, margin=0.9)
+    assert (wide.different, wide.equivalent) == (0, 5)
+    (narrow,) = aa.split_at_random(answers, sizes=(3,), splits=5, margin=1e-9)
+    assert narrow.equivalent == 0
+    assert aa.split_at_random(answers, splits=3) == aa.split_at_random(answers, splits=3, seed=1)
+
+
+def test_a_group_is_a_recipe_of_its_own_with_the_runs_that_were_drawn() -> None:
+    assert aa._parts(4) == {"first": slice(0, 4), "second": slice(4, 8)}
+    answers = answers_of(np.random.default_rng(26).random((5, 40)) < 0.9)
+    group = aa._group(answers, np.array([3, 1]), "second")
+    assert (group.recipe, group.seeds) == ("second", (1, 2))
+    np.testing.assert_array_equal(group.digits, answers.digits[[3, 1]])
+    np.testing.assert_array_equal(group.correct, answers.correct[[3, 1]])
+    assert group.histories == (answers.histories[3], answers.histories[1])
 
 
 def test_the_fewest_runs_that_give_verdicts() -> None:
