@@ -13,7 +13,7 @@ import pytest
 from conftest import require
 
 from scratch import initialisers, optimizers
-from scratch.buffers import Array
+from scratch.buffers import Array, Buffer
 from scratch.layers import Dense, Layer, Relu, Sigmoid, relu, sigmoid, softmax
 from scratch.losses import soft_cross_entropy, softmax_cross_entropy
 from scratch.network import Network
@@ -388,6 +388,20 @@ def test_an_initialiser_draws_by_its_generator_alone(draw: Any) -> None:
 
 
 # Buffers and views
+
+
+def test_a_buffer_keeps_its_memory_until_more_or_another_type_is_asked_for() -> None:
+    buffer = Buffer()
+    first = buffer.shaped((2, 3), np.float32)
+    assert first.shape == (2, 3)
+    assert first.dtype == np.float32
+    first[:] = 7
+    again, part = buffer.shaped((3, 2), np.float32), buffer.shaped((4,), np.float32)
+    assert np.shares_memory(first, again)
+    assert np.shares_memory(first, part)
+    np.testing.assert_array_equal(part, np.full(4, 7, np.float32))
+    assert not np.shares_memory(first, buffer.shaped((7,), np.float32))
+    assert buffer.shaped((7,), np.float64).dtype == np.float64
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])

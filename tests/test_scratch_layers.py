@@ -215,6 +215,57 @@ def test_a_product_in_slices_is_the_product(rows: int, small: bool, monkeypatch:
     np.testing.assert_allclose(out, left @ right, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("pieces", "shape"), [(1, (8, 3)), (2, (2, 4, 3)), (4, (4, 2, 3))])
+def test_rows_are_cut_into_as_many_slices_as_pay_and_not_at_all_where_none_do(
+    pieces: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multiplied: list[tuple[int, ...]] = []
+    matmul = np.matmul
+
+    def recording(left: Array, right: Array, out: Array) -> Array:
+        multiplied.append(left.shape)
+        result: Array = matmul(left, right, out=out)
+        return result
+
+    monkeypatch.setattr(products, "_pieces", lambda rows, of_each: pieces)
+    monkeypatch.setattr(np, "matmul", recording)
+    out = products.product(np.ones((8, 3)), np.ones((3, 2)), np.empty((8, 2)))
+    np.testing.assert_array_equal(out, np.full((8, 2), 3.0))
+    assert multiplied == [shape]
+
+
+def test_a_product_is_small_up_to_a_million_multiplications_where_there_are_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "small_kernels", lambda: True)
+    assert products.is_small(1_000_000)
+    assert not products.is_small(1_000_001)
+    monkeypatch.setattr(products, "small_kernels", lambda: False)
+    assert not products.is_small(1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_images_keep_their_precision_forwards_and_backwards(dtype: type[np.floating]) -> None:
+    layers: list[Layer] = [ToImages(2, 6, 6), Conv(2, 3, 3, 6, 6, 1, True), MaxPool(2), Relu(), Flatten()]
+    network = Network(layers, dtype=dtype)
+    network.parameters += np.random.default_rng(8).normal(0, 0.5, len(network.parameters)).astype(dtype)
+    outputs = np.random.default_rng(9).random((5, 72)).astype(dtype)
+    for layer in layers:
+        outputs = layer.forward(outputs)
+        assert outputs.dtype == dtype, layer
+    gradient = np.ones_like(outputs)
+    for layer in reversed(layers):
+        gradient = layer.backward(gradient, inputs_too=True)
+        assert gradient.dtype == dtype, layer
+    assert network.gradients.dtype == dtype
+
+
+def test_a_convolution_tells_how_many_numbers_meet_in_one_and_come_of_one() -> None:
+    """By which its weights are drawn (Glorot and Bengio 2010; He et al. 2015)."""
+    conv = Conv(2, 5, 3, 8, 8, 0, False)
+    assert (conv.fan_in, conv.fan_out) == (2 * 9, 5 * 9)
+
+
 def test_slices_are_the_fewest_that_are_small_and_of_four_rows_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "small_kernels", lambda: True)
     pieces = products._pieces.__wrapped__
