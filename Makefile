@@ -2,7 +2,7 @@
 # make test    the whole test suite
 # make protos  the messages of gRPC, from the .proto files
 # make gpu-check  what works on a GPU, with figures, where there is one
-# make mutants whether the tests would notice mistakes: some minutes
+# make mutants whether the tests would notice mistakes: 7,800 of them, about 40 minutes on two cores
 .PHONY: demo test check protos mutants image gpu-check lock clean
 
 # The first Python that is new enough, and not too new for the frameworks.
