@@ -217,7 +217,7 @@ def test_the_estimate_is_near_the_time_it_took(whole: Study) -> None:
     half = TOTAL // 2
     estimate, took = whole.progress[half].seconds_left, whole.at[-1] - whole.at[half]
     assert estimate is not None
-    assert took / 4 < estimate < took * 4  # other processes may slow either
+    assert took / 10 < estimate < took * 10  # seconds, not milliseconds; others may slow either
 
 
 def test_the_estimate_adds_up() -> None:
