@@ -12,11 +12,12 @@ import pytest
 
 from digits import mnist
 from digits.errors import StudyError
-from digits.network import dense_network
+from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu, dense_network
 from training.given import draws
 from training.given.draws import Training
 from training.given.runs import Outcome, do, read, run_all
 from training.recipes import RECIPES, Recipe
+from training.targets import STRANGER
 
 # A fortieth of the training images: short, and with a last batch that is smaller.
 SHORT = dataclasses.replace(
@@ -29,6 +30,19 @@ SHORT = dataclasses.replace(
 RMSPROP = dataclasses.replace(
     SHORT, network=dense_network((16,), "sigmoid"), optimizer="rmsprop", beta_1=0.0, beta_2=0.9
 )
+# Everything that a recipe of convolutions has: what it draws, augmentation, a cycle of learning rates.
+CONVOLUTIONS = dataclasses.replace(
+    RECIPES["torch-robust"],
+    network=(
+        *(Conv(filters=4, kernel=5, padding=2, bias=False), MaxPool(2), BatchNorm(momentum=0.9, epsilon=1e-5), Relu()),
+        *(Conv(filters=8, kernel=3, padding=0, bias=True), MaxPool(2), Relu()),
+        *(Dense(16), BatchNorm(momentum=0.9, epsilon=1e-5), Relu(), Dense(10)),
+    ),
+    drawn=300,
+    strangers=100,
+    epochs=2,
+    validation_fraction=0.975,
+)
 
 
 def given(recipe: Recipe = SHORT, seed: int = 1, **changed: object) -> Training:
@@ -39,7 +53,7 @@ def given(recipe: Recipe = SHORT, seed: int = 1, **changed: object) -> Training:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [SHORT, RMSPROP], ids=["adam, dropout, L2", "rmsprop"])
+@pytest.mark.parametrize("recipe", [SHORT, RMSPROP, CONVOLUTIONS], ids=["adam, dropout, L2", "rmsprop", "convolutions"])
 def test_in_float64_not_one_answer_differs_between_frameworks(recipe: Recipe, tmp_path: Path) -> None:
     trainings = [given(recipe, framework=framework, precision="float64") for framework in ("numpy", "torch", "keras")]
     ours, torchs, kerass = (one.digits for one in run_all(trainings, tmp_path, jobs=1))
@@ -135,14 +149,38 @@ def test_masks_keep_their_share() -> None:
 
 
 def test_two_samples_of_the_training_images_are_its_halves() -> None:
-    pixels, labels = draws.training_images(given())
-    assert pixels.shape == (1500, 784)
-    assert (pixels.min(), pixels.max()) == pytest.approx(SHORT.scaling)
-    halves = [draws.training_images(given(sample=sample))[0] for sample in (3, -3)]
-    assert [len(half) for half in halves] == [750, 750]
-    both = np.concatenate(halves)
-    assert sorted(map(bytes, both)) == sorted(map(bytes, pixels))
-    assert len(labels) == 1500
+    every = draws.training_images(given())
+    assert every.images.shape == (1500, 28, 28)
+    assert len(every.labels) == 1500
+    halves = [draws.training_images(given(sample=sample)) for sample in (3, -3)]
+    assert [len(half.labels) for half in halves] == [750, 750]
+    both = [(bytes(image), label) for half in halves for image, label in zip(half.images, half.labels, strict=True)]
+    assert sorted(both) == sorted(zip(map(bytes, every.images), every.labels, strict=True))
+
+
+def test_an_epoch_sees_every_image_scaled_and_augmented_anew_where_the_recipe_augments() -> None:
+    images = draws.training_images(given()).images
+    first, second = draws.epochs(given(), images)
+    assert first.shape == (1500, 784)
+    assert first.dtype == np.float32
+    assert (first.min(), first.max()) == pytest.approx(SHORT.scaling)
+    assert np.array_equal(first, second)
+    augmented = replace(SHORT, augmentation=CONVOLUTIONS.augmentation)
+    first, second = draws.epochs(given(augmented, precision="float64"), images)
+    assert first.dtype == np.float64
+    assert not np.array_equal(first, second)
+    again, _ = draws.epochs(given(augmented, precision="float64", weights=2), images)
+    assert np.array_equal(first, again)
+    other, _ = draws.epochs(given(augmented, precision="float64", order=2), images)
+    assert not np.array_equal(first, other)
+
+
+def test_what_a_recipe_draws_is_trained_on_by_the_seed_of_the_order() -> None:
+    one, other = (draws.training_images(given(CONVOLUTIONS, order=order)) for order in (1, 2))
+    assert one.images.shape == (1900, 28, 28)
+    assert (one.labels == STRANGER).sum() == 100
+    assert np.array_equal(one.images[:1500], draws.training_images(given()).images)
+    assert not np.array_equal(one.images[1500:1800], other.images[1500:1800])
 
 
 def test_a_key_is_of_all_that_decides_what_comes_out() -> None:

@@ -113,7 +113,7 @@ class LearningRates(keras.optimizers.schedules.LearningRateSchedule):  # type: i
     """One for each step: Keras has no one-cycle schedule of its own."""
 
     def __init__(self, rates: npt.NDArray[np.float64]) -> None:
-        self._rates = tf.constant(rates, tf.float32)  # [steps]
+        self._rates = tf.constant(rates, keras.config.floatx())  # [steps]
 
     def __call__(self, step: Any) -> Any:
         return tf.gather(self._rates, step)

@@ -47,8 +47,12 @@ OTHERS: Final[tuple[Framework, ...]] = ("torch", "keras")
 ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
 
-# What each recipe of dense layers has that no other has: an architecture, an activation, a way to start, an optimizer.
-MATHEMATICS: Final = ("keras-deep", "torch-relu", "keras-enhanced", "keras-basic", "torch-improved", "numpy-sigmoid")
+# What each recipe has that no other has: an architecture, an activation, a way to start, an optimizer, augmentation. `robust`
+# and `wide` have the layers of `conv` or of these, and would take hours in float64.
+MATHEMATICS: Final = (
+    *("keras-deep", "torch-relu", "keras-enhanced", "keras-basic", "torch-improved", "numpy-sigmoid"),
+    "torch-conv",
+)
 SMALLEST: Final = "numpy-deep"  # the recipe that trains soonest: of it the defaults and the components are asked
 
 

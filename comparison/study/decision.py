@@ -60,8 +60,8 @@ its table (*together*) hold at once in 95 of 100 such studies. Each training has
 
 ## The same mathematics
 
-The same starting weights, batches and dropout masks, handed to NumPy, torch and Keras; the whole training of each recipe. Where
-Keras's epsilon stands in another place, it is translated (`training/given/keras_given.py`). The table counts the test images
+The same starting weights, batches, augmented images and dropout masks, handed to NumPy, torch and Keras; the whole training of
+each recipe. Where Keras's epsilon stands in another place, it is translated (`training/given/keras_given.py`). The table counts the test images
 that two frameworks answer differently at the end.
 
 {_same(decision)}

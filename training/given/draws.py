@@ -1,4 +1,4 @@
-"""A training with everything random handed in: starting weights, the order of the batches, dropout's masks, the images.
+"""A training with everything random handed in: starting weights, the images in their order, dropout's masks.
 
 Each comes from a seed of its own, so that two trainings can have all but one in common (common random numbers), in
 whatever framework they run. What is drawn does not depend on the recipe beyond its shapes: a starting weight is one number
@@ -11,16 +11,18 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from digits import mnist
-from digits.contract import PIXELS, Framework, Images, Labels
+from digits.contract import PIXELS, Framework, Images
+from digits.mnist import LabelledImages
 from digits.network import BatchNorm, Conv, Dense, Dropout, arrays, with_inputs
+from training.augmentation import augment
 from training.recipes import Recipe
+from training.train import split_for
 
 Array = npt.NDArray[Any]
 Precision = Literal["float32", "float64"]
@@ -42,7 +44,7 @@ class Training:
     framework: Framework
     precision: Precision = "float32"
     weights: int
-    order: int
+    order: int  # of the batches; and what the recipe draws and augments, it draws from this seed too
     masks: int
     sample: int | None = (
         None  # of the half of the training images that is trained on: s and -s are the two halves; None: all
@@ -125,17 +127,25 @@ def masks(training: Training, epoch: int, images: int) -> list[npt.NDArray[np.bo
     ]
 
 
-def training_images(training: Training) -> tuple[Array, Labels]:
-    """Pixels `[N, 784]` as the recipe scales them, and their labels; without those that it holds out."""
-    recipe, every = training.recipe, mnist.train_images()
-    images, labels = every.images, every.labels
-    kept = len(labels) - round(recipe.validation_fraction * len(labels))
-    images, labels = images[:kept], labels[:kept]
-    if training.sample is not None:
-        shuffled = np.random.default_rng([_SAMPLE, abs(training.sample)]).permutation(kept)
-        half = shuffled[: kept // 2] if training.sample > 0 else shuffled[kept // 2 : kept // 2 * 2]
-        images, labels = images[half], labels[half]
-    return scaled(training, images), labels
+def training_images(training: Training) -> LabelledImages:
+    """What the recipe trains on, drawn digits and strangers included; without what it holds out."""
+    every = split_for(replace(training.recipe, seed=training.order)).train
+    if training.sample is None:
+        return every
+    count = len(every.labels)
+    shuffled = np.random.default_rng([_SAMPLE, abs(training.sample)]).permutation(count)
+    half = shuffled[: count // 2] if training.sample > 0 else shuffled[count // 2 : count // 2 * 2]
+    return LabelledImages(images=every.images[half], labels=every.labels[half])
+
+
+def epochs(training: Training, images: Images) -> Iterator[Array]:
+    """Of each epoch, pixels `[N, 784]` as the recipe scales them, augmented anew."""
+    pixels = scaled(training, images)
+    for epoch in range(training.recipe.epochs):
+        if training.recipe.augmentation:
+            augmented = augment(training.recipe.augmentation, images, seed=training.order, epoch=epoch)
+            pixels = scaled(training, augmented)
+        yield pixels
 
 
 def scaled(training: Training, images: Images) -> Array:

@@ -7,6 +7,7 @@ RMSprop divides by sqrt(variance + epsilon), so it is handed 2 * epsilon * sqrt(
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from digits.contract import Labels
+from digits.contract import PIXELS, Images, Labels
 from digits.network import Dropout, with_inputs
-from training.given.draws import Array, Training, masks, orders, starting_weights
-from training.recipes import Recipe
+from training.given.draws import Array, Training, epochs, masks, orders, starting_weights
 from training.schedule import steps_of
+from training.trainers import BLOCK
 
 
 class Adam(keras.optimizers.Adam):  # type: ignore[misc]  # keras has no types
@@ -69,8 +70,8 @@ class GivenDropout(keras.layers.Layer):  # type: ignore[misc]  # keras has no ty
         return inputs * mask / (1 - self.rate)
 
 
-def train(training: Training, pixels: Array, labels: Labels) -> Iterator[keras.Model]:
-    """The model after each epoch, one and the same, trained on pixels `[N, 784]` and labels `[N]`."""
+def train(training: Training, images: Images, labels: Labels) -> Iterator[keras.Model]:
+    """The model after each epoch, one and the same, trained on images `[N, 28, 28]` and labels `[N]`."""
     recipe = training.recipe
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
@@ -82,45 +83,52 @@ def train(training: Training, pixels: Array, labels: Labels) -> Iterator[keras.M
         for layer, shape in with_inputs(recipe.network)
         if isinstance(layer, Dropout)
     ]
-    model = _build(recipe, kept)
+    waiting = iter(kept)
+    with _replaced(keras.layers, Dropout=lambda rate, seed: GivenDropout(rate, next(waiting))):
+        model = trainer.build(recipe)
     for own, given in zip(trainer.arrays(model), starting_weights(training), strict=True):
         for name, (variable, axes) in own.items():
             variable.assign(given[name].transpose(np.argsort(axes)))
-    trainer.compile_model(model, recipe, steps=steps_of(recipe, len(labels)))
-    model.optimizer = _translated(model.optimizer)
-    every, answers = tf.constant(pixels), tf.constant(labels)
+    with _replaced(keras.optimizers, Adam=Adam, RMSprop=RMSprop):
+        trainer.compile_model(model, recipe, steps=steps_of(recipe, len(labels)))
+    every, answers = (
+        tf.Variable(np.zeros((len(labels), PIXELS), training.precision), trainable=False),
+        tf.constant(labels),
+    )
     order = tf.Variable(np.zeros(len(labels), np.int64), trainable=False)
     batches = tf.data.Dataset.range(len(labels)).batch(recipe.batch_size)
     given_batches = batches.map(lambda places: _batch(places, order, every, answers))
-    for epoch, of_epoch in enumerate(orders(training, len(labels))):
+    seen = zip(orders(training, len(labels)), epochs(training, images), strict=True)
+    for epoch, (of_epoch, pixels) in enumerate(seen):
         order.assign(of_epoch)
+        every.assign(pixels)
         for held, mask in zip(kept, masks(training, epoch, len(labels)), strict=True):
             held.assign(mask)
         model.fit(given_batches, shuffle=False, verbose=0)
         yield model
 
 
-def _batch(places: tf.Tensor, order: tf.Variable, pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _batch(
+    places: tf.Tensor, order: tf.Variable, pixels: tf.Variable, labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     batch = tf.gather(order, places)
     return tf.gather(pixels, batch), tf.gather(labels, batch)
 
 
-def _build(recipe: Recipe, kept: list[tf.Variable]) -> keras.Model:
-    waiting, dropout = iter(kept), keras.layers.Dropout
-    keras.layers.Dropout = lambda rate, seed: GivenDropout(rate, next(waiting))
+@contextlib.contextmanager
+def _replaced(module: Any, **by: Any) -> Iterator[None]:
+    """Where the trainer says `module.NAME`, it gets what is handed in."""
+    told = {name: getattr(module, name) for name in by}
+    for name, other in by.items():
+        setattr(module, name, other)
     try:
-        return trainer.build(recipe)
+        yield
     finally:
-        keras.layers.Dropout = dropout
-
-
-def _translated(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    kind = RMSprop if isinstance(optimizer, keras.optimizers.RMSprop) else Adam
-    config = optimizer.get_config()
-    return kind(**{name: value for name, value in config.items() if name != "name"})
+        for name, own in told.items():
+            setattr(module, name, own)
 
 
 def digits_of(model: keras.Model, pixels: Array) -> Array:
     """The most probable digit of each image, uint8 `[N]`, of pixels `[N, 784]`."""
-    digits: Array = model(pixels).numpy().argmax(axis=1).astype(np.uint8)
-    return digits
+    blocks = (pixels[start : start + BLOCK] for start in range(0, len(pixels), BLOCK))
+    return np.concatenate([model(block).numpy().argmax(axis=1) for block in blocks]).astype(np.uint8)

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from digits.contract import Labels
+from digits.contract import Images, Labels
 from scratch.layers import Dropout
 from scratch.network import Network
 from scratch.optimizers import Optimizer
 from training import numpy_trainer as trainer
-from training.given.draws import Array, Training, masks, orders, starting_weights
+from training.given.draws import Array, Training, epochs, masks, orders, starting_weights
 from training.schedule import steps_of
+from training.trainers import BLOCK
 
-BLOCK = 1000  # images answered at once
 
-
-def train(training: Training, pixels: Array, labels: Labels) -> Iterator[Network]:
-    """The model after each epoch, one and the same, trained on pixels `[N, 784]` and labels `[N]`."""
+def train(training: Training, images: Images, labels: Labels) -> Iterator[Network]:
+    """The model after each epoch, one and the same, trained on images `[N, 28, 28]` and labels `[N]`."""
     recipe = training.recipe
     model = Network(trainer.build(recipe, np.random.default_rng(1)).layers, dtype=training.precision)
     for own, given in zip(trainer.arrays(model), starting_weights(training), strict=True):
@@ -30,7 +29,8 @@ def train(training: Training, pixels: Array, labels: Labels) -> Iterator[Network
     optimizer = trainer.make_optimizer(model, recipe, steps=steps_of(recipe, len(labels)))
     drops = [layer for layer in model.layers if isinstance(layer, Dropout)]
     with threadpool_limits(1):
-        for epoch, order in enumerate(orders(training, len(labels))):
+        seen = zip(orders(training, len(labels)), epochs(training, images), strict=True)
+        for epoch, (order, pixels) in enumerate(seen):
             kept = masks(training, epoch, len(labels))
             trainer.set_training(model, True)
             for start in range(0, len(labels), recipe.batch_size):

@@ -47,11 +47,11 @@ class Outcome:
 def do(training: Training) -> dict[str, Any]:
     """Trains, here and now: the fields of an outcome's .json, and `digits`."""
     module = import_module(f"training.given.{training.framework}_given")
-    pixels, labels = training_images(training)
+    given = training_images(training)
     shown = scaled(training, mnist.test_images().images)
     kept: deque[Array] = deque(maxlen=training.keep)
     started = time.perf_counter()
-    for epoch, model in enumerate(module.train(training, pixels, labels), start=1):
+    for epoch, model in enumerate(module.train(training, given.images, given.labels), start=1):
         if epoch > training.recipe.epochs - training.keep:
             kept.append(module.digits_of(model, shown))
     return {

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from digits.contract import Labels
+from digits.contract import Images, Labels
 from training import torch_trainer as trainer
-from training.given.draws import Array, Training, masks, orders, starting_weights
+from training.given.draws import Array, Training, epochs, masks, orders, starting_weights
 from training.schedule import steps_of
+from training.trainers import BLOCK
 
 
 class GivenDropout(nn.Module):
@@ -25,8 +26,8 @@ class GivenDropout(nn.Module):
         return inputs * self.mask.to(inputs) / (1 - self.rate) if self.training else inputs
 
 
-def train(training: Training, pixels: Array, labels: Labels) -> Iterator[nn.Sequential]:
-    """The model after each epoch, one and the same, trained on pixels `[N, 784]` and labels `[N]`."""
+def train(training: Training, images: Images, labels: Labels) -> Iterator[nn.Sequential]:
+    """The model after each epoch, one and the same, trained on images `[N, 28, 28]` and labels `[N]`."""
     recipe = training.recipe
     model = trainer.build(recipe).to(getattr(torch, training.precision))
     with torch.no_grad():
@@ -42,9 +43,11 @@ def train(training: Training, pixels: Array, labels: Labels) -> Iterator[nn.Sequ
             group["weight_decay"] = recipe.l2
         recipe = replace(recipe, l2=0.0)
     drops = [module for module in model if isinstance(module, GivenDropout)]
-    every, answers = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+    answers = torch.from_numpy(labels.astype(np.int64))
     with trainer.reproducibly(threads=1):
-        for epoch, order in enumerate(orders(training, len(labels))):
+        seen = zip(orders(training, len(labels)), epochs(training, images), strict=True)
+        for epoch, (order, pixels) in enumerate(seen):
+            every = torch.from_numpy(pixels)
             kept = [torch.from_numpy(mask) for mask in masks(training, epoch, len(labels))]
             model.train()
             for start in range(0, len(labels), recipe.batch_size):
@@ -59,5 +62,5 @@ def train(training: Training, pixels: Array, labels: Labels) -> Iterator[nn.Sequ
 @torch.inference_mode()
 def digits_of(model: nn.Sequential, pixels: Array) -> Array:
     """The most probable digit of each image, uint8 `[N]`, of pixels `[N, 784]`."""
-    digits: Array = model(torch.from_numpy(pixels)).argmax(dim=1).numpy().astype(np.uint8)
-    return digits
+    blocks = torch.split(torch.from_numpy(pixels), BLOCK)
+    return np.concatenate([model(block).argmax(dim=1).numpy() for block in blocks]).astype(np.uint8)
