@@ -56,14 +56,16 @@ def test_torch_takes_these_rates(steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_keras_takes_these_rates() -> None:
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("float64", 1e-15)])
+def test_keras_takes_these_rates(precision: str, tolerance: float) -> None:
     require("keras", "tensorflow")
     printed = python(
         """
-import dataclasses, json, numpy as np
+import dataclasses, json, sys, numpy as np
 from training import keras_trainer as trainer
 from training.recipes import RECIPES
 recipe = dataclasses.replace(RECIPES["keras-sequential"], schedule="one_cycle", learning_rate=0.01)
+trainer.keras.config.set_floatx(sys.argv[1])
 model = trainer.build(recipe)
 trainer.compile_model(model, recipe, steps=10)
 taken = []
@@ -71,6 +73,7 @@ for _ in range(10):
     taken.append(float(model.optimizer.learning_rate.numpy()))
     model.train_on_batch(np.zeros((2, 784), np.float32), np.zeros(2, np.uint8))
 print(json.dumps(taken))
-"""
+""",
+        precision,
     )
-    np.testing.assert_allclose(json.loads(printed), learning_rates(CYCLE, 10), rtol=1e-6)
+    np.testing.assert_allclose(json.loads(printed), learning_rates(CYCLE, 10), rtol=tolerance)
