@@ -14,7 +14,7 @@ from digits import mnist
 from digits.errors import StudyError
 from digits.network import BatchNorm, Conv, Dense, MaxPool, Relu, dense_network
 from training.given import draws
-from training.given.draws import Training
+from training.given.draws import Precision, Training
 from training.given.runs import Outcome, do, read, run_all
 from training.recipes import RECIPES, Recipe
 from training.targets import STRANGER
@@ -132,6 +132,19 @@ def test_recipes_start_from_the_same_numbers() -> None:
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_nudge_moves_each_starting_weight_by_its_last_bit(precision: Precision) -> None:
+    plain, up, down = (
+        draws.starting_weights(given(precision=precision, nudge=nudge))[0]["weight"] for nudge in (0, 1, -1)
+    )
+    assert up.dtype == precision
+    np.testing.assert_array_equal(np.spacing(np.abs(plain)) >= up - plain, True)
+    assert (up > plain).all()
+    assert (down < plain).all()
+    np.testing.assert_array_equal(np.nextafter(down, plain), plain)
+    assert "nudge" not in given().to_data()
+
+
 def test_an_order_is_another_one_at_each_epoch_unless_it_is_drawn_once() -> None:
     first, second = draws.orders(given(), 100)
     assert sorted(first) == sorted(second) == list(range(100))
@@ -189,7 +202,8 @@ def test_a_key_is_of_all_that_decides_what_comes_out() -> None:
         for change in (
             {}, {"weights": 2}, {"order": 2}, {"masks": 2}, {"sample": 1}, {"shuffles": "once"}, {"l2_means": "decay"},
             {"framework": "torch"}, {"precision": "float64"}, {"keep": 1}, {"recipe": replace(SHORT, epsilon=1e-3)},
+            {"nudge": 1}, {"nudge": -1},
         )
     }  # fmt: skip
-    assert len(keys) == 11
+    assert len(keys) == 13
     assert given(replace(SHORT, name="other", source="words", seed=9, framework="torch")).key == given().key

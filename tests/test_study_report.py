@@ -248,7 +248,10 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
         "name": "shuffling", "first_is": "torch's", "second_is": "Keras's", "seeds": 29, "verdict": "undecided",
         "found": {"difference": {"value": 0.0012}}, "together": [-0.0001, 0.0025],
     }  # fmt: skip
-    same = {"recipe": "keras-deep", "precision": "float64", "first": "numpy", "second": "torch", "digits": 0}
+    same = {
+        "recipe": "keras-deep", "precision": "float64",
+        "frameworks": [{"digits": [0, 0]}, {"digits": [0, 9]}], "itself": [{"digits": [1, 7]}, {"digits": [2, 7]}],
+    }  # fmt: skip
     component = {"name": "starting weights", "deviation": 0.001, "interval": [0.0008, 0.0013]}
     decided = {
         "sentence": "It is <the> defaults.", "recipe": "numpy-deep", "same": [same], "defaults": [default],
@@ -257,9 +260,10 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
     (folder / "decision.json").write_text(json.dumps(decided))
     page = write_study_report(folder, tmp_path / "report.html").read_text()
     assert table(page, "time-to-accuracy") == [["numpy", "readable", "3.8", "4", "5 of 5"]]
-    assert table(page, "same") == [["keras-deep", "float64", "numpy and torch", "0"]]
+    assert table(page, "same") == [["keras-deep", "float64", "0 to 9", "7"]]
     assert table(page, "defaults") == [["shuffling", "torch's", "Keras's", "29", "+0.12 -0.01 to +0.25", "not decided"]]
     assert "<b>It is &lt;the&gt; defaults.</b>" in page
+    assert 'aria-label="Of 10,000 test images those answered differently' in page
     assert "A processor &lt;9000&gt;" in page
     (folder / "decision.json").write_text("{")
     with pytest.raises(ResultsMissing, match=r"decision.json is not valid JSON"):

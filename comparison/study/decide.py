@@ -1,6 +1,7 @@
 """Is it the framework, or its defaults? What is trained to decide it, and what the outcomes say.
 
-1. The same mathematics: one training in NumPy, torch and Keras, everything random handed in (`training.given`).
+1. The same mathematics: one training in NumPy, torch and Keras, everything random handed in (`training.given`); and in NumPy
+   from starting weights whose last bit is another, since a training amplifies whatever is rounded differently.
 2. The defaults: what differs between frameworks if nobody says otherwise, one at a time, inside NumPy, with common random
    numbers: both sides start from the same numbers and see the same batches. A few seeds in torch and Keras confirm it.
 3. Where variance comes from: trainings that differ in one thing alone that is drawn.
@@ -11,11 +12,12 @@ of one epoch jumps by some tenths of a point from one to the next, and the mean 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +48,8 @@ CONFIRMING: Final = 3  # seeds of each default in the other frameworks
 OTHERS: Final[tuple[Framework, ...]] = ("torch", "keras")
 ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
+NUDGES: Final[tuple[Literal[-1, 1], ...]] = (-1, 1)
+LAST: Final = 5  # epochs, over which the mean of accuracy is taken
 
 # What each recipe has that no other has: an architecture, an activation, a way to start, an optimizer, augmentation. `robust`
 # and `wide` have the layers of `conv` or of these, and would take hours in float64.
@@ -62,11 +66,15 @@ def given(recipe: Recipe, seed: int) -> Training:
 
 
 def same_mathematics(recipe: Recipe, seed: int = 1) -> list[Training]:
-    """One training in each framework and precision."""
+    """In each precision one training in each framework, and two in NumPy whose starting weights are nudged."""
+    base = replace(given(recipe, seed), keep=recipe.epochs)
     return [
-        replace(given(recipe, seed), framework=framework, precision=precision)
+        one
         for precision in PRECISIONS
-        for framework in FRAMEWORKS
+        for one in (
+            *(replace(base, precision=precision, framework=framework) for framework in FRAMEWORKS),
+            *(replace(base, precision=precision, nudge=nudge) for nudge in NUDGES),
+        )
     ]
 
 
@@ -144,15 +152,18 @@ def sources(recipe: Recipe, seed: int) -> list[Source]:
         Source(name="starting weights", first=base, second=replace(base, weights=seed + ELSEWHERE)),
         Source(name="order of batches", first=base, second=replace(base, order=seed + ELSEWHERE)),
         Source(name="sample of training images", first=replace(base, sample=seed), second=replace(base, sample=-seed)),
-        Source(name="framework", first=base, second=replace(base, framework="torch")),
+        *(
+            Source(name=f"framework: {other} for NumPy", first=base, second=replace(base, framework=other))
+            for other in OTHERS
+        ),
     ]
 
 
-Right = npt.NDArray[np.float64]  # [images], the share of the kept epochs after which a training's answer is right
+Right = npt.NDArray[np.float64]  # [images], the share of the last epochs after which a training's answer is right
 
 
 def right(outcome: Outcome, labels: Labels) -> Right:
-    share: Right = (outcome.digits == labels).mean(axis=0)
+    share: Right = (outcome.digits[-LAST:] == labels).mean(axis=0)
     return share
 
 
@@ -161,34 +172,87 @@ def right(outcome: Outcome, labels: Labels) -> Right:
 
 @dataclass(frozen=True, kw_only=True)
 class Apart:
-    """Two frameworks after one training with everything given."""
+    """Two trainings of one recipe."""
+
+    first: str  # its framework, and how it is nudged
+    second: str
+    digits: tuple[int, ...]  # after each epoch, of the test images: how many are answered differently
+    accuracy: float  # first minus second, mean over the last epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Same:
+    """One recipe's mathematics with everything given: how far frameworks end apart, and how far NumPy from itself."""
 
     recipe: str
     precision: Precision
-    first: str  # framework
-    second: str
-    digits: int  # of the test images that are answered differently at the end
-    accuracy: float  # first minus second, at the end
-    accuracy_over_epochs: float  # the same, mean over the kept epochs
+    frameworks: tuple[Apart, ...]  # every two
+    itself: tuple[Apart, ...]  # NumPy's three: as it is, and nudged down and up
 
 
-def apart(recipe: str, outcomes: Sequence[Outcome], labels: Labels) -> list[Apart]:
-    """Every two frameworks of each precision, of the outcomes of `same_mathematics`."""
+def same(recipe: str, outcomes: Sequence[Outcome], labels: Labels) -> list[Same]:
+    """What came of `same_mathematics`, by precision."""
+
+    def apart(of: Sequence[Outcome]) -> tuple[Apart, ...]:
+        return tuple(
+            Apart(
+                first=_called(first.training),
+                second=_called(second.training),
+                digits=tuple((first.digits != second.digits).sum(axis=1).tolist()),
+                accuracy=float(right(first, labels).mean() - right(second, labels).mean()),
+            )
+            for first, second in combinations(of, 2)
+        )
+
     found = []
     for precision in PRECISIONS:
         of = [one for one in outcomes if one.training.precision == precision]
-        for first, second in combinations(of, 2):
-            found.append(
-                Apart(
-                    recipe=recipe,
-                    precision=precision,
-                    first=first.training.framework,
-                    second=second.training.framework,
-                    digits=int((first.digits[-1] != second.digits[-1]).sum()),
-                    accuracy=float((first.digits[-1] == labels).mean() - (second.digits[-1] == labels).mean()),
-                    accuracy_over_epochs=float(right(first, labels).mean() - right(second, labels).mean()),
-                )
+        found.append(
+            Same(
+                recipe=recipe,
+                precision=precision,
+                frameworks=apart([one for one in of if not one.training.nudge]),
+                itself=apart([one for one in of if one.training.framework == "numpy"]),
             )
+        )
+    return found
+
+
+def _called(training: Training) -> str:
+    return training.framework + {0: "", -1: ", nudged down", 1: ", nudged up"}[training.nudge]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPlace:
+    """Another framework in place of NumPy, in float32, everything given, over seeds."""
+
+    framework: Framework
+    seeds: int
+    difference: float  # of accuracy, NumPy less the other
+    together: Interval  # the intervals of all frameworks hold at once in 95 of 100 studies
+
+
+def in_place(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[InPlace]:
+    """What came of the sources that are a framework.
+
+    Args:
+        drawn: by seed, `sources` of each.
+        outcomes: by the training's key.
+    """
+    found = []
+    for framework in OTHERS:
+        pairs = [one for of_seed in drawn for one in of_seed if one.second.framework == framework]
+        differences = np.stack(
+            [right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in pairs]
+        )
+        found.append(
+            InPlace(
+                framework=framework,
+                seeds=len(pairs),
+                difference=float(differences.mean()),
+                together=mean_interval(differences, level=LEVEL / len(OTHERS)),
+            )
+        )
     return found
 
 
@@ -389,23 +453,25 @@ def plan(
     )
 
 
-def sentence(same: Sequence[Apart], framework: Paired, rows: Sequence[Decided]) -> str:
+def sentence(recipe: str, exact: Sequence[Same], frameworks: Sequence[InPlace], rows: Sequence[Decided]) -> str:
     """Whether it is the framework or its defaults, in a sentence or two.
 
     Args:
-        framework: the difference between two frameworks in float32, everything given.
+        recipe: of the frameworks' differences and of the defaults.
     """
-    exact = [each.digits for each in same if each.precision == "float64"]
-    rounded = [each.digits for each in same if each.precision == "float32"]
-    seen = [abs(each.accuracy_over_epochs) for each in same]
-    low, high = framework.difference.over_both or framework.difference.over_images
     largest = max(rows, key=lambda row: abs(row.found.difference.value))
     found = largest.found.difference.value
+    seeds = min(one.seeds for one in frameworks)
     said = (
-        "Given the same starting weights, batches and dropout masks, the framework makes "
-        f"{'no difference' if max(exact) == 0 else 'a difference'}: computed in float64, {_of_digits(exact)} of 10,000 digits "
-        f"are answered differently; in float32, rounding alone changes {_of_digits(rounded)} answers, and accuracy by no more "
-        f"than {100 * max(abs(low), abs(high), *seen):.2f} points. Of what frameworks do by default, {largest.name} was seen "
+        "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than "
+        f"{_no_less(max(abs(bound) for one in frameworks for bound in one.together))} points ({recipe}, {seeds} seeds)"
+    )
+    if exact:
+        said += (
+            f". Rounding is left, and trainings amplify it: {'; '.join(_rounding(exact, each) for each in PRECISIONS)}"
+        )
+    said += (
+        f". Of what frameworks do by default, {largest.name} was seen "
         f"to make most: {100 * found:+.2f} points ({_owner(largest.first_is)} less {_owner(largest.second_is)}; 95 % interval "
         f"{100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
     )
@@ -430,9 +496,24 @@ def _owner(default: str) -> str:
     return "torch" if default.startswith("torch") else "Keras"
 
 
-def _of_digits(counts: Sequence[int]) -> str:
+def _rounding(exact: Sequence[Same], precision: Precision) -> str:
+    of = [one for one in exact if one.precision == precision]
+    frameworks = [pair.digits[-1] for one in of for pair in one.frameworks]
+    itself = [pair.digits[-1] for one in of for pair in one.itself]
+    return (
+        f"in {precision} two frameworks end {_span(frameworks)} of 10,000 answers apart, and NumPy from itself, starting "
+        f"weights moved by their last bit, {_span(itself)}"
+    )
+
+
+def _span(counts: Sequence[int]) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _no_less(fraction: float) -> str:
+    """In points, rounded up: of a bound."""
+    return f"{math.ceil(1e4 * fraction - 1e-9) / 100:.2f}"
 
 
 # All of it
@@ -443,10 +524,10 @@ class Decision:
     """What `samedigit study --decide` ends with."""
 
     recipe: str  # of the defaults and of the components
-    same: tuple[Apart, ...]
+    same: tuple[Same, ...]
     defaults: tuple[Decided, ...]
     confirmed: tuple[Confirmed, ...]
-    framework: Paired  # NumPy less torch in float32, everything given
+    frameworks: tuple[InPlace, ...]
     components: tuple[Component, ...]
     plan: Plan
     pairs: int  # seeds of the components
@@ -457,7 +538,7 @@ class Decision:
 
     @property
     def sentence(self) -> str:
-        return sentence(self.same, self.framework, self.defaults)
+        return sentence(self.recipe, self.same, self.frameworks, self.defaults)
 
 
 def decide(
@@ -510,17 +591,13 @@ def decide(
     run([training for of in elsewhere for of_seed in of for one in of_seed for training in (one.first, one.second)])
     drawn = [sources(recipe, seed) for seed in range(1, max(PILOT, min(planned.seeds, PAIRS)) + 1)]
     run([training for of_seed in drawn for one in of_seed for training in (one.first, one.second)])
-    same = [each for one in mathematics for each in apart(one.name, run(same_mathematics(one)), labels)]
-    in_two = [next(one for one in of_seed if one.name == "framework") for of_seed in drawn]
-    differences = np.stack(
-        [right(found[one.first.key], labels) - right(found[one.second.key], labels) for one in in_two]
-    )
+    exact = [each for one in mathematics for each in same(one.name, run(same_mathematics(one)), labels)]
     return Decision(
         recipe=recipe.name,
-        same=tuple(same),
+        same=tuple(exact),
         defaults=tuple(rows),
         confirmed=tuple(each for of in elsewhere for each in confirmed(of, found, labels, rows)),
-        framework=paired(differences),
+        frameworks=tuple(in_place(drawn, found, labels)),
         components=tuple(components(drawn, found, labels)),
         plan=planned,
         pairs=len(drawn),

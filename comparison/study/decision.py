@@ -1,9 +1,10 @@
-"""What came of `decide` as files: decision.json, and a page in Markdown with its picture."""
+"""What came of `decide` as files: decision.json, and a page in Markdown with its pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -13,19 +14,22 @@ from matplotlib.figure import Figure
 
 from comparison import page
 from comparison.study import plots
-from comparison.study.decide import PILOT, Component, Confirmed, Decided, Decision
+from comparison.study.decide import PILOT, Apart, Component, Confirmed, Decided, Decision, InPlace, Same
 from comparison.study.statistics import POWER
+from comparison.words import join
 from digits.errors import ReportError
 
 DECISION: Final = "decision.json"
 PAGE: Final = "decision.md"
-PICTURE: Final = "decision.png"
+COMPONENTS: Final = "components.png"
+ROUNDING: Final = "rounding.png"
 
+NAMES: Final = {"numpy": "NumPy", "torch": "torch", "keras": "Keras"}
 SHOWN_AS: Final = {"different": "different", "equivalent": "equivalent", "undecided": "not decided"}
 
 
 def write_decision(decision: Decision, folder: Path) -> Path:
-    """Writes the three files, and returns the page.
+    """Writes the files, and returns the page.
 
     Raises:
         ReportError: one cannot be written.
@@ -34,9 +38,10 @@ def write_decision(decision: Decision, folder: Path) -> Path:
     target = folder / PAGE
     page.write(markdown(decision), target)
     try:
-        picture(decision).savefig(folder / PICTURE, dpi=144)
+        for name, picture in pictures(decision).items():
+            picture.savefig(folder / name, dpi=144)
     except OSError as error:
-        raise ReportError(f"The picture cannot be written to {folder}: {error.strerror}.") from error
+        raise ReportError(f"A picture cannot be written to {folder}: {error.strerror}.") from error
     return target
 
 
@@ -47,30 +52,22 @@ def to_data(decision: Decision) -> dict[str, Any]:
 
 
 def markdown(decision: Decision) -> str:
-    margin = decision.framework.margin
-    low, high = decision.framework.difference.over_both or decision.framework.difference.over_images
+    margin = _points(decision.defaults[0].found.margin)
     return f"""# Is it the framework, or its defaults?
 
 **{decision.sentence}**
 
 Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* and *equivalent* (closer than
-{_points(margin)} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is wrong. *Not decided* says
+{margin} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is wrong. *Not decided* says
 neither. An interval after a difference covers other seeds (of random numbers) and other test images, and is so wide that all of
 its table (*together*) hold at once in 95 of 100 such studies. Each training has a process of its own, on one thread.
 
 ## The same mathematics
 
-The same starting weights, batches, augmented images and dropout masks, handed to NumPy, torch and Keras; the whole training of
-each recipe. Where Keras's epsilon stands in another place, it is translated (`training/given/keras_given.py`). The table counts the test images
-that two frameworks answer differently at the end.
-
-{_same(decision)}
-
-In float32, the numbers of 32 bits that models are trained in, nothing but rounding differs, and a training amplifies it. This
-is the floor below which a difference between frameworks means nothing. Float64 rounds some hundred million times finer. Over
-{decision.pairs} seeds of {decision.recipe}, NumPy less torch in float32, everything given:
-{_signed(decision.framework.difference.value)} points ({_signed(low)} to {_signed(high)}).
-
+The same starting weights, batches, augmented images and dropout masks, handed to NumPy, torch and Keras. Where Keras's epsilon
+stands in another place, it is translated (`training/given/keras_given.py`). In float32, the numbers of 32 bits that models are
+trained in, over {decision.pairs} seeds of {decision.recipe}: {_in_place(decision.frameworks)}.
+{_of_rounding(decision.same)}
 ## The defaults
 
 What frameworks do if nobody says otherwise, one at a time, in NumPy: {decision.recipe}, both sides from the same numbers and
@@ -95,7 +92,7 @@ somewhere else among what all of them together spread.
 
 {_components(decision.components)}
 
-![Standard deviation of accuracy by what is drawn anew]({PICTURE})
+![Standard deviation of accuracy by what is drawn anew]({COMPONENTS})
 
 *{decision.trainings} trainings, {decision.seconds / 3600:.1f} hours of them; {"; ".join(decision.machines)};
 {", ".join(f"{package} {version}" for package, version in decision.versions.items())}. Made by `samedigit study --decide`.*
@@ -113,20 +110,64 @@ def _plan(decision: Decision) -> str:
     return f"{needed}; {planned.seeds} seeds it was, {more}."
 
 
-def _same(decision: Decision) -> str:
-    rows = [
-        (
-            each.recipe,
-            each.precision,
-            f"{each.first} and {each.second}",
-            str(each.digits),
-            _signed(each.accuracy_over_epochs),
-        )
-        for each in decision.same
+def _in_place(rows: Sequence[InPlace]) -> str:
+    said = [
+        f"{_signed(row.difference)} points of accuracy in NumPy less {NAMES[row.framework]} "
+        f"({_signed(row.together[0])} to {_signed(row.together[1])})"
+        for row in rows
     ]
-    return _table(
-        ("recipe", "precision", "frameworks", "digits apart", "accuracy apart, last five epochs, points"), rows
+    return join(said)
+
+
+def _of_rounding(rows: Sequence[Same]) -> str:
+    if not rows:
+        return ""
+    return f"""
+What is left is rounding. It differs in the last bit, and a training amplifies that, the more the longer it runs: the table
+counts the test images that two frameworks answer differently after the last epoch of one whole training (least and most of
+three pairs), and those that NumPy answers differently from itself after starting weights were moved by their last bit, up or
+down. Where the two are alike, there is nothing of the framework in it. Float64 rounds some hundred million times finer, so
+it takes longer to part.
+
+{_same(rows)}
+
+![Answers apart by epoch, frameworks and NumPy from itself]({ROUNDING})
+"""
+
+
+def _same(rows: Sequence[Same]) -> str:
+    header = (
+        "recipe",
+        "precision",
+        "answers apart: frameworks",
+        "NumPy from itself",
+        "accuracy apart, points: frameworks",
+        "NumPy from itself",
+        "first epoch with answers apart: frameworks",
+        "NumPy from itself",
     )
+    lines = []
+    for row in rows:
+        pairs = (row.frameworks, row.itself)
+        apart = [_from_to([pair.digits[-1] for pair in of], str) for of in pairs]
+        accuracy = [_from_to([abs(pair.accuracy) for pair in of], _points) for of in pairs]
+        first = [_from_to([_first_apart(pair) for pair in of], _epoch) for of in pairs]
+        lines.append((row.recipe, row.precision, *apart, *accuracy, *first))
+    return _table(header, lines)
+
+
+def _first_apart(pair: Apart) -> float:
+    """The first epoch after which two answers differ; infinite where none do."""
+    return next((epoch for epoch, digits in enumerate(pair.digits, start=1) if digits), math.inf)
+
+
+def _epoch(number: float) -> str:
+    return "none" if number == math.inf else str(number)
+
+
+def _from_to(values: Sequence[float], show: Callable[[Any], str]) -> str:
+    low, high = show(min(values)), show(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _defaults(rows: Sequence[Decided]) -> str:
@@ -190,17 +231,22 @@ def _components(rows: Sequence[Component]) -> str:
     )
 
 
-def picture(decision: Decision) -> Figure:
-    """A dot for each source, with its interval."""
+def pictures(decision: Decision) -> dict[str, Figure]:
+    """By the names of their files."""
+    tables, found = to_data(decision), {}
     with rc_context(
         {"font.family": "DejaVu Sans", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure = Figure(figsize=(6.4, 0.6 + 0.36 * len(decision.components)), layout="constrained")
-        axes = figure.subplots()
+        found[COMPONENTS] = Figure(figsize=(6.4, 0.6 + 0.36 * len(decision.components)), layout="constrained")
+        axes = found[COMPONENTS].subplots()
         axes.grid(axis="x", color="#dddddd")
         axes.set_axisbelow(True)
-        plots.draw_components(axes, [asdict(row) for row in decision.components])
-    return figure
+        plots.draw_components(axes, tables["components"])
+        if decision.same:
+            recipes = len({row.recipe for row in decision.same})
+            found[ROUNDING] = Figure(figsize=(10, 0.5 + 2.2 * math.ceil(recipes / plots.PANELS)), layout="constrained")
+            plots.draw_rounding(found[ROUNDING], tables["same"])
+    return found
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import matplotlib.image
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from comparison.figures import BACKEND_COLOURS, INK, PAGE, SOFT, STYLE, new_figure, round_ticks, to_svg
@@ -146,6 +148,59 @@ def draw_components(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("standard deviation of accuracy, points\n(line: 95 % interval)")
+
+
+def rounding(rows: Sequence[Row], *, name: str) -> str:
+    """For each recipe how far whole trainings with everything given end apart."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(880 / 72, _panel_rows(rows) * 190 / 72), dpi=72)
+        draw_rounding(figure, rows)
+        return to_svg(figure, name, "Of 10,000 test images those answered differently, by epoch, for each recipe")
+
+
+PANELS: Final = 4  # beside each other
+PRECISION_COLOURS: Final = {"float32": BACKEND_COLOURS["torch"], "float64": BACKEND_COLOURS["numpy"]}
+PAIR_LINES: Final[dict[str, tuple[str, Literal["-", ":"]]]] = {
+    "frameworks": ("two frameworks", "-"),
+    "itself": ("NumPy from itself", ":"),
+}
+
+
+def _panel_rows(rows: Sequence[Row]) -> int:
+    return math.ceil(len({row["recipe"] for row in rows}) / PANELS)
+
+
+def draw_rounding(figure: Figure, rows: Sequence[Row]) -> None:
+    """A panel a recipe. Rows with `recipe`, `precision`, and pairs in `frameworks` and `itself` with `digits` by epoch."""
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    panels = figure.subplots(_panel_rows(rows), PANELS, sharey=True, squeeze=False)
+    for place, axes in enumerate(panels.flat):
+        if place >= len(recipes):
+            axes.set_axis_off()
+            continue
+        for row in (row for row in rows if row["recipe"] == recipes[place]):
+            for kind, (_, line) in PAIR_LINES.items():
+                for pair in row[kind]:
+                    epochs = range(1, len(pair["digits"]) + 1)
+                    colour = PRECISION_COLOURS[row["precision"]]
+                    axes.plot(epochs, pair["digits"], line, color=colour, linewidth=1.3)
+        axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+        axes.set_ylim(-0.3, 2000)
+        axes.yaxis.set_major_locator(FixedLocator([0, 1, 10, 100, 1000]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_title(recipes[place], fontsize="medium")
+        if place + PANELS >= len(recipes):
+            axes.set_xlabel("epoch")
+        if place % PANELS == 0:
+            axes.set_ylabel("answers apart")
+    lines = [
+        Line2D([], [], color=colour, linestyle=line, linewidth=1.3, label=f"{precision}: {what}")
+        for precision, colour in PRECISION_COLOURS.items()
+        for what, line in PAIR_LINES.values()
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
 
 
 def digit_png(image: Images) -> bytes:

@@ -358,6 +358,9 @@ def _render(tables: Mapping[str, Any]) -> str:
         components_picture=Markup(plots.components(tables["decision"]["components"], name="components"))
         if tables["decision"]
         else None,
+        rounding_picture=Markup(plots.rounding(tables["decision"]["same"], name="rounding"))
+        if tables["decision"] and tables["decision"]["same"]
+        else None,
         accuracy_picture=Markup(plots.accuracies(tables["accuracy"], name="accuracy")),
         curve_pictures=[
             (name, Markup(plots.learning_curve(name, curves, name=f"curve-{i}"))) for i, name in enumerate(curves)

@@ -54,11 +54,16 @@ class Training:
         "penalty"  # l2 * sum(weights²) in the loss; l2 * each parameter in its gradient
     )
     keep: int = 5  # the answers after so many last epochs are kept
+    nudge: Literal[-1, 0, 1] = 0  # starting weights by so many units in the last place: no more than rounding does
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data, without the recipe's words."""
-        recipe = {name: value for name, value in self.recipe.to_data().items() if name not in _WORDS}
-        return {**asdict(self), "recipe": recipe}
+        """Plain data, without the recipe's words, nor a nudge of 0: outcomes from before there was any stay what they are."""
+        data = asdict(self) | {
+            "recipe": {name: value for name, value in self.recipe.to_data().items() if name not in _WORDS}
+        }
+        if not self.nudge:
+            del data["nudge"]
+        return data
 
     @property
     def key(self) -> str:
@@ -83,15 +88,16 @@ def starting_weights(training: Training) -> list[dict[str, Array]]:
         fan_in, fan_out = _fans(layer, shape)
         bounds = {"weight": BOUNDS[recipe.weight_draw](fan_in, fan_out)}
         bounds["bias"] = 0.0 if recipe.bias_draw == "zeros" else fan_in**-0.5
-        found.append(
-            {
-                name: (
-                    bounds[name]
-                    * np.random.default_rng([_WEIGHTS, training.weights, len(found), i]).uniform(-1, 1, size)
-                ).astype(training.precision)
-                for i, (name, size) in enumerate(held.items())
-            }
-        )
+        drawn = {
+            name: (
+                bounds[name] * np.random.default_rng([_WEIGHTS, training.weights, len(found), i]).uniform(-1, 1, size)
+            ).astype(training.precision)
+            for i, (name, size) in enumerate(held.items())
+        }
+        if training.nudge:
+            towards = np.array(training.nudge * math.inf, training.precision)
+            drawn = {name: np.nextafter(array, towards) for name, array in drawn.items()}
+        found.append(drawn)
     return found
 
 
