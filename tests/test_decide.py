@@ -24,6 +24,7 @@ from comparison.study.decide import (
     in_framework,
     in_place,
     plan,
+    right,
     same_mathematics,
     sources,
 )
@@ -154,6 +155,14 @@ def test_answers_of_the_same_mathematics_are_counted_where_they_differ(decision:
         ("numpy, nudged down", "numpy, nudged up"): of_three,
     }
     assert {pair.accuracy for pair in (*rounded.frameworks, *rounded.itself)} == {0.0}
+
+
+def test_accuracy_is_the_mean_over_the_last_five_epochs_however_many_were_kept(labels: Labels) -> None:
+    training = same_mathematics(RECIPES["torch-relu"])[0]
+    found = outcome(training, 100, labels)
+    found.digits[:10] = labels
+    found.digits[-1] = labels
+    assert right(found, labels)[:101].tolist() == pytest.approx([0.2] * 100 + [1.0])
 
 
 def test_a_framework_in_place_of_numpy_is_compared_seed_by_seed(labels: Labels) -> None:
