@@ -254,8 +254,8 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
     }  # fmt: skip
     component = {"name": "starting weights", "deviation": 0.001, "interval": [0.0008, 0.0013]}
     decided = {
-        "sentence": "It is <the> defaults.", "recipe": "numpy-deep", "same": [same], "defaults": [default],
-        "components": [component], "trainings": 321,
+        "sentence": "It is <the> defaults.", "rounding": "It amplifies.", "recipe": "numpy-deep", "same": [same],
+        "defaults": [default], "components": [component], "trainings": 321,
     }  # fmt: skip
     (folder / "decision.json").write_text(json.dumps(decided))
     page = write_study_report(folder, tmp_path / "report.html").read_text()
@@ -263,6 +263,7 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
     assert table(page, "same") == [["keras-deep", "float64", "0 to 9", "7"]]
     assert table(page, "defaults") == [["shuffling", "torch's", "Keras's", "29", "+0.12 -0.01 to +0.25", "not decided"]]
     assert "<b>It is &lt;the&gt; defaults.</b>" in page
+    assert "It amplifies." in page
     assert 'aria-label="Of 10,000 test images those answered differently' in page
     assert "A processor &lt;9000&gt;" in page
     (folder / "decision.json").write_text("{")

@@ -453,26 +453,19 @@ def plan(
     )
 
 
-def sentence(recipe: str, exact: Sequence[Same], frameworks: Sequence[InPlace], rows: Sequence[Decided]) -> str:
-    """Whether it is the framework or its defaults, in a sentence or two.
+def sentence(recipe: str, frameworks: Sequence[InPlace], rows: Sequence[Decided]) -> str:
+    """Whether it is the framework or its defaults.
 
     Args:
         recipe: of the frameworks' differences and of the defaults.
     """
     largest = max(rows, key=lambda row: abs(row.found.difference.value))
     found = largest.found.difference.value
-    seeds = min(one.seeds for one in frameworks)
     said = (
         "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than "
-        f"{_no_less(max(abs(bound) for one in frameworks for bound in one.together))} points ({recipe}, {seeds} seeds)"
-    )
-    if exact:
-        said += (
-            f". Rounding is left, and trainings amplify it: {'; '.join(_rounding(exact, each) for each in PRECISIONS)}"
-        )
-    said += (
-        f". Of what frameworks do by default, {largest.name} was seen "
-        f"to make most: {100 * found:+.2f} points ({_owner(largest.first_is)} less {_owner(largest.second_is)}; 95 % interval "
+        f"{_no_less(max(abs(bound) for one in frameworks for bound in one.together))} points ({recipe}, "
+        f"{min(one.seeds for one in frameworks)} seeds); its defaults make up to {100 * abs(found):.2f}: {largest.name}, "
+        f"{_owner(largest.first_is)} less {_owner(largest.second_is)}, {100 * found:+.2f} (95 % interval "
         f"{100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
     )
     different = [row.name for row in rows if row.verdict == "different"]
@@ -496,13 +489,20 @@ def _owner(default: str) -> str:
     return "torch" if default.startswith("torch") else "Keras"
 
 
-def _rounding(exact: Sequence[Same], precision: Precision) -> str:
-    of = [one for one in exact if one.precision == precision]
-    frameworks = [pair.digits[-1] for one in of for pair in one.frameworks]
-    itself = [pair.digits[-1] for one in of for pair in one.itself]
+def rounding(exact: Sequence[Same]) -> str:
+    """What is left where everything is given."""
+
+    def apart(pairs_of: Callable[[Same], Sequence[Apart]]) -> str:
+        return " and ".join(
+            _span([pair.digits[-1] for one in exact if one.precision == precision for pair in pairs_of(one)])
+            for precision in PRECISIONS
+        )
+
     return (
-        f"in {precision} two frameworks end {_span(frameworks)} of 10,000 answers apart, and NumPy from itself, starting "
-        f"weights moved by their last bit, {_span(itself)}"
+        "What is left is rounding, which a training amplifies. After the last epoch, in "
+        f"{' and '.join(PRECISIONS)}, two frameworks answer {apart(lambda one: one.frameworks)} of 10,000 test images "
+        f"differently; NumPy, its starting weights moved by their last bit, answers {apart(lambda one: one.itself)} "
+        "differently from itself."
     )
 
 
@@ -538,7 +538,12 @@ class Decision:
 
     @property
     def sentence(self) -> str:
-        return sentence(self.recipe, self.same, self.frameworks, self.defaults)
+        return sentence(self.recipe, self.frameworks, self.defaults)
+
+    @property
+    def rounding(self) -> str | None:
+        """None where no mathematics was asked of."""
+        return rounding(self.same) if self.same else None
 
 
 def decide(

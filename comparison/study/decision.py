@@ -48,7 +48,7 @@ def write_decision(decision: Decision, folder: Path) -> Path:
 def to_data(decision: Decision) -> dict[str, Any]:
     """Plain data. Accuracies and differences of them are in [0, 1] and [-1, 1]."""
     rows = [asdict(row) | {"verdict": row.verdict, "within_margin": row.within_margin} for row in decision.defaults]
-    return {"sentence": decision.sentence, **asdict(decision), "defaults": rows}
+    return {"sentence": decision.sentence, "rounding": decision.rounding, **asdict(decision), "defaults": rows}
 
 
 def markdown(decision: Decision) -> str:
@@ -67,7 +67,7 @@ its table (*together*) hold at once in 95 of 100 such studies. Each training has
 The same starting weights, batches, augmented images and dropout masks, handed to NumPy, torch and Keras. Where Keras's epsilon
 stands in another place, it is translated (`training/given/keras_given.py`). In float32, the numbers of 32 bits that models are
 trained in, over {decision.pairs} seeds of {decision.recipe}: {_in_place(decision.frameworks)}.
-{_of_rounding(decision.same)}
+{_of_rounding(decision)}
 ## The defaults
 
 What frameworks do if nobody says otherwise, one at a time, in NumPy: {decision.recipe}, both sides from the same numbers and
@@ -119,17 +119,15 @@ def _in_place(rows: Sequence[InPlace]) -> str:
     return join(said)
 
 
-def _of_rounding(rows: Sequence[Same]) -> str:
-    if not rows:
+def _of_rounding(decision: Decision) -> str:
+    if decision.rounding is None:
         return ""
     return f"""
-What is left is rounding. It differs in the last bit, and a training amplifies that, the more the longer it runs: the table
-counts the test images that two frameworks answer differently after the last epoch of one whole training (least and most of
-three pairs), and those that NumPy answers differently from itself after starting weights were moved by their last bit, up or
-down. Where the two are alike, there is nothing of the framework in it. Float64 rounds some hundred million times finer, so
-it takes longer to part.
+{decision.rounding} Where the two are alike, there is nothing of the framework in it. The table has the least and the most of
+three pairs for one whole training of each recipe: every two frameworks; and NumPy as it is, with its starting weights moved up,
+and down. Float64 rounds some hundred million times finer than float32, so it takes longer to part.
 
-{_same(rows)}
+{_same(decision.same)}
 
 ![Answers apart by epoch, frameworks and NumPy from itself]({ROUNDING})
 """
