@@ -158,7 +158,10 @@ def decide(names: Sequence[str], *, minutes: float, jobs: int | None, folder: Pa
     def on_plan(plan: Plan) -> None:
         enough = "" if plan.needed is None or plan.needed <= plan.seeds else f", where a verdict takes {plan.needed}"
         time = timedelta(seconds=round(plan.seconds))
-        progress_console.print(f"Plan: {plan.seeds} seeds{enough}; {plan.trainings} trainings more, about {time}.")
+        seeds = f"Plan: {plan.seeds} seeds{enough}; {plan.trainings} trainings more, about {time}."
+        progress_console.print(
+            f"{seeds} Then {plan.others} in the other frameworks, and of other recipes: longer ones."
+        )
 
     def on_done(outcome: Outcome, done: int, total: int) -> None:
         training = outcome.training

@@ -262,6 +262,8 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
 ) -> None:
     (planned,) = decision[1]
     assert planned == decision[0].plan
+    assert decision[0].trainings == 6 * deciding.PILOT + planned.trainings + planned.others
+    assert planned.others > 7 * deciding.CONFIRMING + 2 * planned.seeds
     trainings = {
         training.key: training
         for seed in range(1, deciding.PILOT + 1)
@@ -349,6 +351,7 @@ def test_the_command_prints_the_plan_and_the_sentence(kept: Path, tmp_path: Path
     assert done.exit_code == 0, done.output
     assert "the framework makes no difference of more than" in done.output
     assert f"Page: {tmp_path / 'decision.md'}" in done.output
+    assert re.search(r"Plan: \d seeds.*; \d+ trainings more, about 0:\d\d:\d\d\. Then \d+ in the other", done.output)
     tables = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert tables["page"] == str(tmp_path / "decision.md")
     assert tables["plan"]["seeds"] <= 7

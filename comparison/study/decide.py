@@ -13,9 +13,9 @@ of one epoch jumps by some tenths of a point from one to the next, and the mean 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Final, Literal
 
@@ -425,6 +425,9 @@ class Plan:
     needed: int | None  # that a verdict on every default takes; None: no number of seeds is enough for one of them
     trainings: int  # to do
     seconds: float  # that they take, by those of the pilot
+    others: int = (
+        0  # of the other parts: in other frameworks, precisions and recipes, of whose time the pilot says nothing
+    )
 
 
 def plan(
@@ -519,6 +522,10 @@ def _no_less(fraction: float) -> str:
 # All of it
 
 
+def _sides(contrasts: Iterable[Sequence[Default | Source]]) -> list[Training]:
+    return [training for of_seed in contrasts for one in of_seed for training in (one.first, one.second)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What `samedigit study --decide` ends with."""
@@ -580,23 +587,28 @@ def decide(
         found.update((outcome.training.key, outcome) for outcome in outcomes)
         return outcomes
 
-    def run_defaults(seeds: range) -> list[list[Default]]:
-        contrasts = [defaults(recipe, seed) for seed in seeds]
-        run([training for of_seed in contrasts for one in of_seed for training in (one.first, one.second)])
-        return contrasts
-
-    run_defaults(range(1, PILOT + 1))
+    run(_sides(defaults(recipe, seed) for seed in range(1, PILOT + 1)))
     planned = plan(recipe, found, labels, most_seconds=most_seconds, jobs=jobs)
-    on_plan(planned)
-    contrasts = run_defaults(range(PILOT + 1, PILOT + 1 + planned.seeds))
-    rows = decided(contrasts, found, labels)
+    contrasts = [defaults(recipe, seed) for seed in range(PILOT + 1, PILOT + 1 + planned.seeds)]
     elsewhere = [
         [in_framework(defaults(recipe, seed), framework) for seed in range(1, CONFIRMING + 1)] for framework in OTHERS
     ]
-    run([training for of in elsewhere for of_seed in of for one in of_seed for training in (one.first, one.second)])
     drawn = [sources(recipe, seed) for seed in range(1, max(PILOT, min(planned.seeds, PAIRS)) + 1)]
-    run([training for of_seed in drawn for one in of_seed for training in (one.first, one.second)])
-    exact = [each for one in mathematics for each in same(one.name, run(same_mathematics(one)), labels)]
+    given_all = [same_mathematics(one) for one in mathematics]
+    others = [*(training for of in elsewhere for training in _sides(of)), *_sides(drawn), *chain(*given_all)]
+    here = {training.key for training in _sides(contrasts)} | found.keys()
+    planned = replace(planned, others=len({training.key for training in others} - here))
+    on_plan(planned)
+
+    run(_sides(contrasts))
+    rows = decided(contrasts, found, labels)
+    run([training for of in elsewhere for training in _sides(of)])
+    run(_sides(drawn))
+    exact = [
+        each
+        for one, trainings in zip(mathematics, given_all, strict=True)
+        for each in same(one.name, run(trainings), labels)
+    ]
     return Decision(
         recipe=recipe.name,
         same=tuple(exact),
