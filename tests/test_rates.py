@@ -147,6 +147,38 @@ def test_a_ratio_is_paired_by_round_and_as_wide_as_all_pairs_together_ask() -> N
     assert "shown to be more than numpy (2.00 times), not shown to be more than torch" in said
 
 
+def test_for_each_protocol_all_models_with_two_backends_are_in_one_sentence() -> None:
+    """The first model has one backend, the second's client was too slow, the third's backends are as fast, the fourth's not."""
+
+    def through(model: str, backend: Backend, rates: Sequence[float]) -> Arrived:
+        points = [
+            replace(point, model=model)
+            for number, rate in enumerate(rates, start=1)
+            for point in a_round({rate / 2: 1.0, rate * 1.5: 100.0}, number=number, backend=backend)
+        ]
+        return Arrived(peak=replace(PEAK, model=model, backend=backend), points=tuple(points), folder=Path())
+
+    limited = arrived([{500: 1.0, 1000: 2.0}] * 3, backend="torch")
+    slow = [
+        replace(one, peak=replace(one.peak, model="slow:1")) for one in (limited, arrived([{500: 1.0, 900: 50.0}] * 3))
+    ]
+    rates = rates_of(
+        through("alone:1", "onnx", (900, 1000, 1100)),
+        *slow,
+        through("alike:v:2", "onnx", (900, 1000, 1100)), through("alike:v:2", "numpy", (1100, 900, 980)),
+        through("apart:1", "torch", (300, 330, 310)), through("apart:1", "onnx", (900, 1000, 1100)),
+        through("apart:1", "numpy", (1100, 900, 980)),
+    )  # fmt: skip
+    assert summarise_rates(rates, 10.0) == [
+        "With 99 of 100 answered within 10 ms, over grpc: "
+        "for alike onnx carries 997 requests a second, but not shown to be more than numpy; "
+        "for apart onnx carries 997 requests a second, which is shown to be more than torch (3.18 times), not shown to be more "
+        "than numpy; "
+        "for slow it is not known which carries most, since the client was too slow to tell, or the rates that were tried do "
+        "not reach far enough."
+    ]
+
+
 def test_nothing_is_ranked_where_one_rate_is_a_least_one() -> None:
     known = arrived([{500: 2.0, 1000: 50.0}] * 2)
     limited = arrived([{500: 1.0, 1000: 2.0}] * 2, backend="torch")
@@ -277,9 +309,17 @@ def test_results_that_are_not_there_or_not_of_this_version_are_told(tmp_path: Pa
     assert rates is not None
     with pytest.raises(ResultsMissing, match="not of this load test"):
         _ = rates.arrived[0].levels
+    (folder / PEAK.latencies).write_text("something,else\n")
+    with pytest.raises(
+        ResultsMissing, match=r"onnx.grpc.csv cannot be read: expected the header round,share,\S+\. Run it again"
+    ):
+        _ = rates.arrived[0].levels
+    (folder / PEAK.latencies).write_text("")
+    with pytest.raises(ResultsMissing, match=r"expected the header"):
+        _ = rates.arrived[0].levels
     (folder / "open.json").write_text("{}")
-    with pytest.raises(ResultsMissing, match="another version"):
+    with pytest.raises(ResultsMissing, match=r"open.json lacks .points.: .* another version.*Run it again"):
         read_rates(folder)
     (folder / "open.json").write_text("{")
-    with pytest.raises(ResultsMissing, match="not valid JSON"):
+    with pytest.raises(ResultsMissing, match=r"not valid JSON.*Run it again"):
         read_rates(folder)
