@@ -63,22 +63,23 @@ def test_the_number_of_seeds_follows_from_the_spread_and_not_from_the_difference
 def test_the_soonest_pairs_come_first_and_as_many_as_fit() -> None:
     of = {
         "a": (spread("a", 0.35), 10.0),
-        "b": (spread("b", 0.35, random=2), 10.0),
-        "c": (spread("c", 0.35, random=3), 100.0),
+        "b": (spread("b", 0.35, random=2), 100.0),
+        "c": (spread("c", 0.45, random=3), 10.0),
     }
-    pairs = [("a", "c"), ("a", "b")]
+    pairs = [("a", "b"), ("a", "c")]
     whole = planned(of, pairs, minutes=1e6)
     assert whole.undecided == 2
     assert whole.seeds.keys() == {"a", "b", "c"}
+    assert whole.seeds["a"] == whole.seeds["c"] > whole.seeds["b"]  # a has as many as the pair that takes most
     assert whole.without == ()
     assert whole.runs == sum(whole.seeds.values()) - 30
     assert whole.seconds == pytest.approx(
-        sum((n - 10) * (100 if name == "c" else 10) for name, n in whole.seeds.items())
+        sum((n - 10) * (100 if name == "b" else 10) for name, n in whole.seeds.items())
     )
     assert planned(of, pairs, minutes=1e6, jobs=2).seconds == pytest.approx(whole.seconds / 2)
     part = planned(of, pairs, minutes=20)
-    assert part.seeds.keys() == {"a", "b"}
-    assert part.without == (("a", "c"),)
+    assert part.seeds.keys() == {"a", "c"}
+    assert part.without == (("a", "b"),)
     assert part.seconds <= 1200
     nothing = planned(of, pairs, minutes=0.1)
     assert (nothing.seeds, nothing.runs, set(nothing.without)) == ({}, 0, set(pairs))

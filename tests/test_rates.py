@@ -68,6 +68,10 @@ def test_the_rate_is_where_the_p99_crosses_the_bound_between_two_rates() -> None
     assert found.rate == pytest.approx(750.0)
 
 
+def test_a_p99_of_less_than_a_millisecond_is_as_good_as_any() -> None:
+    assert crossing(a_round({250: 0.2, 500: 0.5, 1000: 2.0}), 1.0).rate == pytest.approx(750.0)
+
+
 def test_a_p99_that_falls_with_the_rate_is_taken_as_noise() -> None:
     """20 and 5 become 10 at both: within 10 ms there, though the first alone is not."""
     found = crossing(a_round({250: 1.0, 500: 20.0, 750: 4.0, 1000: 1000.0}), 10.0)
@@ -96,7 +100,8 @@ def test_where_the_client_was_the_limit_the_rate_is_a_least_one(
 
 
 def test_what_lies_outside_of_the_measured_rates_is_said_so() -> None:
-    assert crossing(a_round({250: 1.0, 500: 2.0}), 10.0).end == "above"
+    above = crossing(a_round({250: 1.0, 500: 2.0, 750: 2.0}), 10.0)
+    assert (above.end, above.rate) == ("above", 750)
     assert crossing(a_round({250: 11.0, 500: 12.0}), 10.0).end == "below"
     assert crossing(a_round({250: 11.0, 500: 12.0}, late_p99_ms=9.0), 10.0).end == "unknown"
 
@@ -116,6 +121,8 @@ def test_an_answer_has_an_interval_over_rounds_and_words_for_what_is_not_known()
         answer = arrived(rounds).answer(10.0)
         assert answer.interval is None
         assert in_words(answer) == words
+    behind = arrived([inside, {500: 20.0, 1000: 50.0}], late_p99_ms=9.0).answer(10.0)  # late at the lowest rate
+    assert (behind.at_least, behind.at_most, in_words(behind), behind.bound_ms) == (True, True, "not known", 10.0)
 
 
 def test_a_ratio_is_paired_by_round_and_as_wide_as_all_pairs_together_ask() -> None:
