@@ -150,7 +150,8 @@ def decide(names: Sequence[str], *, minutes: float, jobs: int | None, folder: Pa
     Returns:
         The page's path, and its tables as plain data.
     """
-    from comparison.study.decide import MATHEMATICS, SMALLEST, Plan, decide
+    from comparison.study.contrasts import Plan
+    from comparison.study.decide import MATHEMATICS, SMALLEST, decide
     from comparison.study.decision import to_data, write_decision
     from training.given.runs import Outcome
     from training.recipes import find_recipe

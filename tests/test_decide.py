@@ -12,14 +12,15 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from comparison.study import decide as deciding
-from comparison.study.decide import (
-    Decision,
+from comparison.study.contrasts import (
+    CONFIRMING,
+    OTHERS,
+    PILOT,
     Default,
     Plan,
     Source,
+    _component,
     components,
-    decide,
     defaults,
     in_framework,
     in_place,
@@ -28,6 +29,7 @@ from comparison.study.decide import (
     same_mathematics,
     sources,
 )
+from comparison.study.decide import Decision, decide
 from comparison.study.decision import markdown, write_decision
 from comparison.study.statistics import mean_interval
 from digits import mnist
@@ -87,7 +89,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, labels: Labels) -> Path:
             for training in (contrast.first, contrast.second):
                 if read(folder, training) is None:
                     keep(folder, outcome(training, wrong_answers(training, seed, noise), labels))
-        for framework in deciding.OTHERS if seed <= deciding.CONFIRMING else ():
+        for framework in OTHERS if seed <= CONFIRMING else ():
             for contrast in in_framework(defaults(RECIPE, seed), framework):
                 for training in (contrast.first, contrast.second):
                     wrong = wrong_answers(training, seed, others_noise)
@@ -108,16 +110,16 @@ def kept(tmp_path_factory: pytest.TempPathFactory, labels: Labels) -> Path:
 
 def test_the_seeds_that_the_plan_is_made_by_are_no_part_of_the_verdict(labels: Labels, tmp_path: Path) -> None:
     """One order for all epochs costs 500 answers from the pilot's seeds, and nothing from any other."""
-    for seed in range(1, deciding.PILOT * 2 + 1):
+    for seed in range(1, PILOT * 2 + 1):
         contrasts: list[Default | Source] = [*defaults(RECIPE, seed), *sources(RECIPE, seed)]
-        contrasts += [one for framework in deciding.OTHERS for one in in_framework(defaults(RECIPE, seed), framework)]
+        contrasts += [one for framework in OTHERS for one in in_framework(defaults(RECIPE, seed), framework)]
         for contrast in contrasts:
             for training in (contrast.first, contrast.second):
-                costs = 500 * (training.shuffles == "once") * (seed <= deciding.PILOT)
+                costs = 500 * (training.shuffles == "once") * (seed <= PILOT)
                 keep(tmp_path, outcome(training, 300 + seed % 3 + costs, labels))
     found = decide(tmp_path, recipe=RECIPE, mathematics=[], jobs=1, most_seconds=0)
     shuffling = next(row for row in found.defaults if row.name == "shuffling")
-    assert (shuffling.seeds, shuffling.found.difference.value, shuffling.verdict) == (deciding.PILOT, 0, "equivalent")
+    assert (shuffling.seeds, shuffling.found.difference.value, shuffling.verdict) == (PILOT, 0, "equivalent")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def decision(kept: Path) -> tuple[Decision, list[Plan]]:
         recipe=RECIPE,
         mathematics=[RECIPES["torch-relu"]],
         jobs=1,
-        most_seconds=60 * (SEEDS - deciding.PILOT),
+        most_seconds=60 * (SEEDS - PILOT),
         on_plan=plans.append,
     )
     return found, plans
@@ -203,7 +205,7 @@ def test_what_numpy_says_of_a_default_is_confirmed_or_not_in_the_others(decision
     found = {(row.name, row.framework): row for row in decision[0].confirmed}
     names = [row.name for row in decision[0].defaults]
     assert list(found) == [(name, "torch") for name in names] + [(name, "keras") for name in names[:3]]
-    assert {row.seeds for row in found.values()} == {deciding.CONFIRMING}
+    assert {row.seeds for row in found.values()} == {CONFIRMING}
     assert {key for key, row in found.items() if not row.agrees} == {("shuffling", "keras")}
     assert found["shuffling", "keras"].difference == pytest.approx(0.0120, abs=0.0006)
     low, high = found["shuffling", "keras"].interval
@@ -262,7 +264,7 @@ def test_the_interval_of_a_component_holds_the_truth() -> None:
     held = 0
     for _ in range(500):
         squares = random.normal(0, 2**0.5 * 0.003, 8) ** 2 / 2
-        low, high = deciding._component("", float(squares.mean()), 8, 8).interval
+        low, high = _component("", float(squares.mean()), 8, 8).interval
         held += low <= 0.003 <= high
     assert held == pytest.approx(475, abs=15)
 
@@ -272,16 +274,16 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
 ) -> None:
     (planned,) = decision[1]
     assert planned == decision[0].plan
-    assert decision[0].trainings == 6 * deciding.PILOT + planned.trainings + planned.others
-    assert planned.others > 7 * deciding.CONFIRMING + 2 * planned.seeds
+    assert decision[0].trainings == 6 * PILOT + planned.trainings + planned.others
+    assert planned.others > 7 * CONFIRMING + 2 * planned.seeds
     trainings = {
         training.key: training
-        for seed in range(1, deciding.PILOT + 1)
+        for seed in range(1, PILOT + 1)
         for one in defaults(RECIPE, seed)
         for training in (one.first, one.second)
     }
     found = {key: result for key, training in trainings.items() if (result := read(kept, training)) is not None}
-    assert len(found) == 6 * deciding.PILOT  # the first side of three defaults is one and the same training
+    assert len(found) == 6 * PILOT  # the first side of three defaults is one and the same training
     for margin, seconds, jobs, seeds in (
         (0.0001, 1e9, 1, None),
         (0.0001, 600, 1, 10),
@@ -292,7 +294,7 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
         assert seeds is None or made.seeds == seeds
         assert made.trainings == 6 * made.seeds
         assert made.seconds == pytest.approx(10 * made.trainings / jobs)
-        assert made.seconds <= max(seconds, 10 * 6 * deciding.PILOT)
+        assert made.seconds <= max(seconds, 10 * 6 * PILOT)
 
 
 def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]], tmp_path: Path) -> None:

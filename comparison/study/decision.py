@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from comparison import page
 from comparison.study import plots
-from comparison.study.decide import PILOT, Apart, Component, Confirmed, Decided, Decision, InPlace, Same
+from comparison.study.contrasts import PILOT, Apart, Component, Confirmed, Decided, InPlace, Same
+from comparison.study.decide import Decision
 from comparison.study.statistics import POWER
 from comparison.words import join
 from digits.errors import ReportError
