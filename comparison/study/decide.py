@@ -39,12 +39,9 @@ from training.given.draws import Training
 from training.given.runs import Outcome, run_all
 from training.recipes import Recipe
 
-# What each recipe has that no other has: an architecture, an activation, a way to start, an optimizer, augmentation. `robust`
-# and `wide` have the layers of `conv` or of these, and would take hours in float64.
-MATHEMATICS: Final = (
-    *("keras-deep", "torch-relu", "keras-enhanced", "keras-basic", "torch-improved", "numpy-sigmoid"),
-    "torch-conv",
-)
+# What each recipe of dense layers has that no other has: an architecture, an activation, a way to start, an optimizer. Those of
+# convolutions take hours in float64, and are asked for by name.
+MATHEMATICS: Final = ("keras-deep", "torch-relu", "keras-enhanced", "keras-basic", "torch-improved", "numpy-sigmoid")
 SMALLEST: Final = "numpy-deep"  # the recipe that trains soonest: of it the defaults and the components are asked
 
 
