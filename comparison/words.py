@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 ECHO: Final = "echo"  # the backend of a run against the door without a model
+FRAMEWORK_NAMES: Final = {"numpy": "NumPy", "torch": "torch", "keras": "Keras"}
 
 
 def format_ms(milliseconds: float) -> str:

@@ -16,14 +16,15 @@ from comparison.study.contrasts import (
     CONFIRMING,
     OTHERS,
     PILOT,
+    Between,
     Default,
     Plan,
     Source,
     _component,
+    between,
     components,
     defaults,
     in_framework,
-    in_place,
     plan,
     right,
     same_mathematics,
@@ -167,8 +168,8 @@ def test_accuracy_is_the_mean_over_the_last_five_epochs_however_many_were_kept(l
     assert right(found, labels)[:101].tolist() == pytest.approx([0.2] * 100 + [1.0])
 
 
-def test_a_framework_in_place_of_numpy_is_compared_seed_by_seed(labels: Labels) -> None:
-    """Keras answers 20, 24 and 28 more wrongly; the intervals of two frameworks hold at once."""
+def test_every_two_frameworks_are_compared_seed_by_seed(labels: Labels) -> None:
+    """Keras answers 20, 24 and 28 more wrongly; the intervals of three pairs hold at once."""
     drawn = [sources(RECIPE, seed) for seed in (1, 2, 3)]
     outcomes = {}
     for seed, of_seed in enumerate(drawn, start=1):
@@ -176,14 +177,27 @@ def test_a_framework_in_place_of_numpy_is_compared_seed_by_seed(labels: Labels) 
             for training in (one.first, one.second):
                 more = 16 + 4 * seed if training.framework == "keras" else 0
                 outcomes[training.key] = outcome(training, 300 + 10 * seed + more, labels)
-    torch, keras = in_place(drawn, outcomes, labels)
-    assert (torch.framework, torch.seeds, torch.difference, torch.together) == ("torch", 3, 0.0, (0.0, 0.0))
-    assert (keras.framework, keras.seeds) == ("keras", 3)
-    assert keras.difference == pytest.approx(0.0024)
+    found = {(row.first, row.second): row for row in between(drawn, outcomes, labels)}
+    assert list(found) == [("numpy", "torch"), ("numpy", "keras"), ("torch", "keras")]
+    assert {row.seeds for row in found.values()} == {3}
+    alike, apart, other = found.values()
+    assert (alike.difference, alike.together, alike.verdict) == (0.0, (0.0, 0.0), "equivalent")
+    assert apart.difference == other.difference == pytest.approx(0.0024)
     differences = np.zeros((3, 10_000))
     for seed, row in enumerate(differences, start=1):
         row[300 + 10 * seed : 300 + 10 * seed + 16 + 4 * seed] = 1  # right in NumPy alone
-    assert keras.together == pytest.approx(mean_interval(differences, level=0.05 / 2))
+    assert apart.together == other.together == pytest.approx(mean_interval(differences, level=0.05 / 3))
+
+
+def test_a_pair_of_frameworks_is_different_equivalent_or_not_decided_by_its_interval() -> None:
+    pair = Between(first="numpy", second="torch", seeds=5, difference=0.0, together=(-0.001, 0.002), margin=0.0025)
+    verdicts = {
+        (-0.001, 0.002): ("equivalent", True), (-0.003, 0.002): ("undecided", False), (-0.001, 0.0025): ("undecided", False),
+        (0.001, 0.002): ("different", True), (-0.004, -0.001): ("different", False),
+    }  # fmt: skip
+    for interval, expected in verdicts.items():
+        one = replace(pair, together=interval)
+        assert (one.verdict, one.within_margin) == expected
 
 
 def test_each_default_gets_the_verdict_that_was_made_up(decision: tuple[Decision, list[Plan]]) -> None:
@@ -320,6 +334,9 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
         "0 and 0 to 6 differently from itself."
     )
     assert decision[0].rounding in text
+    assert re.search(
+        r"\| NumPy and Keras \| 5 \| [+-]0\.\d\d \| -0\.\d\d to \+0\.\d\d \| (not decided|equivalent) \|", text
+    )
     assert "| where weights start | torch: uniform within 1 / sqrt(fan_in), biases too |" in text
     assert "different, but closer than the margin" in text
     assert re.search(r"\| shuffling \| keras \| 3 \| \+1\.\d\d \| .* \| \*\*differs\*\* \|", text)
@@ -332,15 +349,16 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
         assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
     tables = json.loads((tmp_path / "decision.json").read_text())
     assert tables["sentence"] == said
+    assert [row["verdict"] for row in tables["frameworks"]] == [row.verdict for row in decision[0].frameworks]
     assert [row["verdict"] for row in tables["defaults"]] == ["different", "equivalent", "different", "equivalent"]
 
 
 def test_how_large_a_difference_may_be_and_what_is_not_decided_are_said(decision: tuple[Decision, list[Plan]]) -> None:
     found = decision[0]
-    torch, keras = found.frameworks
+    *first, last = found.frameworks
     worse = replace(
         found,
-        frameworks=(torch, replace(keras, together=(-0.01231, 0.001))),
+        frameworks=(*first, replace(last, together=(-0.01231, 0.001))),
         defaults=tuple(
             replace(row, corrected=1.0, corrected_equivalent=1.0, seeds_needed=needed)
             for row, needed in zip(found.defaults, (40, None, 40, 40), strict=True)

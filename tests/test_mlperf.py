@@ -6,7 +6,8 @@ import pytest
 from conftest import require
 from test_arrivals import serving
 
-from benchmarks.mlperf import read_summary, run_scenario
+from benchmarks import mlperf
+from benchmarks.mlperf import ScenarioName, read_summary, run_scenario
 from digits.errors import LoadTestError
 
 SUMMARY = """================================================
@@ -57,3 +58,18 @@ def test_a_run_with_an_answer_that_never_came_is_refused() -> None:
         run_scenario(
             "Server", url=url, protocol="predict", path="/predict/numpy", seconds=0.2, rate=500.0, bound_ms=100.0
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream"])
+def test_a_run_is_as_long_as_it_was_asked_to_be_however_soon_queries_are_answered(
+    scenario: ScenarioName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes a tenth of a millisecond, and calls every digit a nought."""
+    require("mlperf_loadgen")
+    monkeypatch.setattr(mlperf, "RIGHT_AT_LEAST", 0.0)
+    with serving() as url:
+        outcome = run_scenario(
+            scenario, url=url, protocol="predict", path="/predict/numpy", seconds=2.0, rate=100.0, bound_ms=100.0
+        )
+    assert outcome.is_valid, outcome.summary

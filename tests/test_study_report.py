@@ -252,15 +252,20 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
         "recipe": "keras-deep", "precision": "float64",
         "frameworks": [{"digits": [0, 0]}, {"digits": [0, 9]}], "itself": [{"digits": [1, 7]}, {"digits": [2, 7]}],
     }  # fmt: skip
+    pair = {
+        "first": "numpy", "second": "keras", "seeds": 20, "difference": 0.0, "together": [-0.0002, 0.0001],
+        "verdict": "equivalent",
+    }  # fmt: skip
     component = {"name": "starting weights", "deviation": 0.001, "interval": [0.0008, 0.0013]}
     decided = {
         "sentence": "It is <the> defaults.", "rounding": "It amplifies.", "recipe": "numpy-deep", "same": [same],
-        "defaults": [default], "components": [component], "trainings": 321,
+        "frameworks": [pair], "defaults": [default], "components": [component], "trainings": 321,
     }  # fmt: skip
     (folder / "decision.json").write_text(json.dumps(decided))
     page = write_study_report(folder, tmp_path / "report.html").read_text()
     assert table(page, "time-to-accuracy") == [["numpy", "readable", "3.8", "4", "5 of 5"]]
     assert table(page, "same") == [["keras-deep", "float64", "0 to 9", "7"]]
+    assert table(page, "frameworks") == [["numpy and keras", "20", "+0.00 -0.02 to +0.01", "equivalent"]]
     assert table(page, "defaults") == [["shuffling", "torch's", "Keras's", "29", "+0.12 -0.01 to +0.25", "not decided"]]
     assert "<b>It is &lt;the&gt; defaults.</b>" in page
     assert "It amplifies." in page

@@ -34,7 +34,7 @@ from comparison.study.statistics import (
     paired,
     seeds_for,
 )
-from comparison.words import join
+from comparison.words import FRAMEWORK_NAMES, join
 from digits.contract import FRAMEWORKS, Framework, Labels
 from training.given.draws import Precision, Training
 from training.given.runs import Outcome
@@ -143,7 +143,9 @@ def sources(recipe: Recipe, seed: int) -> list[Source]:
         Source(name="order of batches", first=base, second=replace(base, order=seed + ELSEWHERE)),
         Source(name="sample of training images", first=replace(base, sample=seed), second=replace(base, sample=-seed)),
         *(
-            Source(name=f"framework: {other} for NumPy", first=base, second=replace(base, framework=other))
+            Source(
+                name=f"framework: {FRAMEWORK_NAMES[other]} for NumPy", first=base, second=replace(base, framework=other)
+            )
             for other in OTHERS
         ),
     ]
@@ -213,37 +215,55 @@ def _called(training: Training) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InPlace:
-    """Another framework in place of NumPy, in float32, everything given, over seeds."""
+class Between:
+    """Two frameworks in float32, everything given, over seeds."""
 
-    framework: Framework
+    first: Framework
+    second: Framework
     seeds: int
-    difference: float  # of accuracy, NumPy less the other
-    together: Interval  # the intervals of all frameworks hold at once in 95 of 100 studies
+    difference: float  # of accuracy, first less second
+    together: Interval  # the intervals of all pairs hold at once in 95 of 100 studies
+    margin: float
+
+    @property
+    def verdict(self) -> Verdict:
+        low, high = self.together
+        if low > 0 or high < 0:
+            return "different"
+        return "equivalent" if self.within_margin else "undecided"
+
+    @property
+    def within_margin(self) -> bool:
+        return max(abs(bound) for bound in self.together) < self.margin
 
 
-def in_place(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[InPlace]:
-    """What came of the sources that are a framework.
+def between(
+    drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels, *, margin: float = MARGIN
+) -> list[Between]:
+    """Every two frameworks, by the sources that are a framework.
 
     Args:
         drawn: by seed, `sources` of each.
         outcomes: by the training's key.
     """
-    found = []
-    for framework in OTHERS:
-        pairs = [one for of_seed in drawn for one in of_seed if one.second.framework == framework]
-        differences = np.stack(
-            [right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in pairs]
+    of: dict[Framework, list[Training]] = {"numpy": [of_seed[0].first for of_seed in drawn]}
+    for other in OTHERS:
+        of[other] = [one.second for of_seed in drawn for one in of_seed if one.second.framework == other]
+    answers = {
+        name: np.stack([right(outcomes[one.key], labels) for one in trainings]) for name, trainings in of.items()
+    }
+    pairs = list(combinations(answers, 2))
+    return [
+        Between(
+            first=first,
+            second=second,
+            seeds=len(drawn),
+            difference=float((answers[first] - answers[second]).mean()),
+            together=mean_interval(answers[first] - answers[second], level=LEVEL / len(pairs)),
+            margin=margin,
         )
-        found.append(
-            InPlace(
-                framework=framework,
-                seeds=len(pairs),
-                difference=float(differences.mean()),
-                together=mean_interval(differences, level=LEVEL / len(OTHERS)),
-            )
-        )
-    return found
+        for first, second in pairs
+    ]
 
 
 # 2. The defaults
@@ -446,7 +466,7 @@ def plan(
     )
 
 
-def sentence(recipe: str, frameworks: Sequence[InPlace], rows: Sequence[Decided]) -> str:
+def sentence(recipe: str, frameworks: Sequence[Between], rows: Sequence[Decided]) -> str:
     """Whether it is the framework or its defaults.
 
     Args:

@@ -13,20 +13,20 @@ from comparison.study.contrasts import (
     OTHERS,
     PAIRS,
     PILOT,
+    Between,
     Component,
     Confirmed,
     Decided,
     Default,
-    InPlace,
     Plan,
     Same,
     Source,
+    between,
     components,
     confirmed,
     decided,
     defaults,
     in_framework,
-    in_place,
     plan,
     rounding,
     same,
@@ -57,7 +57,7 @@ class Decision:
     same: tuple[Same, ...]
     defaults: tuple[Decided, ...]
     confirmed: tuple[Confirmed, ...]
-    frameworks: tuple[InPlace, ...]
+    frameworks: tuple[Between, ...]
     components: tuple[Component, ...]
     plan: Plan
     pairs: int  # seeds of the components
@@ -137,7 +137,7 @@ def decide(
         same=tuple(exact),
         defaults=tuple(rows),
         confirmed=tuple(each for of in elsewhere for each in confirmed(of, found, labels, rows)),
-        frameworks=tuple(in_place(drawn, found, labels)),
+        frameworks=tuple(between(drawn, found, labels)),
         components=tuple(components(drawn, found, labels)),
         plan=planned,
         pairs=len(drawn),

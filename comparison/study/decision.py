@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from comparison import page
 from comparison.study import plots
-from comparison.study.contrasts import PILOT, Apart, Component, Confirmed, Decided, InPlace, Same
+from comparison.study.contrasts import PILOT, Apart, Between, Component, Confirmed, Decided, Same
 from comparison.study.decide import Decision
 from comparison.study.statistics import POWER
-from comparison.words import join
+from comparison.words import FRAMEWORK_NAMES
 from digits.errors import ReportError
 
 DECISION: Final = "decision.json"
@@ -25,7 +25,6 @@ PAGE: Final = "decision.md"
 COMPONENTS: Final = "components.png"
 ROUNDING: Final = "rounding.png"
 
-NAMES: Final = {"numpy": "NumPy", "torch": "torch", "keras": "Keras"}
 SHOWN_AS: Final = {"different": "different", "equivalent": "equivalent", "undecided": "not decided"}
 
 
@@ -48,8 +47,11 @@ def write_decision(decision: Decision, folder: Path) -> Path:
 
 def to_data(decision: Decision) -> dict[str, Any]:
     """Plain data. Accuracies and differences of them are in [0, 1] and [-1, 1]."""
-    rows = [asdict(row) | {"verdict": row.verdict, "within_margin": row.within_margin} for row in decision.defaults]
-    return {"sentence": decision.sentence, "rounding": decision.rounding, **asdict(decision), "defaults": rows}
+    with_verdicts = {
+        name: [asdict(row) | {"verdict": row.verdict, "within_margin": row.within_margin} for row in rows]
+        for name, rows in (("frameworks", decision.frameworks), ("defaults", decision.defaults))
+    }
+    return {"sentence": decision.sentence, "rounding": decision.rounding, **asdict(decision), **with_verdicts}
 
 
 def markdown(decision: Decision) -> str:
@@ -66,8 +68,11 @@ its table (*together*) hold at once in 95 of 100 such studies. Each training has
 ## The same mathematics
 
 The same starting weights, batches, augmented images and dropout masks, handed to NumPy, torch and Keras. Where Keras's epsilon
-stands in another place, it is translated (`training/given/keras_given.py`). In float32, the numbers of 32 bits that models are
-trained in, over {decision.pairs} seeds of {decision.recipe}: {_in_place(decision.frameworks)}.
+stands in another place, it is translated (`training/given/keras_given.py`).
+
+Accuracy of {decision.recipe} in float32, the numbers of 32 bits that models are trained in:
+
+{_between(decision.frameworks)}
 {_of_rounding(decision)}
 ## The defaults
 
@@ -111,26 +116,43 @@ def _plan(decision: Decision) -> str:
     return f"{needed}; {planned.seeds} seeds it was, {more}."
 
 
-def _in_place(rows: Sequence[InPlace]) -> str:
-    said = [
-        f"{_signed(row.difference)} points of accuracy in NumPy less {NAMES[row.framework]} "
-        f"({_signed(row.together[0])} to {_signed(row.together[1])})"
-        for row in rows
-    ]
-    return join(said)
+def _between(rows: Sequence[Between]) -> str:
+    return _table(
+        ("frameworks", "seeds", "first less second, points", "together", "verdict"),
+        [
+            (
+                f"{FRAMEWORK_NAMES[row.first]} and {FRAMEWORK_NAMES[row.second]}",
+                str(row.seeds),
+                _signed(row.difference),
+                f"{_signed(row.together[0])} to {_signed(row.together[1])}",
+                _verdict(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _verdict(row: Between | Decided) -> str:
+    closer = row.verdict == "different" and row.within_margin
+    return SHOWN_AS[row.verdict] + (", but closer than the margin" if closer else "")
 
 
 def _of_rounding(decision: Decision) -> str:
     if decision.rounding is None:
         return ""
     return f"""
-{decision.rounding} Where the two are alike, there is nothing of the framework in it. The table has the least and the most of
-three pairs for one whole training of each recipe: every two frameworks; and NumPy as it is, with its starting weights moved up,
-and down. Float64 rounds some hundred million times finer than float32, so it takes longer to part.
+{decision.rounding}
+
+Where the two are alike, there is nothing of the framework in it. The table has the least and the most of three pairs for one
+whole training of each recipe: every two frameworks; and NumPy as it is, with its starting weights moved up, and down. Float64
+rounds some hundred million times finer than float32, so it takes longer to part, if it does.
 
 {_same(decision.same)}
 
 ![Answers apart by epoch, frameworks and NumPy from itself]({ROUNDING})
+
+*Of 10,000 test images, how many are answered differently after each epoch of these trainings, pair by pair. Up to 1 the axis is
+linear, above that logarithmic.*
 """
 
 
@@ -181,9 +203,7 @@ def _defaults(rows: Sequence[Decided]) -> str:
                 str(row.seeds),
                 _signed(row.found.difference.value),
                 f"{_signed(row.together[0])} to {_signed(row.together[1])}",
-                SHOWN_AS[row.verdict]
-                + (", but closer than the margin" if row.verdict == "different" and row.within_margin else "")
-                + _more(row),
+                _verdict(row) + _more(row),
             )
             for row in rows
         ],

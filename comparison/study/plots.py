@@ -158,7 +158,7 @@ def rounding(rows: Sequence[Row], *, name: str) -> str:
         return to_svg(figure, name, "Of 10,000 test images those answered differently, by epoch, for each recipe")
 
 
-PANELS: Final = 4  # beside each other
+PANELS: Final = 3  # beside each other
 PRECISION_COLOURS: Final = {"float32": BACKEND_COLOURS["torch"], "float64": BACKEND_COLOURS["numpy"]}
 PAIR_LINES: Final[dict[str, tuple[str, Literal["-", ":"]]]] = {
     "frameworks": ("two frameworks", "-"),
@@ -194,7 +194,7 @@ def draw_rounding(figure: Figure, rows: Sequence[Row]) -> None:
         if place + PANELS >= len(recipes):
             axes.set_xlabel("epoch")
         if place % PANELS == 0:
-            axes.set_ylabel("answers apart")
+            axes.set_ylabel("of 10,000 answers, apart")
     lines = [
         Line2D([], [], color=colour, linestyle=line, linewidth=1.3, label=f"{precision}: {what}")
         for precision, colour in PRECISION_COLOURS.items()
