@@ -317,14 +317,27 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
     found, low, high = (f"{100 * value:+.2f}" for value in (start.found.difference.value, *start.together))
     assert re.match(
         "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than 0\\.\\d\\d "
-        f"points \\(numpy-deep, 5 seeds\\); its defaults make up to {found[1:]}: where weights start, torch less Keras, "
+        f"points \\(numpy-deep, 5 seeds\\); its defaults make up to {found[1:]}: where weights start, torch minus Keras, "
         f"\\{found} \\(95 % interval \\{low} to \\{high}\\)\\. Shown",
         said,
     )
     assert said.endswith(
-        "Shown to be different: where weights start and shuffling; shown to be equivalent (closer than 0.25 points): Adam's "
-        "epsilon and what L2 means."
+        "Shown to be different: where weights start; shown to be different, but by less than 0.25 points: shuffling; shown to "
+        "be equivalent (closer than 0.25 points): Adam's epsilon and what L2 means."
     )
+    assert re.fullmatch(
+        "By accuracy, it may matter: given the same random numbers two frameworks differ by no more than 0\\.\\d\\d points, "
+        f"and what they do if nobody says otherwise moves it by up to {found[1:]}",
+        decision[0].answer,
+    )
+    equal = tuple(replace(row, corrected=1.0, corrected_equivalent=0.0) for row in decision[0].defaults)
+    near = tuple(replace(pair, together=(-0.0001, 0.0001)) for pair in decision[0].frameworks)
+    far = tuple(replace(pair, together=(-0.0026, 0.0001)) for pair in decision[0].frameworks)
+    for frameworks, rows, said_first in (
+        (near, equal, "any: "), (far, equal, "it may matter: "), (near, decision[0].defaults, "it may matter: "),
+    ):  # fmt: skip
+        found_any = replace(decision[0], defaults=rows, frameworks=frameworks).answer
+        assert found_any.startswith(f"By accuracy, {said_first}given")
     page = write_decision(decision[0], tmp_path)
     text = page.read_text()
     assert said in text

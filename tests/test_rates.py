@@ -226,12 +226,21 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
     assert framework.answer.startswith("By accuracy, these figures do not say")
     assert "study --decide" in framework.how_sure
     assert backend.answer == (
-        "onnx carried most requests a second with 99 of 100 answered within 10 ms, 4.00 times what another did."
+        "onnx: shown to carry 4.00 times as many requests a second with 99 of 100 answered within 10 ms as another."
     )
-    assert backend.how_sure.startswith("Of 2 comparisons over 3 rounds, 2 are shown to be more than chance")
-    assert protocol.answer.startswith(
-        "grpc carried most requests a second with 99 of 100 answered within 10 ms, 2.00 times"
+    assert backend.how_sure == (
+        "Of 2 comparisons over 3 rounds, 2 are more than chance, that is with a 95 % interval above 1. Ahead, by chance or "
+        "not: onnx."
     )
+    assert protocol.answer.startswith("grpc: shown to carry 2.00 times as many requests a second with 99 of 100")
+    noisy: list[dict[float, float | None]] = [{400 * factor: 1.0, 900 * factor: 100.0} for factor in (1.0, 1.2, 0.8)]
+    alike = rates_of(arrived(noisy), arrived(noisy[::-1], backend="numpy"))
+    _, backend, _ = choices(made_up_comparison, alike, None)
+    assert backend.answer == (
+        "It is not shown to matter: none carries more requests a second with 99 of 100 answered within 10 ms than another, "
+        "beyond chance."
+    )
+    assert backend.how_sure.startswith("Of 1 comparison over 3 rounds, 0 are more than chance")
     limited = arrived([{500: 1.0, 1000: 2.0}] * 2)
     rates = rates_of(limited, arrived([{500: 1.0, 1000: 2.0}] * 2, backend="numpy"))
     _, backend, _ = choices(made_up_comparison, rates, None)
@@ -243,10 +252,12 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
         over("predict", 1000),
         over("predict", 3000, backend="numpy"),
     )
-    framework, backend, _ = choices(made_up_comparison, rates, {"sentence": "It makes no difference.", "trainings": 40})
-    assert backend.answer.startswith("numpy (1 of 2) and onnx (1) carried most")
-    assert framework.answer == "It makes no difference."
-    assert framework.how_sure.startswith("40 trainings.")
+    framework, backend, _ = choices(
+        made_up_comparison, rates, {"answer": "By accuracy, any", "trainings": 40, "recipe": "numpy-deep"}
+    )
+    assert backend.answer.startswith("numpy (1 of 2) and onnx (1): shown to carry")
+    assert framework.answer == "By accuracy, any."
+    assert framework.how_sure.startswith("40 trainings, most of numpy-deep,")
 
 
 @pytest.fixture
@@ -302,6 +313,15 @@ def test_percentiles_are_of_all_rounds_and_told_where_ten_requests_were_slower(t
     assert quarter.p999_ms is None  # 1.2 requests were slower
     assert whole.p50_ms == 3050  # five of each round failed, and were so slower than all
     assert quarter.rounds_p99_ms == (2.0, 2.0)
+    assert quarter.mean_p99_ms == pytest.approx(2.0)
+    unlike = replace(
+        rates.arrived[0], points=tuple(replace(one, p99_ms=2.0**one.round) for one in rates.arrived[0].points)
+    )
+    assert unlike.levels[0].mean_p99_ms == pytest.approx(8**0.5)  # of 2 and 4, in logarithms
+    unknown = replace(
+        unlike, points=tuple(replace(one, p99_ms=None if one.round == 1 else 4.0) for one in unlike.points)
+    )
+    assert unknown.levels[0].mean_p99_ms is None
     few = read_rates(written(tmp_path / "few", requests=400))
     assert few is not None
     assert few.arrived[0].levels[0].p99_ms is None  # 8 were slower

@@ -318,10 +318,12 @@ def test_without_an_open_scenario_the_choices_say_that_they_are_of_single_runs(
 def test_what_a_study_decided_is_quoted(tmp_path: Path) -> None:
     models = made_up_models()[2:]
     write_made_up_results(tmp_path, models)
-    (tmp_path / "decision.json").write_text(json.dumps({"sentence": "It is <the> defaults.", "trainings": 321}))
+    (tmp_path / "decision.json").write_text(
+        json.dumps({"answer": "By accuracy <any>", "trainings": 321, "recipe": "numpy-deep"})
+    )
     page = write_report(tmp_path, models, tmp_path / "report.html", study=tmp_path).read_text()
-    assert "<p>It is &lt;the&gt; defaults.</p>" in page
-    assert "How sure: 321 trainings." in page
+    assert "<p>By accuracy &lt;any&gt;.</p>" in page
+    assert "How sure: 321 trainings, most of numpy-deep, in a study of their own" in page
 
 
 def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], str]) -> None:

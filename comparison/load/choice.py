@@ -39,10 +39,10 @@ def _framework(decision: Mapping[str, Any] | None) -> Choice:
         )
     return Choice(
         question=question,
-        answer=str(decision["sentence"]),
+        answer=f"{decision['answer']}.",
         how_sure=(
-            f"{decision['trainings']} trainings. In 95 of 100 such studies nothing is wrongly called different or equivalent; "
-            "what is not decided is no reason to choose."
+            f"{decision['trainings']} trainings, most of {decision['recipe']}, in a study of their own, whose decision.md has "
+            "each difference with its interval. In 95 of 100 such studies nothing is wrongly called different or equivalent."
         ),
     )
 
@@ -113,13 +113,16 @@ def _by_rates(question: str, rates: Rates, asked: list[tuple[Ratio[Any], ...]], 
     best = Counter(str(ratios[0].first) for ratios in known)
     every = [one for ratios in known for one in ratios]
     shown = [one for one in every if one.is_shown]
-    answer = f"{_wins(best)} carried most requests a second with 99 of 100 answered within {bound_ms:g} ms"
+    within = f"requests a second with 99 of 100 answered within {bound_ms:g} ms"
     if shown:
-        answer += f", {_range([one.ratio for one in shown])} times what another did"
+        winners = _wins(Counter(str(one.first) for one in shown))
+        answer = f"{winners}: shown to carry {_range([one.ratio for one in shown])} times as many {within} as another"
+    else:
+        answer = f"It is not shown to matter: none carries more {within} than another, beyond chance"
     number = "1 comparison" if len(every) == 1 else f"{len(every)} comparisons"
     sure = (
-        f"Of {number} over {rates.rounds} rounds, {len(shown)} {'is' if len(shown) == 1 else 'are'} shown to be more than "
-        "chance, that is with a 95 % interval above 1"
+        f"Of {number} over {rates.rounds} rounds, {len(shown)} {'is' if len(shown) == 1 else 'are'} more than chance, that is "
+        f"with a 95 % interval above 1. Ahead, by chance or not: {_wins(best)}"
     )
     if unknown := len(asked) - len(known):
         sure += (

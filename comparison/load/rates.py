@@ -87,7 +87,8 @@ class Level:
     p99_ms: float | None
     p999_ms: float | None
     rounds_p99_ms: tuple[float | None, ...]
-    p99_interval: Interval | None  # 95 %, of the mean over rounds
+    mean_p99_ms: float | None  # geometric, over the rounds; None: of some round it is not known
+    p99_interval: Interval | None  # 95 %, of that mean
     failures: int
     late_p99_ms: float  # of the client itself; the worst round's
     client_busy: float  # the same
@@ -161,6 +162,7 @@ class Arrived:
                     p99_ms=p99 if slower[1] >= TAIL else None,
                     p999_ms=p999 if slower[2] >= TAIL else None,
                     rounds_p99_ms=p99s,
+                    mean_p99_ms=float(np.exp(np.log(known).mean())) if len(known) == len(p99s) else None,
                     p99_interval=log_interval(known) if len(known) == len(p99s) else None,
                     failures=sum(point.failures for point in points),
                     late_p99_ms=max(point.late_p99_ms for point in points),

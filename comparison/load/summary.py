@@ -147,7 +147,8 @@ def _answers(comparison: Comparison) -> str:
         for served in comparison.served
         if (accuracy := served.accuracy_over_requests) is not None
     ]
-    finding = f"Every answer was checked: of {requests:,} requests {f'{failures:,}' if failures else 'none'} failed."
+    failed = f"{failures:,}" if failures else "none"
+    finding = f"Every answer of the closed loops was checked: of {requests:,} requests {failed} failed."
     if gaps:
         finding += f" Over the answers, accuracy was within {100 * max(gaps):.2f} points of the stored one everywhere."
     return finding

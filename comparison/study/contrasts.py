@@ -221,7 +221,7 @@ class Between:
     first: Framework
     second: Framework
     seeds: int
-    difference: float  # of accuracy, first less second
+    difference: float  # of accuracy, first minus second
     together: Interval  # the intervals of all pairs hold at once in 95 of 100 studies
     margin: float
 
@@ -466,35 +466,55 @@ def plan(
     )
 
 
+def answer(frameworks: Sequence[Between], rows: Sequence[Decided]) -> str:
+    """Which framework to choose, by accuracy."""
+    bound, default = _largest_bound(frameworks), abs(_largest(rows).found.difference.value)
+    matters = bound >= frameworks[0].margin or any(
+        row.verdict != "equivalent" and not row.within_margin for row in rows
+    )
+    return (
+        f"By accuracy, {'it may matter' if matters else 'any'}: given the same random numbers two frameworks differ by no more "
+        f"than {_no_less(bound)} points, and what they do if nobody says otherwise moves it by up to {100 * default:.2f}"
+    )
+
+
 def sentence(recipe: str, frameworks: Sequence[Between], rows: Sequence[Decided]) -> str:
     """Whether it is the framework or its defaults.
 
     Args:
         recipe: of the frameworks' differences and of the defaults.
     """
-    largest = max(rows, key=lambda row: abs(row.found.difference.value))
+    largest = _largest(rows)
     found = largest.found.difference.value
+    margin = f"{100 * largest.found.margin:.2f} points"
     said = (
         "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than "
-        f"{_no_less(max(abs(bound) for one in frameworks for bound in one.together))} points ({recipe}, "
+        f"{_no_less(_largest_bound(frameworks))} points ({recipe}, "
         f"{min(one.seeds for one in frameworks)} seeds); its defaults make up to {100 * abs(found):.2f}: {largest.name}, "
-        f"{_owner(largest.first_is)} less {_owner(largest.second_is)}, {100 * found:+.2f} (95 % interval "
+        f"{_owner(largest.first_is)} minus {_owner(largest.second_is)}, {100 * found:+.2f} (95 % interval "
         f"{100 * largest.together[0]:+.2f} to {100 * largest.together[1]:+.2f})"
     )
-    different = [row.name for row in rows if row.verdict == "different"]
-    equivalent = [row.name for row in rows if row.verdict == "equivalent"]
-    undecided = [row.name for row in rows if row.verdict == "undecided"]
+    different = [row for row in rows if row.verdict == "different"]
     parts = [
-        f"{what}: {join(names)}"
-        for what, names in (
-            ("shown to be different", different),
-            (f"shown to be equivalent (closer than {100 * largest.found.margin:.2f} points)", equivalent),
-            ("not decided", undecided),
+        f"{what}: {join(row.name for row in of)}"
+        for what, of in (
+            ("shown to be different", [row for row in different if not row.within_margin]),
+            (f"shown to be different, but by less than {margin}", [row for row in different if row.within_margin]),
+            (f"shown to be equivalent (closer than {margin})", [row for row in rows if row.verdict == "equivalent"]),
+            ("not decided", [row for row in rows if row.verdict == "undecided"]),
         )
-        if names
+        if of
     ]
     verdicts = "; ".join(parts)
     return f"{said}. {verdicts[0].upper()}{verdicts[1:]}."
+
+
+def _largest(rows: Sequence[Decided]) -> Decided:
+    return max(rows, key=lambda row: abs(row.found.difference.value))
+
+
+def _largest_bound(frameworks: Sequence[Between]) -> float:
+    return max(abs(bound) for one in frameworks for bound in one.together)
 
 
 def _owner(default: str) -> str:

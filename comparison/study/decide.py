@@ -21,6 +21,7 @@ from comparison.study.contrasts import (
     Plan,
     Same,
     Source,
+    answer,
     between,
     components,
     confirmed,
@@ -69,6 +70,10 @@ class Decision:
     @property
     def sentence(self) -> str:
         return sentence(self.recipe, self.frameworks, self.defaults)
+
+    @property
+    def answer(self) -> str:
+        return answer(self.frameworks, self.defaults)
 
     @property
     def rounding(self) -> str | None:

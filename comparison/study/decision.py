@@ -51,7 +51,8 @@ def to_data(decision: Decision) -> dict[str, Any]:
         name: [asdict(row) | {"verdict": row.verdict, "within_margin": row.within_margin} for row in rows]
         for name, rows in (("frameworks", decision.frameworks), ("defaults", decision.defaults))
     }
-    return {"sentence": decision.sentence, "rounding": decision.rounding, **asdict(decision), **with_verdicts}
+    said = {"answer": decision.answer, "sentence": decision.sentence, "rounding": decision.rounding}
+    return {**said, **asdict(decision), **with_verdicts}
 
 
 def markdown(decision: Decision) -> str:
@@ -118,7 +119,7 @@ def _plan(decision: Decision) -> str:
 
 def _between(rows: Sequence[Between]) -> str:
     return _table(
-        ("frameworks", "seeds", "first less second, points", "together", "verdict"),
+        ("frameworks", "seeds", "first minus second, points", "together", "verdict"),
         [
             (
                 f"{FRAMEWORK_NAMES[row.first]} and {FRAMEWORK_NAMES[row.second]}",
@@ -192,7 +193,7 @@ def _from_to(values: Sequence[float], show: Callable[[Any], str]) -> str:
 
 
 def _defaults(rows: Sequence[Decided]) -> str:
-    header = ("default", "first", "second", "seeds", "first less second, points", "together", "verdict")
+    header = ("default", "first", "second", "seeds", "first minus second, points", "together", "verdict")
     return _table(
         header,
         [
@@ -211,7 +212,7 @@ def _defaults(rows: Sequence[Decided]) -> str:
 
 
 def _confirmed(rows: Sequence[Confirmed]) -> str:
-    header = ("default", "in", "seeds", "first less second, points", "95 %", "with NumPy's")
+    header = ("default", "in", "seeds", "first minus second, points", "95 %", "with NumPy's")
     return _table(
         header,
         [
