@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from comparison.words import format_ms, format_percent
+from comparison.words import format_ms, format_percent, format_ratio
 from digits.errors import ReportError
 from digits.network import in_words, network_of
 
@@ -32,6 +32,7 @@ def render(template: str, **values: Any) -> str:
         "points": _or_dash(_points),
         "count": _or_dash("{:,.0f}".format),
         "seconds": _or_dash("{:,.1f}".format),
+        "ratio": _or_dash(format_ratio),
         "decimals": lambda number, places: NOT_MEASURED if number is None else f"{number:,.{places}f}",
         "kilobytes": _or_dash(lambda size: f"{size / 1000:,.0f}"),
         "interval": _or_dash(lambda interval: f"{format_percent(interval[0])} to {format_percent(interval[1])}"),

@@ -20,6 +20,12 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
+def format_ratio(ratio: float) -> str:
+    """Two decimals, or as many as show on which side of 1 it lies."""
+    decimals = next((places for places in range(2, 6) if round(ratio, places) != 1), 2)
+    return f"{ratio:,.{decimals}f}"
+
+
 def join(words: Iterable[str], last: str = "and") -> str:
     """a; a and b; a, b and c. Each word once."""
     *first, final = dict.fromkeys(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy import stats
 from test_report import made_up_models, write_made_up_results
 
 from comparison.intervals import log_interval
+from comparison.load import plots
 from comparison.load.choice import choices
 from comparison.load.rates import (
     Arrived,
@@ -26,6 +28,7 @@ from comparison.load.rates import (
     summarise_rates,
 )
 from comparison.load.results import Comparison, compare, read_results
+from comparison.words import format_ratio
 from digits.contract import Backend
 from digits.errors import ResultsMissing
 from loadtests.open_test import BOUNDS_MS, COLUMNS, Peak, Point
@@ -325,6 +328,32 @@ def test_percentiles_are_of_all_rounds_and_told_where_ten_requests_were_slower(t
     few = read_rates(written(tmp_path / "few", requests=400))
     assert few is not None
     assert few.arrived[0].levels[0].p99_ms is None  # 8 were slower
+
+
+def test_the_line_of_a_backend_is_broken_where_a_p99_is_not_known(tmp_path: Path) -> None:
+    rates = read_rates(written(tmp_path, requests=600))
+    assert rates is not None
+    level = rates.arrived[0].levels[0]
+    found = [
+        replace(level, rate=rate, p99_ms=ms)
+        for rate, ms in ((100, 1.0), (200, 2.0), (300, None), (400, 4.0), (500, 5.0))
+    ]
+    once = replace(level, rate=600, rounds_p99_ms=(0.5,))  # the other round did not try it
+    for levels, moves_and_lines in (
+        (found, (2, 2)),
+        ([one for one in found if one.p99_ms], (1, 3)),
+        ([*found[:2], once], (1, 1)),
+    ):
+        svg = plots.latency_against_rate({"onnx": tuple(levels)}, name="rates")
+        (line,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--onnx\)', svg)
+        assert (line.count("M "), line.count("L ")) == moves_and_lines
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(1.62, "1.62"), (1.0034, "1.003"), (0.99996, "0.99996"), (1.0, "1.00"), (9, "9.00")]
+)
+def test_a_ratio_shows_on_which_side_of_1_it_lies(ratio: float, shown: str) -> None:
+    assert format_ratio(ratio) == shown
 
 
 def test_results_that_are_not_there_or_not_of_this_version_are_told(tmp_path: Path) -> None:

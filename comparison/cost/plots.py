@@ -90,7 +90,6 @@ def numbers(rows: Sequence[Smaller], *, name: str) -> str:
                 textcoords="offset points", ha="center", va="bottom" if is_above else "top",
             )  # fmt: skip
         axes.plot(1, 0, "D", color=INK, markersize=7)
-        axes.annotate("float32", (1, 0), (6, -14), textcoords="offset points")
         axes.margins(0.25)
         axes.set_xlabel("time for one image, times float32's")
         axes.set_ylabel("accuracy against float32's, points")

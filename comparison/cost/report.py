@@ -99,10 +99,8 @@ def _of_serving(peaks: Sequence[Peak]) -> list[str]:
         least, most = ranked[0], ranked[-1]
         finding = f"A million predictions of {recipe} take {least.server_cpu_us:,.0f} CPU seconds {_way(least)}"
         if most is not least:
-            finding += (
-                f", the least, and {most.server_cpu_us:,.0f} {_way(most)}, the most: "
-                f"{most.server_cpu_us / least.server_cpu_us:.1f} times"
-            )
+            times = most.server_cpu_us / least.server_cpu_us
+            finding += f", and up to {most.server_cpu_us:,.0f} {_way(most)}: {times:.1f} times"
         found.append(f"{finding}.")
     return found
 
@@ -128,17 +126,22 @@ def _of_starts(starts: Sequence[Starts]) -> list[str]:
 
 
 def _of_numbers(numbers: Sequence[Sequence[Smaller]]) -> list[str]:
-    """What each smaller form saves, and what it costs in accuracy, with the interval."""
+    """What each model's smaller forms save, the fastest first, and which of them are shown to read more or less."""
     found = []
     for original, *others in numbers:
+        others.sort(key=lambda one: one.ratios[1])
+        saved = join(
+            f"{one.numbers} takes {one.ratios[1]:.2f} of the time for one image at {one.bytes / original.bytes:.2f} of the size"
+            for one in others
+        )
+        moved = []
         for one in others:
             assert one.paired is not None, "only an original has none"
-            low, high = one.paired.interval
-            found.append(
-                f"{original.model.partition(':')[0]} in {one.numbers} is {one.bytes / original.bytes:.2f} of the size in "
-                f"float32, takes {one.ratios[1]:.2f} of the time for one image, and its accuracy differs by "
-                f"{100 * one.paired.difference:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})."
-            )
+            low, high = (100 * bound for bound in one.paired.interval)
+            if not low <= 0 <= high:
+                moved.append(f"{one.numbers} by {100 * one.paired.difference:+.2f} points ({low:+.2f} to {high:+.2f})")
+        told = f"accuracy moves, with the 95 % interval, {join(moved)}" if moved else "none is shown to move accuracy"
+        found.append(f"Beside float32, for {original.model.partition(':')[0]} {saved}; {told}.")
     return found
 
 

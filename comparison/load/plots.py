@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -124,45 +125,44 @@ def latency_shares(shares: dict[str, Share], door_ms: float | None, *, limit_ms:
         )
 
 
-def latency_against_rate(levels: dict[str, tuple[Level, ...]], *, bounds_ms: Sequence[float], name: str) -> str:
-    """How the latency of requests that arrive by themselves grows with their rate: for each backend its p99 and its p50.
+def latency_against_rate(levels: dict[str, tuple[Level, ...]], *, name: str) -> str:
+    """How the p99 of requests that arrive by themselves grows with their rate, a line per backend, broken where there is none.
 
     Args:
-        levels: backend -> what became of each rate, ascending.
-        bounds_ms: where a thin line goes across.
+        levels: backend -> what became of each rate, ascending; drawn are those that every round tried.
         name: unlike that of any other picture in the page.
     """
     with rc_context(STYLE):
         figure, axes = new_figure(370, 300)
-        for bound_ms in bounds_ms:
-            axes.axhline(bound_ms, color=SOFT, linewidth=0.8)
-        drawn: list[float] = []
+        rounds = max(len(level.rounds_p99_ms) for found in levels.values() for level in found)
+        levels = {
+            backend: tuple(level for level in found if len(level.rounds_p99_ms) == rounds)
+            for backend, found in levels.items()
+        }
         for backend, found in levels.items():
-            look: dict[str, Any] = {
-                "color": BACKEND_COLOURS[backend],
-                "dashes": BACKEND_DASHES[backend] or (None, None),
-            }
-            for field, width in (("p99_ms", 1.8), ("p50_ms", 0.9)):
-                known = [(level.rate, ms) for level in found if (ms := getattr(level, field)) is not None]
-                axes.plot([rate for rate, _ in known], [ms for _, ms in known], linewidth=width, **look)
-                drawn += [ms for _, ms in known]
-            for level in found:
-                p99s = [ms for ms in level.rounds_p99_ms if ms is not None]
-                axes.plot([level.rate] * len(p99s), p99s, "o", color=BACKEND_COLOURS[backend], markersize=2.5)
-                drawn += p99s
+            axes.plot(
+                [level.rate for level in found],
+                [math.nan if level.p99_ms is None else level.p99_ms for level in found],
+                color=BACKEND_COLOURS[backend],
+                dashes=BACKEND_DASHES[backend] or (None, None),
+                marker="o",
+                markersize=6,
+                markeredgecolor=PAGE,
+            )
+        drawn = [level.p99_ms for found in levels.values() for level in found if level.p99_ms is not None]
         axes.set_yscale("log")
         axes.set_xscale("log")
-        low, high = min(drawn, default=0.1) / 1.2, max(drawn, default=bounds_ms[-1]) * 1.2
+        low, high = min(drawn, default=1) / 1.3, max(drawn, default=100) * 1.3
         axes.set_ylim(low, high)
         asked = [level.rate for found in levels.values() for level in found]
         axes.set_xlim(min(asked) / 1.1, max(asked) * 1.1)
-        for axis, limits in ((axes.yaxis, (low, high)), (axes.xaxis, axes.get_xlim())):
+        for axis, limits in ((axes.yaxis, axes.get_ylim()), (axes.xaxis, axes.get_xlim())):
             axis.set_major_locator(FixedLocator(_powers(limits)))
             axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
             axis.set_minor_locator(NullLocator())
         axes.set_xlabel("requests a second that arrive (logarithmic)")
-        axes.set_ylabel("latency, ms (logarithmic)")
-        return to_svg(figure, name, "Latency against the rate of requests, p50 and p99, one pair of lines per backend")
+        axes.set_ylabel("p99, ms (logarithmic)")
+        return to_svg(figure, name, "The p99 of latency against the rate of requests, one line per backend")
 
 
 def _powers(limits: tuple[float, float]) -> list[float]:

@@ -169,7 +169,7 @@ def _open_pictures(rates: Rates) -> list[tuple[str, Markup]]:
         levels: dict[str, tuple[Level, ...]] = {one.peak.backend: one.levels for one in rates.of(model, protocol)}
         if levels:
             title = f"{model.partition(':')[0]}, over {protocol}"
-            picture = plots.latency_against_rate(levels, bounds_ms=rates.bounds_ms, name=f"open-{number}")
+            picture = plots.latency_against_rate(levels, name=f"open-{number}")
             pictures.append((title, Markup(picture)))
     return pictures
 

@@ -33,6 +33,7 @@ from comparison.study.statistics import (
     mean_interval,
     paired,
     seeds_for,
+    verdict_of,
 )
 from comparison.words import FRAMEWORK_NAMES, join
 from digits.contract import FRAMEWORKS, Framework, Labels
@@ -159,6 +160,11 @@ def right(outcome: Outcome, labels: Labels) -> Right:
     return share
 
 
+def _differences(pairs: Sequence[Default], outcomes: Mapping[str, Outcome], labels: Labels) -> Right:
+    """First minus second, [seeds, images]."""
+    return np.stack([right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in pairs])
+
+
 # 1. The same mathematics
 
 
@@ -228,18 +234,14 @@ class Between:
     @property
     def verdict(self) -> Verdict:
         low, high = self.together
-        if low > 0 or high < 0:
-            return "different"
-        return "equivalent" if self.within_margin else "undecided"
+        return verdict_of(different=low > 0 or high < 0, within_margin=self.within_margin)
 
     @property
     def within_margin(self) -> bool:
         return max(abs(bound) for bound in self.together) < self.margin
 
 
-def between(
-    drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels, *, margin: float = MARGIN
-) -> list[Between]:
+def between(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[Between]:
     """Every two frameworks, by the sources that are a framework.
 
     Args:
@@ -260,7 +262,7 @@ def between(
             seeds=len(drawn),
             difference=float((answers[first] - answers[second]).mean()),
             together=mean_interval(answers[first] - answers[second], level=LEVEL / len(pairs)),
-            margin=margin,
+            margin=MARGIN,
         )
         for first, second in pairs
     ]
@@ -271,7 +273,7 @@ def between(
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """One default: the accuracy that one framework's gives less that of the other's."""
+    """One default: the accuracy that one framework's gives, minus that of the other's."""
 
     name: str
     first_is: str
@@ -285,9 +287,7 @@ class Decided:
 
     @property
     def verdict(self) -> Verdict:
-        if self.corrected <= LEVEL:
-            return "different"
-        return "equivalent" if self.within_margin else "undecided"
+        return verdict_of(different=self.corrected <= LEVEL, within_margin=self.within_margin)
 
     @property
     def within_margin(self) -> bool:
@@ -305,10 +305,7 @@ def decided(
     """
     level = LEVEL / len(contrasts[0])
     of_default = list(zip(*contrasts, strict=True))
-    differences = [
-        np.stack([right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in by_seed])
-        for by_seed in of_default
-    ]
+    differences = [_differences(by_seed, outcomes, labels) for by_seed in of_default]
     tests = [paired(each, margin=margin) for each in differences]
     p_values = corrected([(test.p, test.p_equivalent) for test in tests])
     return [
@@ -334,11 +331,9 @@ class Confirmed:
     name: str
     framework: Framework
     seeds: int
-    difference: float  # first less second, in [-1, 1]
+    difference: float  # first minus second, in [-1, 1]
     interval: Interval  # 95 %, of this difference alone, over seeds and test images
-    agrees: (
-        bool  # that interval and NumPy's, which holds together with those of the other defaults, have values in common
-    )
+    agrees: bool  # that interval and NumPy's, which holds with those of all defaults, have values in common
 
 
 def confirmed(
@@ -357,9 +352,7 @@ def confirmed(
     together = {row.name: row.together for row in rows}
     found = []
     for by_seed in zip(*contrasts, strict=True):
-        differences = np.stack(
-            [right(outcomes[one.first.key], labels) - right(outcomes[one.second.key], labels) for one in by_seed]
-        )
+        differences = _differences(by_seed, outcomes, labels)
         interval = mean_interval(differences, level=LEVEL)
         found.append(
             Confirmed(
@@ -435,9 +428,8 @@ class Plan:
     needed: int | None  # that a verdict on every default takes; None: no number of seeds is enough for one of them
     trainings: int  # to do
     seconds: float  # that they take, by those of the pilot
-    others: int = (
-        0  # of the other parts: in other frameworks, precisions and recipes, of whose time the pilot says nothing
-    )
+    # Trainings of the other parts: in other frameworks, precisions and recipes, of whose time the pilot says nothing.
+    others: int = 0
 
 
 def plan(

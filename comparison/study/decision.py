@@ -263,8 +263,8 @@ def pictures(decision: Decision) -> dict[str, Figure]:
         axes.set_axisbelow(True)
         plots.draw_components(axes, tables["components"])
         if decision.same:
-            recipes = len({row.recipe for row in decision.same})
-            found[ROUNDING] = Figure(figsize=(10, 0.5 + 2.2 * math.ceil(recipes / plots.PANELS)), layout="constrained")
+            height = 0.5 + 2.2 * plots.panel_rows(tables["same"])
+            found[ROUNDING] = Figure(figsize=(10, height), layout="constrained")
             plots.draw_rounding(found[ROUNDING], tables["same"])
     return found
 

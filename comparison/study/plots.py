@@ -153,7 +153,7 @@ def draw_components(axes: Axes, rows: Sequence[Row]) -> None:
 def rounding(rows: Sequence[Row], *, name: str) -> str:
     """For each recipe how far whole trainings with everything given end apart."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(880 / 72, _panel_rows(rows) * 190 / 72), dpi=72)
+        figure = Figure(figsize=(880 / 72, panel_rows(rows) * 190 / 72), dpi=72)
         draw_rounding(figure, rows)
         return to_svg(figure, name, "Of 10,000 test images those answered differently, by epoch, for each recipe")
 
@@ -166,14 +166,14 @@ PAIR_LINES: Final[dict[str, tuple[str, Literal["-", ":"]]]] = {
 }
 
 
-def _panel_rows(rows: Sequence[Row]) -> int:
+def panel_rows(rows: Sequence[Row]) -> int:
     return math.ceil(len({row["recipe"] for row in rows}) / PANELS)
 
 
 def draw_rounding(figure: Figure, rows: Sequence[Row]) -> None:
     """A panel a recipe. Rows with `recipe`, `precision`, and pairs in `frameworks` and `itself` with `digits` by epoch."""
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    panels = figure.subplots(_panel_rows(rows), PANELS, sharey=True, squeeze=False)
+    panels = figure.subplots(panel_rows(rows), PANELS, sharey=True, squeeze=False)
     for place, axes in enumerate(panels.flat):
         if place >= len(recipes):
             axes.set_axis_off()

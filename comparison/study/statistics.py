@@ -34,6 +34,13 @@ Verdict = Literal["different", "equivalent", "undecided"]
 Values = npt.NDArray[np.float64]
 
 
+def verdict_of(*, different: bool, within_margin: bool) -> Verdict:
+    """ "different" goes before "equivalent": a difference can be both real and smaller than the margin."""
+    if different:
+        return "different"
+    return "equivalent" if within_margin else "undecided"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the runs of one recipe answer to the test images."""
@@ -297,10 +304,9 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """ "different" goes before "equivalent": a difference can be both real and smaller than the margin."""
-        if self.corrected is not None and self.corrected <= LEVEL:
-            return "different"
-        return "equivalent" if self.within_margin else "undecided"
+        return verdict_of(
+            different=self.corrected is not None and self.corrected <= LEVEL, within_margin=self.within_margin
+        )
 
     @property
     def within_margin(self) -> bool:
