@@ -224,8 +224,8 @@ def study(
         float | None,
         typer.Option(
             min=0,
-            help="To spend on more seeds for pairs of recipes that N seeds do not decide (0 without this); with --decide, on "
-            "seeds after the first five, by which it plans (240 without this).",
+            help="To spend on more seeds for pairs of recipes that N seeds do not surely decide (0 without this); with "
+            "--decide, on seeds after the first five, by which it plans (240 without this).",
         ),
     ] = None,
     as_json: Json = False,

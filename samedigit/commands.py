@@ -98,7 +98,7 @@ def study(
     """Trains the named recipes, or all, from the seeds 1 to `seeds`; writes the report on all runs in the folder.
 
     Args:
-        minutes: for seeds beyond these, of recipes in pairs that are not decided by them.
+        minutes: for seeds beyond these, of recipes in pairs that are not surely decided by them.
 
     Returns:
         The report's path, and its tables as plain data.
@@ -118,16 +118,22 @@ def study(
 
 
 def _of_more(more: More) -> str:
-    if not more.undecided:
-        return "Plan: no pair is undecided, so no more seeds."
-    said = f"Plan: {more.undecided} pair{'s are' if more.undecided > 1 else ' is'} undecided; {more.runs} runs more, about "
-    said += f"{timedelta(seconds=round(more.seconds))}"
+    if not more.undecided and not more.unsure:
+        return "Plan: every pair is decided, so no more seeds."
+    said = f"Plan: {_pairs(more.undecided)} undecided"
+    if more.unsure:
+        said += f", and {_pairs(more.unsure)} decided by fewer seeds than their spread asks for"
+    said += f"; {more.runs} runs more, about {timedelta(seconds=round(more.seconds))}"
     if more.seeds:
         said += f": {', '.join(f'{name} to {seeds} seeds' for name, seeds in more.seeds.items())}"
     if more.without:
         left = ", ".join(f"{first} and {second}" for first, second in more.without)
         said += f". Not in that time, or by no number of seeds: {left}"
     return f"{said}."
+
+
+def _pairs(count: int) -> str:
+    return "1 pair is" if count == 1 else f"{count or 'no'} pairs are"
 
 
 def study_share(names: Sequence[str], share: str, *, seeds: int, jobs: int | None, folder: Path) -> dict[str, Any]:
