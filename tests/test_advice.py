@@ -86,7 +86,16 @@ def test_recipes_that_not_every_framework_has_compare_nothing() -> None:
 
 
 def test_accuracy_decides_only_by_pairs_of_one_mathematics() -> None:
-    assert advise([pair("different", ["epsilon"])], COSTS, [], LINES) == advise([], COSTS, [], LINES)
+    of_defaults = [
+        pair("different", ["epsilon", "l2"]), pair("equivalent", ["l2"], "c", "d"), pair("undecided", ["l2"], "e", "f"),
+    ]  # fmt: skip
+    said = advise(of_defaults, COSTS, [], LINES)
+    assert said[0] == (
+        "Of pairs of one network that differ in more than their frameworks, such as where weights start, 1 of 3 are shown to "
+        "be equivalent; shown to differ: a with b, which differ in epsilon and l2; not decided: e with f. What differs there "
+        "is a setting to make, and no framework to choose."
+    )
+    assert said[1:] == advise([], COSTS, [], LINES)
     assert advise([pair("different", [], "a", "c")], COSTS, [], LINES) == advise(
         [], COSTS, [], LINES
     )  # of one framework

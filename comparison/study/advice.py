@@ -33,8 +33,11 @@ def advise(
     if len(frameworks) < 2:
         return []
     shared = _shared(costs, frameworks)
+    framework_of = {row["recipe"]: row["framework"] for row in costs}
+    across = [row for row in comparisons if framework_of[row["first"]] != framework_of[row["second"]]]
     found = [
-        *_by_accuracy(comparisons, {row["recipe"]: row["framework"] for row in costs}),
+        *_by_accuracy(across),
+        _by_defaults(across),
         _least(
             "What trains an epoch soonest in its readable form (plain code, no fast path)",
             shared,
@@ -67,12 +70,11 @@ def _shared(costs: Sequence[Row], frameworks: Sequence[str]) -> list[Row]:
     return [row for row in costs if having[row["mathematics"]] == {*frameworks}]
 
 
-def _by_accuracy(comparisons: Sequence[Row], framework_of: Mapping[str, str]) -> list[str]:
-    """By pairs of one mathematics in two frameworks: no other pair says something of the frameworks.
+def _by_accuracy(pairs: Sequence[Row]) -> list[str]:
+    """By pairs of one mathematics, of those in two frameworks: no other pair says something of the frameworks.
 
     A pair that is not decided is no reason for anything, and is said to be none.
     """
-    pairs = [row for row in comparisons if framework_of[row["first"]] != framework_of[row["second"]]]
     same = [row for row in pairs if not row["differs_in"]]
     if not same:
         return []
@@ -93,6 +95,27 @@ def _by_accuracy(comparisons: Sequence[Row], framework_of: Mapping[str, str]) ->
             "take the frameworks for equal; more seeds would say."
         )
     return [said]
+
+
+def _by_defaults(pairs: Sequence[Row]) -> str:
+    """What came of pairs that differ in more than the framework, which is no reason to choose one."""
+    others = [row for row in pairs if row["differs_in"]]
+    if not others:
+        return ""
+    of_verdict = {
+        verdict: [row for row in others if row["verdict"] == verdict]
+        for verdict in ("equivalent", "different", "undecided")
+    }
+    said = f"{len(of_verdict['equivalent'])} of {len(others)} are shown to be equivalent"
+    if different := of_verdict["different"]:
+        told = join(what for row in different for what in row["differs_in"])
+        said += f"; shown to differ: {_named(different)}, which differ in {told}"
+    if open_ones := of_verdict["undecided"]:
+        said += f"; not decided: {_named(open_ones)}"
+    return (
+        f"Of pairs of one network that differ in more than their frameworks, such as where weights start, {said}. "
+        "What differs there is a setting to make, and no framework to choose."
+    )
 
 
 def _named(pairs: Sequence[Row]) -> str:
