@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import require
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from digits import mnist
 from digits.contract import Images
@@ -294,6 +295,21 @@ def test_the_same_seed_and_epoch_give_the_same_bytes_and_another_gives_others(
     assert first == drawn(1, 0)
     assert first != images.tobytes()
     assert len({first, drawn(1, 1), drawn(2, 0), drawn(0, 1)}) == 4
+
+
+def test_the_bytes_are_the_same_on_however_many_threads_blas_works() -> None:
+    """NumPy's trainer keeps it to as many as it is told, and the others leave it at as many as there are cores."""
+    elastic = (
+        Affine(rotation=10, shift=1, scale=0.1, shear=8, probability=1),
+        Elastic(sigma=4, alpha=16, probability=1),
+    )
+    images = mnist.train_images().images[:2000]
+    drawn = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {threads}
+            drawn.append(augment(elastic, images, seed=1, epoch=0))
+    assert np.array_equal(*drawn)
 
 
 @each_kind

@@ -4,8 +4,8 @@ A recipe holds a tuple of augmentations, which an image passes through in their 
 another are one map of the plane, and one bilinear sampling with zeros outside. In between pixels are real numbers in
 [0, 1]; at the end they are rounded to whole ones again.
 
-An image's random numbers follow from the seed, the epoch and the image's place among the images alone, so that every
-framework trains on the same bytes.
+An image's random numbers follow from the seed, the epoch and the image's place among the images alone, and BLAS works on one
+thread, as on two it rounds otherwise: so every framework trains on the same bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from digits.contract import PIXELS, SIDE, Images
 from digits.errors import ImpossibleRecipe
@@ -325,13 +326,16 @@ def augment(augmentations: tuple[Augmentation, ...], images: Images, *, seed: in
     if not augmentations:
         return images
     augmented = np.empty_like(images)
-    for number, first in enumerate(range(0, len(images), BLOCK)):
-        part = images[first : first + BLOCK]
-        pixels = np.zeros((BLOCK, SIDE, SIDE), np.float32)  # whole blocks, so that N changes no image's random numbers
-        np.multiply(part, np.float32(1 / 255), out=pixels[: len(part)])
-        pixels = _augmented(augmentations, pixels, np.random.default_rng([seed, epoch, number]))[: len(part)]
-        pixels *= 255
-        augmented[first : first + BLOCK] = np.rint(np.clip(pixels, 0, 255, out=pixels), out=pixels)
+    with threadpool_limits(1, user_api="blas"):
+        for number, first in enumerate(range(0, len(images), BLOCK)):
+            part = images[first : first + BLOCK]
+            pixels = np.zeros(
+                (BLOCK, SIDE, SIDE), np.float32
+            )  # whole blocks, so that N changes no image's random numbers
+            np.multiply(part, np.float32(1 / 255), out=pixels[: len(part)])
+            pixels = _augmented(augmentations, pixels, np.random.default_rng([seed, epoch, number]))[: len(part)]
+            pixels *= 255
+            augmented[first : first + BLOCK] = np.rint(np.clip(pixels, 0, 255, out=pixels), out=pixels)
     return augmented
 
 
