@@ -21,8 +21,10 @@ from comparison.study.contrasts import (
     Plan,
     Source,
     _component,
+    _no_less,
     between,
     components,
+    decided,
     defaults,
     in_framework,
     plan,
@@ -212,6 +214,7 @@ def test_each_default_gets_the_verdict_that_was_made_up(decision: tuple[Decision
         (low, high), (lower, higher) = row.found.difference.over_both, row.together
         assert lower < low < row.found.difference.value < high < higher
         assert row.corrected >= row.found.p
+        assert higher - lower < 1.6 * (high - low)  # four at once
         assert row.seeds == decision[0].plan.seeds
 
 
@@ -251,6 +254,57 @@ def test_the_two_sides_of_a_contrast_differ_in_one_thing_alone() -> None:
         assert first.weights == first.order == 3
 
 
+def test_the_defaults_are_what_the_frameworks_do_whatever_the_recipe_says() -> None:
+    said_otherwise = replace(RECIPE, weight_draw="he_uniform", bias_draw="zeros", epsilon=0.5, l2=0.1)
+    torchs, keras_start = ("fan_in_uniform", "fan_in_uniform"), ("glorot_uniform", "zeros")
+
+    def told(training: Training) -> tuple[object, ...]:
+        recipe = training.recipe
+        start = recipe.weight_draw, recipe.bias_draw
+        return start, recipe.epsilon, recipe.l2, training.shuffles, training.l2_means
+
+    found = [
+        (one.name, one.first_is, one.second_is, told(one.first), told(one.second))
+        for one in defaults(said_otherwise, 3)
+    ]
+    base = (torchs, 1e-8, 0.0, "each epoch", "penalty")
+    assert found == [
+        (
+            "where weights start", "torch: uniform within 1 / sqrt(fan_in), biases too", "Keras: Glorot's uniform, biases 0",
+            base, (keras_start, *base[1:]),
+        ),
+        ("Adam's epsilon", "torch: 1e-8", "Keras: 1e-7", base, (torchs, 1e-7, *base[2:])),
+        (
+            "shuffling", "torch's DataLoader: another order at each epoch",
+            "Keras's fit with a seed: one order, at every epoch", base, (*base[:3], "once", "penalty"),
+        ),
+        (
+            "what L2 means", "Keras's L2(0.0001): added to the loss, weights of hidden layers",
+            "torch's weight_decay=0.0001: added to every gradient",
+            (*base[:2], 1e-4, *base[3:]), (*base[:2], 1e-4, "each epoch", "decay"),
+        ),
+    ]  # fmt: skip
+
+
+def test_what_is_drawn_anew_is_drawn_from_another_seed_and_the_halves_of_the_images_share_none() -> None:
+    found = [(one.name, one.first, one.second) for one in sources(RECIPE, 3)]
+    base = found[0][1]
+    assert (base.weights, base.order, base.masks, base.sample, base.framework) == (3, 3, 3, None, "numpy")
+    assert found == [
+        ("starting weights", base, replace(base, weights=1003)),
+        ("order of batches", base, replace(base, order=1003)),
+        ("sample of training images", replace(base, sample=3), replace(base, sample=-3)),
+        ("framework: torch for NumPy", base, replace(base, framework="torch")),
+        ("framework: Keras for NumPy", base, replace(base, framework="keras")),
+    ]
+
+
+def test_a_bound_is_never_shown_smaller_than_it_is() -> None:
+    assert [_no_less(fraction) for fraction in (0.0003, 0.00030001, 0.00039, 0.0, 0.5)] == [
+        "0.03", "0.04", "0.04", "0.00", "50.00",
+    ]  # fmt: skip
+
+
 def test_components_are_half_the_mean_square_of_a_difference(labels: Labels) -> None:
     """Wrong answers by seed: 300 and 304, 310 and 300; so 4 and 10 of 10,000, and half of 58 on average."""
     drawn = [sources(RECIPE, seed)[:1] for seed in (1, 2)]
@@ -259,6 +313,7 @@ def test_components_are_half_the_mean_square_of_a_difference(labels: Labels) -> 
     for (seed, which), number in wrong.items():
         training = getattr(drawn[seed - 1][0], which)
         outcomes[training.key] = outcome(training, number, labels)
+        outcomes[training.key].digits[:-1] = labels  # what came before the last epoch does not count
     weights, everything, images = components(drawn, outcomes, labels)
     variance = (4**2 + 10**2) / 2 / 2 / 1e8
     assert (weights.name, weights.pairs) == ("starting weights", 2)
@@ -266,7 +321,11 @@ def test_components_are_half_the_mean_square_of_a_difference(labels: Labels) -> 
     assert weights.interval == pytest.approx(
         ((2 * variance / stats.chi2.ppf(0.975, 2)) ** 0.5, (2 * variance / stats.chi2.ppf(0.025, 2)) ** 0.5)
     )
-    assert everything.deviation == pytest.approx(np.std([300, 310], ddof=1) / 1e4)
+    deviation = float(np.std([300, 310], ddof=1)) / 1e4
+    assert (everything.name, everything.pairs) == ("all that is drawn in training", 2)
+    assert everything.deviation == pytest.approx(deviation)
+    low, high = (float(stats.chi2.ppf(share, 1)) for share in (0.025, 0.975))
+    assert everything.interval == pytest.approx((deviation / high**0.5, deviation / low**0.5))
     assert (images.name, images.pairs) == ("test images", 10_000)
     assert images.deviation == pytest.approx((0.0305 * 0.9695 / 1e4) ** 0.5, rel=0.02)
     assert images.interval[0] < images.deviation < images.interval[1]
@@ -309,6 +368,17 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
         assert made.trainings == 6 * made.seeds
         assert made.seconds == pytest.approx(10 * made.trainings / jobs)
         assert made.seconds <= max(seconds, 10 * 6 * PILOT)
+        assert made.needed is not None
+        assert made.needed >= made.seeds
+    rows = decided([defaults(RECIPE, seed) for seed in range(1, PILOT + 1)], found, labels)
+    needed = [row.seeds_needed for row in rows]
+    assert None not in needed
+    whole = plan(RECIPE, found, labels, most_seconds=1e9, jobs=1)
+    assert (whole.needed, whole.seeds) == (max(PILOT, *(seeds or 0 for seeds in needed)),) * 2
+    for seed in range(1, PILOT + 1):  # as many answers wrong with either epsilon, but of other images
+        for number, training in enumerate((defaults(RECIPE, seed)[1].first, defaults(RECIPE, seed)[1].second)):
+            found[training.key] = outcome(training, 300, labels, first=5000 * number)
+    assert plan(RECIPE, found, labels, most_seconds=1e9, jobs=1, margin=1e-4).needed is None
 
 
 def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]], tmp_path: Path) -> None:
@@ -364,6 +434,26 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
     assert tables["sentence"] == said
     assert [row["verdict"] for row in tables["frameworks"]] == [row.verdict for row in decision[0].frameworks]
     assert [row["verdict"] for row in tables["defaults"]] == ["different", "equivalent", "different", "equivalent"]
+
+
+def test_a_default_that_is_equivalent_or_closer_than_the_margin_matters_to_nobody(
+    decision: tuple[Decision, list[Plan]],
+) -> None:
+    near = tuple(replace(pair, together=(-0.0001, 0.0001)) for pair in decision[0].frameworks)
+    verdicts = {  # corrected p of a difference, and of one beyond the margin
+        (1.0, 0.0): "any", (0.0, 0.0): "any", (1.0, 1.0): "it may matter", (0.0, 1.0): "it may matter",
+    }  # fmt: skip
+    for (different, beyond), expected in verdicts.items():
+        rows = tuple(
+            replace(row, corrected=different, corrected_equivalent=beyond) if i == 0
+            else replace(row, corrected=1.0, corrected_equivalent=0.0)
+            for i, row in enumerate(decision[0].defaults)
+        )  # fmt: skip
+        found = replace(decision[0], defaults=rows, frameworks=near)
+        assert found.answer.startswith(f"By accuracy, {expected}: given")
+    at = (replace(near[0], together=(-0.0025, 0.0)), *near[1:])
+    equal = tuple(replace(row, corrected=1.0, corrected_equivalent=0.0) for row in decision[0].defaults)
+    assert replace(decision[0], defaults=equal, frameworks=at).answer.startswith("By accuracy, it may matter: given")
 
 
 def test_how_large_a_difference_may_be_and_what_is_not_decided_are_said(decision: tuple[Decision, list[Plan]]) -> None:
