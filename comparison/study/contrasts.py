@@ -111,10 +111,10 @@ def defaults(recipe: Recipe, seed: int) -> list[Default]:
         ),
         Default(
             name="what L2 means",
-            first_is=f"Keras's L2({L2:g}): added to the loss, weights of hidden layers",
-            second_is=f"torch's weight_decay={L2:g}: added to every gradient",
-            first=with_l2,
-            second=replace(with_l2, l2_means="decay"),
+            first_is=f"torch's weight_decay={L2:g}: added to every gradient",
+            second_is=f"Keras's L2({L2:g}): added to the loss, weights of hidden layers",
+            first=replace(with_l2, l2_means="decay"),
+            second=with_l2,
         ),
     ]
 

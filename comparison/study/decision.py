@@ -61,10 +61,12 @@ def markdown(decision: Decision) -> str:
 
 **{decision.sentence}**
 
-Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* and *equivalent* (closer than
-{margin} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is wrong. *Not decided* says
-neither. An interval after a difference covers other seeds (of random numbers) and other test images, and is so wide that all of
-its table (*together*) hold at once in 95 of 100 such studies. Each training has a process of its own, on one thread.
+Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* (not 0, however small) and
+*equivalent* (closer than {margin} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is
+wrong. *Not decided* says neither. An interval after a difference covers other seeds (of random numbers) and other test images,
+and is so wide that all of its table (*together*) hold at once in 95 of 100 such studies. The first figure of the sentence
+above is the farthest that an interval of the next table reaches, rounded up; the second is of the defaults asked of here, not
+of all that there are. Single trainings lie farther apart than such means. Each has a process of its own, on one thread.
 
 ## The same mathematics
 
@@ -85,8 +87,8 @@ the weights, and adds epsilon to what it divides by; L2 pulls weights towards 0;
 
 The plan, by {PILOT} seeds that count for nothing else: {_plan(decision)}
 
-The same pairs inside the other two frameworks, with few seeds; the interval is of each difference alone. *Agrees*: it has
-values in common with NumPy's. What L2 means in torch cannot be asked of Keras.
+The same pairs inside the other two frameworks, with few seeds; the interval is of each difference alone. *In keeping*:
+it has values in common with NumPy's, so it does not contradict it. What L2 means in torch cannot be asked of Keras.
 
 {_confirmed(decision.confirmed)}
 
@@ -222,7 +224,7 @@ def _confirmed(rows: Sequence[Confirmed]) -> str:
                 str(row.seeds),
                 _signed(row.difference),
                 f"{_signed(row.interval[0])} to {_signed(row.interval[1])}",
-                "agrees" if row.agrees else "**differs**",
+                "in keeping" if row.agrees else "**contradicts**",
             )
             for row in rows
         ],

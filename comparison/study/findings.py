@@ -89,10 +89,12 @@ def _seeds(accuracies: Sequence[Accuracy]) -> str:
                 f"From seed to seed, a run typically lies {_points(low)} ({of_low}) to {_points(high)} points ({of_high}) "
                 "from the mean of its recipe"
             )
-        limit = _repeatability(high, next(each.seeds for each in accuracies if each.recipe == of_high))
+        seeds_of = {each.recipe: each.seeds for each in accuracies}
+        limits = {name: _points(_repeatability(spread, seeds_of[name])) for spread, name in (spreads[0], spreads[-1])}
         finding += (
-            f" (the standard deviation). Chance alone therefore sets two single runs of {of_high} apart by up to "
-            f"{_points(limit)} points in 95 of 100 cases: a smaller difference between single runs says nothing."
+            " (the standard deviation). Chance alone therefore sets two single runs of one recipe apart by up to "
+            f"{join([f'{limit} points ({name})' for name, limit in limits.items()])} in 95 of 100 cases: a smaller difference "
+            "between single runs says nothing."
         )
     if alone:
         finding += (
