@@ -159,7 +159,7 @@ def rounding(rows: Sequence[Row], *, name: str) -> str:
 
 
 PANELS: Final = 3  # beside each other
-PRECISION_COLOURS: Final = {"float32": BACKEND_COLOURS["torch"], "float64": BACKEND_COLOURS["numpy"]}
+PRECISION_COLOURS: Final = {"float32": INK, "float64": BACKEND_COLOURS["onnx"]}  # no framework's
 PAIR_LINES: Final[dict[str, tuple[str, Literal["-", ":"]]]] = {
     "frameworks": ("two frameworks", "-"),
     "itself": ("NumPy from itself", ":"),
@@ -183,7 +183,8 @@ def draw_rounding(figure: Figure, rows: Sequence[Row]) -> None:
                 for pair in row[kind]:
                     epochs = range(1, len(pair["digits"]) + 1)
                     colour = PRECISION_COLOURS[row["precision"]]
-                    axes.plot(epochs, pair["digits"], line, color=colour, linewidth=1.3)
+                    above = 3 if row["precision"] == "float64" else 2  # where both lie on 0
+                    axes.plot(epochs, pair["digits"], line, color=colour, linewidth=1.3, zorder=above)
         axes.set_yscale("symlog", linthresh=1, linscale=0.5)
         axes.set_ylim(-0.3, 2000)
         axes.yaxis.set_major_locator(FixedLocator([0, 1, 10, 100, 1000]))
