@@ -117,7 +117,7 @@ def test_a_verdict_that_is_not_sure_gets_the_seeds_of_its_spread_and_a_sure_one_
     more = {"a": first, "identical": identical, "c": far, "b": narrow, "d": replace(narrow, recipe="d")}
     pairs = [("a", name) for name in more if name != "a"]
     found = planned({name: (one, 10.0) for name, one in more.items()}, pairs, minutes=1e6)
-    assert (found.seeds.keys(), found.undecided, found.unsure) == ({"a", "b", "d"}, 0, 2)
+    assert (set(found.seeds), found.undecided, found.unsure) == ({"a", "b", "d"}, 0, 2)
     enough = spread("a", 0.3, seeds=60), spread("b", 0.3, right=0.968, random=2, seeds=60)
     has_them = planned({one.recipe: (one, 10.0) for one in enough}, [("a", "b")], minutes=1e6)
     assert (has_them.seeds, has_them.unsure) == ({}, 0)
