@@ -364,7 +364,7 @@ def test_an_open_tests_figures_stand_in_the_table_and_in_the_report(
         words = in_words(one.answer(100.0))
         assert f"<td>{words}" in table
         assert words.replace("at least ", "≥ ").replace("below ", "< ") in printed
-    assert page.count("Latency against the rate of requests") == 2  # a picture for each protocol
+    assert page.count("The p99 of latency against the rate of requests") == 2  # a picture for each protocol
 
 
 def samedigit(*arguments: object, **environment: object) -> str:
