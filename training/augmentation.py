@@ -329,9 +329,7 @@ def augment(augmentations: tuple[Augmentation, ...], images: Images, *, seed: in
     with threadpool_limits(1, user_api="blas"):
         for number, first in enumerate(range(0, len(images), BLOCK)):
             part = images[first : first + BLOCK]
-            pixels = np.zeros(
-                (BLOCK, SIDE, SIDE), np.float32
-            )  # whole blocks, so that N changes no image's random numbers
+            pixels = np.zeros((BLOCK, SIDE, SIDE), np.float32)  # a whole block: N changes no image's random numbers
             np.multiply(part, np.float32(1 / 255), out=pixels[: len(part)])
             pixels = _augmented(augmentations, pixels, np.random.default_rng([seed, epoch, number]))[: len(part)]
             pixels *= 255
