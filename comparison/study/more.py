@@ -4,8 +4,8 @@ The number follows from how far seeds spread, and not from the difference betwee
 difference, tested together with what it was chosen by, would call more equal recipes different than promised (7 % where 5 %
 are, simulated, after ten seeds). For the same reason a pair does not stop at the first verdict, but at one that is far surer
 than asked (the rule of Haybittle 1971 and Peto 1976 for looks before the last), or once it has the seeds that its spread asks
-for: stopping at the first verdict calls 10 % of equal recipes different, this 5 to 6 % (simulated, standard deviations of 0.17
-to 0.5 points).
+for: stopping at the first verdict calls up to 10 % of equal recipes different, this 5 to 6 % (simulated, standard deviations of
+0.17 to 0.5 points).
 """
 
 from __future__ import annotations
