@@ -217,6 +217,15 @@ def test_the_tables_are_the_same_beside_the_page(study: Path, written: tuple[str
     said = [html.unescape(one).replace("\u00a0", " ") for one in re.findall(r"<li>(.*?)</li>", findings)]
     assert said == [*tables["advice"], *tables["findings"]]
     assert tables["advice"]
+    frameworks = [html.unescape(one) for one in re.findall(r'<th scope="col">(\w+)</th>', findings)]
+    rows = [re.findall(r"<td(.*?)>(.*?)</td>", row) for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", findings)]
+    assert [dict(zip(frameworks, [text for _, text in row], strict=False)) for row in rows] == [
+        {name: price["takes"].get(name, "-") for name in frameworks} for price in tables["prices"]
+    ]
+    assert [
+        [name for name, (mark, _) in zip(frameworks, row, strict=False) if "different" in mark] for row in rows
+    ] == [[price["least"]] for price in tables["prices"]]
+    assert len(rows) >= 2
 
 
 def test_the_pairs_asked_about() -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from comparison import calibration, figures, page
 from comparison.reading import read_json
 from comparison.study import aa, plots
-from comparison.study.advice import advise
+from comparison.study.advice import advise, prices
 from comparison.study.decision import DECISION, SHOWN_AS
 from comparison.study.findings import finding_of_splits, findings
 from comparison.study.more import More, more_seeds
@@ -50,6 +50,8 @@ BEST_EFFORT: Final = "best_effort.json"  # in the study's folder, by benchmarks/
 TIME_TO_ACCURACY: Final = "time_to_accuracy.json"  # the same, by benchmarks/time_to_accuracy.py
 _AGAIN: Final = "Delete it, or make it again."
 SPLITS: Final = 500  # of each size, in A/A tests
+# Fields that change what comes out of the arithmetic, and not how much there is of it.
+NOT_WORK: Final = ("weight_draw", "bias_draw", "scaling", "learning_rate", "beta_1", "beta_2", "epsilon")
 MOST_IMAGES: Final = 40  # drawn of those that every run gets wrong
 
 Table = list[dict[str, Any]]
@@ -107,9 +109,8 @@ def study_tables(study: Path) -> dict[str, Any]:
     usability = [asdict(row) for row in usabilities()]
     return {
         "findings": findings(accuracies, comparisons, reproductions, agreed, wrong),
-        "advice": advise(
-            comparison_rows, costs, best_effort["rows"] if best_effort else [], usability, time_to_accuracy
-        ),
+        "advice": advise(comparison_rows, costs),
+        "prices": [asdict(row) for row in prices(costs, best_effort, time_to_accuracy, usability)],
         "accuracy": [
             asdict(row)
             | {
@@ -243,7 +244,7 @@ def _cost_row(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "recipe": name,
         "framework": runs[0].framework,
-        "mathematics": _mathematics(runs[0].recipe),
+        "work": _work(runs[0].recipe),
         "runs": len(runs),
         "epochs": len(runs[0].history),
         "fastest_epoch_seconds": statistics.median(min(epoch.seconds for epoch in run.history) for run in runs),
@@ -257,9 +258,10 @@ def _cost_row(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _mathematics(recipe: Mapping[str, Any]) -> str:
-    """Alike for recipes that differ in nothing else."""
-    return json.dumps({field: value for field, value in recipe.items() if field not in NOT_MATHEMATICS}, sort_keys=True)
+def _work(recipe: Mapping[str, Any]) -> str:
+    """Alike for recipes with the same to compute in each epoch."""
+    left_out = {*NOT_MATHEMATICS, *NOT_WORK}
+    return json.dumps({field: value for field, value in recipe.items() if field not in left_out}, sort_keys=True)
 
 
 def _calibration_row(name: str, runs: Sequence[Run], labels: Labels) -> dict[str, Any]:
