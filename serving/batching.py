@@ -31,9 +31,8 @@ from serving.pace import Pace
 from serving.settings import Settings
 
 SOON_NS: Final = 1_000_000
-FEW_WAITING: Final = 8  # while it is crowded,
-CALM_BATCHES: Final = 100  # which ends after so many in a row that refused nobody,
-CALM_NS: Final = 1_000_000_000  # or after that time
+FEW_WAITING: Final = 8  # while it is crowded
+CALM_NS: Final = 1_000_000_000  # after which, without a refusal, it is so no more
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -104,7 +103,7 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._images_waiting = 0
         self._max_waiting = settings.max_waiting
-        self._crowded_batches = 0  # that are still to refuse nobody
+        self._crowd_left = 0  # requests in a row that have still to find room, until it is no longer crowded
         self._refused_ns = 0  # the last refusal for want of room
         self._run_ns = [0] * (1 + most.bit_length())  # of batches, by bits of their size
         if pace is not None:
@@ -127,9 +126,10 @@ class Batcher:
         """Whether one more request may wait: asked before its body is read.
 
         `max_waiting` may wait however long they take; more only if they will have run soon. Who has to be refused is one of a
-        crowd, for which a long queue does nothing but make everybody wait: from then on only a few may. This keeps the time
-        that an accepted request takes near to what it is without, and callers who each await their answer are not refused
-        while they are no more than `max_waiting` (benchmarks/README.md).
+        crowd, for which a long queue does nothing but make everybody wait: from then on only a few may, until `max_waiting`
+        in a row found room. This keeps the time that an accepted request takes near to what it is without, and callers who
+        each await their answer are not refused while they are no more than `max_waiting`. It is counted in requests, so that
+        a moment in which the machine was gone is soon over: a crowd never has so many in a row (benchmarks/README.md).
 
         Raises:
             RequestError: BUSY.
@@ -137,15 +137,17 @@ class Batcher:
         waiting = len(self._waiting)
         many = waiting >= self._max_waiting or (waiting >= FEW_WAITING and self._is_crowded())
         if many and self._expected_ns() > SOON_NS:
-            self._crowded_batches = CALM_BATCHES
+            self._crowd_left = self._max_waiting
             self._refused_ns = time.monotonic_ns()
             self.statistics.failure.add(0)
             raise RequestError(
                 Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
             )
+        if self._crowd_left:
+            self._crowd_left -= 1
 
     def _is_crowded(self) -> bool:
-        return self._crowded_batches > 0 and time.monotonic_ns() - self._refused_ns < CALM_NS
+        return self._crowd_left > 0 and time.monotonic_ns() - self._refused_ns < CALM_NS
 
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.
@@ -179,8 +181,6 @@ class Batcher:
         began = time.monotonic_ns()
         batch, images = self._next_batch(began)
         loop = asyncio.get_running_loop()
-        if batch and self._crowded_batches:
-            self._crowded_batches -= 1
         if images > self._short:
             self._in_thread = True
             self._free_ns = began + self._batch_ns(images)

@@ -501,7 +501,7 @@ def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
 
 
 async def crowded_batcher(clock: Clock) -> Batcher:
-    """Of 20 that may wait: full, and somebody was refused. Then all have run, in three batches of 5 ms."""
+    """Of 20 that may wait: full, and somebody was refused. Then all have run, in batches of 5 ms."""
     batcher = await batcher_that_ran(clock, (1, 5_000), max_waiting=20)
     for number in range(20):
         assert has_room(batcher)
@@ -527,13 +527,13 @@ def test_once_somebody_was_refused_only_a_few_may_wait(clock: Clock) -> None:
     run(test)
 
 
-@pytest.mark.parametrize(("batches", "may_wait"), [(96, 8), (97, 20)])
-def test_after_a_hundred_batches_that_refused_nobody_as_many_may_wait_as_before(
-    batches: int, may_wait: int, clock: Clock
+@pytest.mark.parametrize(("found_room", "may_wait"), [(11, 8), (12, 20)])  # and eight more while it is asked how many
+def test_once_as_many_in_a_row_found_room_as_may_wait_all_of_them_may_again(
+    found_room: int, may_wait: int, clock: Clock
 ) -> None:
     async def test() -> None:
         batcher = await crowded_batcher(clock)
-        for number in range(batches):
+        for number in range(found_room):
             assert has_room(batcher)
             ask(batcher, number)
             await until_idle()
