@@ -34,7 +34,7 @@ from comparison.study.contrasts import (
 )
 from comparison.study.decide import Decision, decide
 from comparison.study.decision import markdown, write_decision
-from comparison.study.statistics import mean_interval
+from comparison.study.statistics import MARGIN, mean_interval
 from digits import mnist
 from digits.contract import Labels
 from digits.errors import ReportError
@@ -371,8 +371,16 @@ def test_the_plan_is_made_by_the_pilot_and_kept_within_the_time(
         assert made.needed is not None
         assert made.needed >= made.seeds
     rows = decided([defaults(RECIPE, seed) for seed in range(1, PILOT + 1)], found, labels)
+    for row in rows:
+        assert row.found.difference.over_both is not None
+        assert row.together[0] < row.found.difference.over_both[0]  # of four at once
+    narrow = decided(
+        [defaults(RECIPE, seed) for seed in range(1, PILOT + 1)], found, labels, margin=rows[0].found.margin / 2
+    )
+    assert [row.found.margin for row in narrow] == [MARGIN / 2] * len(rows)
     needed = [row.seeds_needed for row in rows]
     assert None not in needed
+    assert sum(row.seeds_needed or 0 for row in narrow) > sum(seeds or 0 for seeds in needed)
     whole = plan(RECIPE, found, labels, most_seconds=1e9, jobs=1)
     assert (whole.needed, whole.seeds) == (max(PILOT, *(seeds or 0 for seeds in needed)),) * 2
     for seed in range(1, PILOT + 1):  # as many answers wrong with either epsilon, but of other images
