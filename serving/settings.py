@@ -193,7 +193,7 @@ class Settings:
         64,
         _COUNT,
         "that may wait for one model, however long it takes; more, if they run within 1 ms. "
-        "Once one was refused only 8, until 100 batches or a second have refused none",
+        "Once one was refused only 8, until as many in a row found room, or for a second",
         unit="requests",
     )
     deadline_ms: int = _setting(
