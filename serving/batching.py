@@ -30,9 +30,12 @@ from serving.messages import Exchange
 from serving.pace import Pace
 from serving.settings import Settings
 
-SOON_NS: Final = 1_000_000
-FEW_WAITING: Final = 8  # while it is crowded
-CALM_NS: Final = 1_000_000_000  # after which, without a refusal, it is so no more
+SMALL: Final = 4  # images a request in the mean: larger ones come in many reads, and are let in before they are counted
+PATIENCE_NS: Final = 20_000_000  # more than `max_waiting` small ones may wait if they will have run by then,
+SOON_NS: Final = 1_000_000  # large ones if by then, and so may small ones after a refusal,
+CALM_NS: Final = 1_000_000_000  # for so long
+FEW_WAITING: Final = 8  # instead of `max_waiting`, of a crowd
+FEW_SMALL: Final = 16  # the same of small ones, of which a larger batch carries more
 
 Done = Callable[[Probabilities | RequestError], None]
 
@@ -125,29 +128,33 @@ class Batcher:
     def check_room(self) -> None:
         """Whether one more request may wait: asked before its body is read.
 
-        `max_waiting` may wait however long they take; more only if they will have run soon. Who has to be refused is one of a
+        `max_waiting` may wait however long they take; more of one image or a few only if they will have run within 20 ms, so
+        that a moment in which the machine was gone is waited for, and else within 1 ms. Who has to be refused is one of a
         crowd, for which a long queue does nothing but make everybody wait: from then on only a few may, until `max_waiting`
-        in a row found room. This keeps the time that an accepted request takes near to what it is without, and callers who
-        each await their answer are not refused while they are no more than `max_waiting`. It is counted in requests, so that
-        a moment in which the machine was gone is soon over: a crowd never has so many in a row (benchmarks/README.md).
+        in a row found room or a second has refused nobody, and for that second there is no 20 ms. This keeps the time that an
+        accepted request takes near to what it is without, and callers who each await their answer are not refused while they
+        are no more than `max_waiting` (benchmarks/README.md).
 
         Raises:
             RequestError: BUSY.
         """
         waiting = len(self._waiting)
-        many = waiting >= self._max_waiting or (waiting >= FEW_WAITING and self._is_crowded())
-        if many and self._expected_ns() > SOON_NS:
+        now = time.monotonic_ns()
+        are_small = self._images_waiting <= SMALL * waiting
+        most, patience_ns = self._max_waiting, SOON_NS
+        if now - self._refused_ns >= CALM_NS:
+            patience_ns = PATIENCE_NS if are_small else SOON_NS
+        elif self._crowd_left:
+            most = min(most, FEW_SMALL if are_small else FEW_WAITING)
+        if waiting >= most and self._expected_ns() > patience_ns:
             self._crowd_left = self._max_waiting
-            self._refused_ns = time.monotonic_ns()
+            self._refused_ns = now
             self.statistics.failure.add(0)
             raise RequestError(
                 Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
             )
         if self._crowd_left:
             self._crowd_left -= 1
-
-    def _is_crowded(self) -> bool:
-        return self._crowd_left > 0 and time.monotonic_ns() - self._refused_ns < CALM_NS
 
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.

@@ -192,8 +192,8 @@ class Settings:
     max_waiting: int = _setting(
         64,
         _COUNT,
-        "that may wait for one model, however long it takes; more, if they run within 1 ms. "
-        "Once one was refused only 8, until as many in a row found room, or for a second",
+        "that may wait for one model, however long it takes; more of up to 4 images each, if they run within 20 ms. Once one "
+        "was refused only 16, of larger ones 8, or what runs within 1 ms, until as many in a row found room, or for a second",
         unit="requests",
     )
     deadline_ms: int = _setting(

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, cast
 
@@ -468,26 +468,26 @@ def test_some_may_wait_however_long_they_take_and_no_more(clock: Clock, max_wait
     ("ran", "waiting", "room"),
     [
         ([], 100, True),  # nothing is known yet
-        ([(8, 400)], 16, True),  # 0.8 ms
-        ([(8, 400)], 24, False),
-        ([(8, 500)], 16, True),  # 1 ms is soon
-        ([(8, 501)], 16, False),
-        ([(8, 400), (1, 200)], 17, True),  # two whole batches, and what is left
-        ([(8, 400), (1, 201)], 17, False),
-        ([(8, 400), (8, 900)], 16, True),  # 500 us each: a fifth of what is new
-        ([(8, 400), (8, 910)], 16, False),
-        ([(1, 300)], 24, True),  # larger batches than were seen are taken to be as fast
-        ([(1, 300)], 32, False),
-        ([(1, 300), (3, 600)], 8, True),  # as the next smaller one, that is
-        ([(1, 300), (3, 600)], 16, False),
-        ([(3, 1200)], 1, True),  # of smaller ones nothing is known
-        ([(8, 5000), (1, 120)], 8, True),  # no more than in proportion to what is known of smaller ones
-        ([(8, 5000), (1, 130)], 8, False),
-        ([(8, 5000), (3, 240)], 8, True),
-        ([(8, 5000), (3, 510)], 8, False),
+        ([(8, 8_000)], 16, True),  # 16 ms
+        ([(8, 8_000)], 24, False),
+        ([(8, 10_000)], 16, True),  # 20 ms is soon
+        ([(8, 10_020)], 16, False),
+        ([(8, 8_000), (1, 4_000)], 17, True),  # two whole batches, and what is left
+        ([(8, 8_000), (1, 4_020)], 17, False),
+        ([(8, 8_000), (8, 18_000)], 16, True),  # 10 ms each: a fifth of what is new
+        ([(8, 8_000), (8, 18_200)], 16, False),
+        ([(1, 6_000)], 24, True),  # larger batches than were seen are taken to be as fast
+        ([(1, 6_000)], 32, False),
+        ([(1, 6_000), (3, 12_000)], 8, True),  # as the next smaller one, that is
+        ([(1, 6_000), (3, 12_000)], 16, False),
+        ([(3, 24_000)], 1, True),  # of smaller ones nothing is known
+        ([(8, 100_000), (1, 2_400)], 8, True),  # no more than in proportion to what is known of smaller ones
+        ([(8, 100_000), (1, 2_600)], 8, False),
+        ([(8, 100_000), (3, 4_800)], 8, True),
+        ([(8, 100_000), (3, 10_200)], 8, False),
     ],
 )
-def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
+def test_more_may_wait_if_they_will_have_run_within_twenty_milliseconds(
     clock: Clock, ran: list[tuple[int, int]], waiting: int, room: bool
 ) -> None:
     async def test() -> None:
@@ -500,34 +500,55 @@ def test_more_may_wait_if_they_will_have_run_within_a_millisecond(
     run(test)
 
 
-async def crowded_batcher(clock: Clock) -> Batcher:
-    """Of 20 that may wait: full, and somebody was refused. Then all have run, in batches of 5 ms."""
-    batcher = await batcher_that_ran(clock, (1, 5_000), max_waiting=20)
-    for number in range(20):
-        assert has_room(batcher)
-        ask(batcher, number)
-    assert not has_room(batcher)
+async def crowded_batcher(clock: Clock, images: int = 1) -> Batcher:
+    """Of 20 requests that may wait: full, and somebody was refused. Then all have run, in batches of 10 ms."""
+    batcher = await batcher_that_ran(clock, (1, 10_000), max_waiting=20)
+    assert waiting_until_refused(batcher, images) == 20
     await until_idle()
     return batcher
 
 
-def waiting_until_refused(batcher: Batcher) -> int:
+def waiting_until_refused(batcher: Batcher, images: int = 1) -> int:
+    """How many requests of as many images wait in the end."""
     while has_room(batcher):
-        ask(batcher, 0)
+        ask(batcher, *range(images))
     return batcher.requests_waiting
 
 
-def test_once_somebody_was_refused_only_a_few_may_wait(clock: Clock) -> None:
+@pytest.mark.parametrize(("images", "may_wait"), [(1, 16), (4, 16), (5, 8)])
+def test_once_somebody_was_refused_only_a_few_may_wait(images: int, may_wait: int, clock: Clock) -> None:
     async def test() -> None:
-        batcher = await crowded_batcher(clock)
+        batcher = await crowded_batcher(clock, images)
         for _ in range(3):
-            assert waiting_until_refused(batcher) == 8
+            assert waiting_until_refused(batcher, images) == may_wait
             await until_idle()
 
     run(test)
 
 
-@pytest.mark.parametrize(("found_room", "may_wait"), [(11, 8), (12, 20)])  # and eight more while it is asked how many
+def test_of_a_crowd_no_more_may_wait_than_otherwise(clock: Clock) -> None:
+    async def test() -> None:
+        batcher = await batcher_that_ran(clock, (1, 30_000), max_waiting=3)
+        for _ in range(3):
+            assert waiting_until_refused(batcher) == 3
+            assert not has_room(batcher)
+            await until_idle()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("images", "may_wait"), [(4, 21), (5, 8)])
+def test_only_what_is_small_has_twenty_milliseconds(images: int, may_wait: int, clock: Clock) -> None:
+    """Eight images take 2 ms: one may come as long as ten batches wait, or as eight requests do."""
+
+    async def test() -> None:
+        batcher = await batcher_that_ran(clock, (8, 2_000), (images, 2_000), max_waiting=8)
+        assert waiting_until_refused(batcher, images) == may_wait
+
+    run(test)
+
+
+@pytest.mark.parametrize(("found_room", "may_wait"), [(3, 16), (4, 20)])  # and 16 more while it is asked how many
 def test_once_as_many_in_a_row_found_room_as_may_wait_all_of_them_may_again(
     found_room: int, may_wait: int, clock: Clock
 ) -> None:
@@ -542,11 +563,11 @@ def test_once_as_many_in_a_row_found_room_as_may_wait_all_of_them_may_again(
     run(test)
 
 
-@pytest.mark.parametrize(("later_ns", "may_wait"), [(999_999_999, 8), (1_000_000_000, 20)])
+@pytest.mark.parametrize(("later_ns", "may_wait"), [(999_999_999, 16), (1_000_000_000, 20)])
 def test_a_second_after_the_last_refusal_as_many_may_wait_as_before(later_ns: int, may_wait: int, clock: Clock) -> None:
     async def test() -> None:
         batcher = await crowded_batcher(clock)
-        assert waiting_until_refused(batcher) == 8
+        assert waiting_until_refused(batcher) == 16
         refused_ns = clock.now_ns
         await until_idle()
         clock.now_ns = refused_ns + later_ns
@@ -555,16 +576,35 @@ def test_a_second_after_the_last_refusal_as_many_may_wait_as_before(later_ns: in
     run(test)
 
 
-def test_in_a_crowd_too_more_may_wait_if_they_will_have_run_within_a_millisecond(clock: Clock) -> None:
+@pytest.mark.parametrize(("later_ns", "may_wait"), [(999_999_999, 3), (1_000_000_000, 81)])
+def test_for_a_second_after_a_refusal_nobody_has_twenty_milliseconds(
+    later_ns: int, may_wait: int, clock: Clock
+) -> None:
+    """Eight images take 2 ms: one may come as long as ten batches wait."""
+
+    async def test() -> None:
+        batcher = await batcher_that_ran(clock, (8, 2_000), (1, 2_000), max_waiting=3)
+        assert waiting_until_refused(batcher) == 81
+        refused_ns = clock.now_ns
+        await until_idle()
+        for number in range(3):  # it is no crowd any more
+            assert has_room(batcher)
+            ask(batcher, number)
+            await until_idle()
+        clock.now_ns = refused_ns + later_ns
+        assert waiting_until_refused(batcher) == may_wait
+
+    run(test)
+
+
+def test_in_a_crowd_more_than_a_few_may_wait_if_they_will_have_run_within_a_millisecond(clock: Clock) -> None:
     async def test() -> None:
         batcher = await crowded_batcher(clock)
-        cast(Runtime, batcher._runtime).on_predict = lambda: setattr(clock, "now_ns", clock.now_ns + 1000)
-        for size in (8, 1) * 45:
+        cast(Runtime, batcher._runtime).on_predict = lambda: setattr(clock, "now_ns", clock.now_ns + 500_000)
+        for size in (8, 1) * 90:  # until both are known to take that long
             ask(batcher, *range(size))
             await until_idle()
-        for _ in range(20):
-            assert has_room(batcher)
-            ask(batcher, 0)
+        assert waiting_until_refused(batcher) == 17  # two batches of eight are 1 ms
 
     run(test)
 
@@ -846,26 +886,32 @@ def test_an_exchange_and_the_statistics_have_the_times_of_a_batch_that_ran_in_th
     run(test)
 
 
-def test_who_asks_for_room_is_told_of_what_runs_and_what_it_leaves(clock: Clock) -> None:
-    """Four images take 0.4 ms as they were measured: two such batches are soon, three are not."""
+@pytest.mark.parametrize(
+    ("waiting", "later_ns", "room"),
+    [
+        (1, 0, True),  # 16 ms
+        (2, 0, False),
+        (2, 3_999_999, False),
+        (2, 4_000_000, True),  # of what runs half is over
+        (2, 200_000_000, True),  # it takes longer than it should: no less than nothing is left of it
+        (3, 200_000_000, False),
+    ],
+)
+def test_who_asks_for_room_is_told_of_what_runs_and_what_it_leaves(
+    clock: Clock, waiting: int, later_ns: int, room: bool
+) -> None:
+    """Four images take 8 ms as they were measured, and as many run: one such batch more is soon, two are not."""
 
     async def test() -> None:
         runtime = Held()
         values = {"SAMEDIGIT_MAX_BATCH": "8", "SAMEDIGIT_MAX_WAITING": "1"}
-        batcher = Batcher(runtime, read_settings(values), SLOW)
-        first = ask(batcher, 1, 2, 3, 4)
+        slower = replace(SLOW, times_ns={size: 20 * ns for size, ns in SLOW.times_ns.items()})
+        batcher = Batcher(runtime, read_settings(values), slower)
+        asked = [ask(batcher, 1, 2, 3, 4)]
         await runtime.has_begun()
-        asked = [first, ask(batcher, 5, 6, 7, 8)]
-        assert has_room(batcher)  # 0.8 ms
-        asked.append(ask(batcher, 9, 10, 11, 12))
-        assert not has_room(batcher)
-        clock.now_ns += 199_999
-        assert not has_room(batcher)
-        clock.now_ns += 1  # of 0.4 ms half is over
-        assert has_room(batcher)
-        clock.now_ns += 10_000_000  # it takes longer than it should: no less than nothing is left of it
-        asked.append(ask(batcher, 13, 14, 15, 16))
-        assert not has_room(batcher)
+        asked += [ask(batcher, 1, 2, 3, 4) for _ in range(waiting)]
+        clock.now_ns += later_ns
+        assert has_room(batcher) is room
         runtime.let.release(10)
         await until_answered(*asked)
 

@@ -197,6 +197,16 @@ def test_nothing_is_ranked_where_one_rate_is_a_least_one() -> None:
     assert "not known which carries most" in summarise_rates(rates, 10.0)[0]
 
 
+def test_a_backend_that_passed_the_bound_at_the_lowest_rate_is_named_beside_those_compared() -> None:
+    rates = rates_of(
+        arrived([{500: 2.0, 1000: 50.0}] * 2),
+        arrived([{500: 2.0, 900: 50.0}] * 2, backend="numpy"),
+        arrived([{450: 20.0, 900: 50.0}] * 2, backend="torch"),
+    )
+    (said,) = summarise_rates(rates, 10.0)
+    assert said.endswith("shown to be more than numpy (1.07 times), and not compared with torch (below 450).")
+
+
 def over(protocol: ProtocolName, rate: float, *, backend: Backend = "onnx") -> Arrived:
     """Three rounds in which the p99 crosses 10 ms at about that rate."""
     rounds: list[dict[float, float | None]] = [

@@ -314,14 +314,17 @@ def summarise_rates(rates: Rates, bound_ms: float) -> list[str]:
             if not ratios:
                 unknown.append(name)
                 continue
-            best = next(one for one in of_model if one.peak.backend == ratios[0].first)
+            answers = {one.peak.backend: one.answer(bound_ms) for one in of_model}
+            best = ratios[0].first
             shown = [one for one in ratios if one.is_shown]
-            words = f"for {name} {best.peak.backend} carries {in_words(best.answer(bound_ms))} requests a second"
+            words = f"for {name} {best} carries {in_words(answers[best])} requests a second"
             if shown:
                 less = join(f"{one.second} ({one.ratio:.2f} times)" for one in shown)
                 words += f", which is shown to be more than {less}"
             if unshown := [one.second for one in ratios if not one.is_shown]:
                 words += f"{',' if shown else ', but'} not shown to be more than {join(unshown)}"
+            if limits := [f"{backend} ({in_words(it)})" for backend, it in answers.items() if not it.is_known]:
+                words += f", and not compared with {join(limits)}"
             said.append(words)
         if unknown:
             said.append(
