@@ -239,13 +239,16 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
     assert framework.answer.startswith("By accuracy, these figures do not say")
     assert "study --decide" in framework.how_sure
     assert backend.answer == (
-        "onnx: shown to carry 4.00 times as many requests a second with 99 of 100 answered within 10 ms as another."
+        "onnx, shown by 2 of 2 comparisons: 4.00 times as many requests a second with 99 of 100 answered within 10 ms as "
+        "another."
     )
     assert backend.how_sure == (
-        "Of 2 comparisons over 3 rounds, 2 are more than chance, that is with a 95 % interval above 1. Ahead, by chance or "
-        "not: onnx."
+        "2 comparisons over 3 rounds; shown is a 95 % interval above 1, which few have by chance, but among many comparisons "
+        "one may. Ahead, by chance or not: onnx."
     )
-    assert protocol.answer.startswith("grpc: shown to carry 2.00 times as many requests a second with 99 of 100")
+    assert protocol.answer.startswith(
+        "grpc, shown by 2 of 2 comparisons: 2.00 times as many requests a second with 99 of 100"
+    )
     noisy: list[dict[float, float | None]] = [{400 * factor: 1.0, 900 * factor: 100.0} for factor in (1.0, 1.2, 0.8)]
     alike = rates_of(arrived(noisy), arrived(noisy[::-1], backend="numpy"))
     _, backend, _ = choices(made_up_comparison, alike, None)
@@ -253,7 +256,11 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
         "It is not shown to matter: none carries more requests a second with 99 of 100 answered within 10 ms than another, "
         "beyond chance."
     )
-    assert backend.how_sure.startswith("Of 1 comparison over 3 rounds, 0 are more than chance")
+    assert backend.how_sure.startswith("1 comparison over 3 rounds; shown is a 95 % interval above 1")
+    once = rates_of(over("grpc", 2000), over("grpc", 1000, backend="torch"), over("grpc", 2000, backend="numpy"))
+    _, backend, _ = choices(made_up_comparison, once, None)
+    assert "shown by 1 of 2 comparisons: 2.00 times" in backend.answer
+    assert backend.answer.endswith("as another. The others show no difference.")
     limited = arrived([{500: 1.0, 1000: 2.0}] * 2)
     rates = rates_of(limited, arrived([{500: 1.0, 1000: 2.0}] * 2, backend="numpy"))
     _, backend, _ = choices(made_up_comparison, rates, None)
@@ -268,7 +275,7 @@ def test_the_choice_says_what_carries_most_how_often_that_is_shown_and_where_it_
     framework, backend, _ = choices(
         made_up_comparison, rates, {"answer": "By accuracy, any", "trainings": 40, "recipe": "numpy-deep"}
     )
-    assert backend.answer.startswith("numpy (1 of 2) and onnx (1): shown to carry")
+    assert backend.answer.startswith("numpy (1 of 2) and onnx (1), shown by 2 of 2 comparisons: ")
     assert framework.answer == "By accuracy, any."
     assert framework.how_sure.startswith("40 trainings, most of numpy-deep,")
 

@@ -114,15 +114,20 @@ def _by_rates(question: str, rates: Rates, asked: list[tuple[Ratio[Any], ...]], 
     every = [one for ratios in known for one in ratios]
     shown = [one for one in every if one.is_shown]
     within = f"requests a second with 99 of 100 answered within {bound_ms:g} ms"
+    number = "1 comparison" if len(every) == 1 else f"{len(every)} comparisons"
     if shown:
         winners = _wins(Counter(str(one.first) for one in shown))
-        answer = f"{winners}: shown to carry {_range([one.ratio for one in shown])} times as many {within} as another"
+        answer = (
+            f"{winners}, shown by {len(shown)} of {number}: {_range([one.ratio for one in shown])} times as many {within} as "
+            "another"
+        )
+        if len(shown) < len(every):
+            answer += ". The others show no difference"
     else:
         answer = f"It is not shown to matter: none carries more {within} than another, beyond chance"
-    number = "1 comparison" if len(every) == 1 else f"{len(every)} comparisons"
     sure = (
-        f"Of {number} over {rates.rounds} rounds, {len(shown)} {'is' if len(shown) == 1 else 'are'} more than chance, that is "
-        f"with a 95 % interval above 1. Ahead, by chance or not: {_wins(best)}"
+        f"{number} over {rates.rounds} rounds; shown is a 95 % interval above 1, which few have by chance, but among many "
+        f"comparisons one may. Ahead, by chance or not: {_wins(best)}"
     )
     if unknown := len(asked) - len(known):
         sure += (
