@@ -27,7 +27,7 @@ KEY: Final = "the-key-of-this-test"
 
 class Slow:
     def predict(self, images: Images) -> Probabilities:
-        time.sleep(0.002)  # more than is soon
+        time.sleep(0.025)  # more than who waits has patience for
         return np.full((len(images), 10), 0.1, np.float32)
 
 
