@@ -394,7 +394,7 @@ def test_the_sentence_and_the_page_say_it(decision: tuple[Decision, list[Plan]],
     start = next(row for row in decision[0].defaults if row.name == "where weights start")
     found, low, high = (f"{100 * value:+.2f}" for value in (start.found.difference.value, *start.together))
     assert re.match(
-        "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than 0\\.\\d\\d "
+        "Given the same starting weights and batches, the framework makes no difference of more than 0\\.\\d\\d "
         f"points \\(numpy-deep, 5 seeds\\); its defaults make up to {found[1:]}: where weights start, torch minus Keras, "
         f"\\{found} \\(95 % interval \\{low} to \\{high}\\)\\. Shown",
         said,

@@ -33,7 +33,7 @@ def _latency(comparison: Comparison) -> str:
         one = served.over(comparison.finest).one
         return one.p50_ms if one else None
 
-    rankings = _rankings(comparison, median)
+    rankings = _rankings(comparison, median, comparison.tested)
     if not rankings:
         return ""
     first, second, last = _places(rankings)
@@ -58,25 +58,30 @@ def _throughput(comparison: Comparison) -> str:
         many = served.over(comparison.finest).many
         return many.requests_per_second if many else None
 
-    rankings = _rankings(comparison, rate)
-    if not rankings:
-        return ""
-    last, _, first = _places(rankings)  # the smallest comes first in a ranking
-    highest = _range((ranking[-1][1] for ranking in rankings), "{:,.0f}".format)
-    ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
-    every = _every(rankings) if len(first) == 1 else ", depending on the model"
-    finding = (
-        f"With {comparison.users} callers over {comparison.finest}, most requests are answered through "
-        f"{join(first, 'or')}{every}: {highest} per second, {ratio} the rate through {join(last, 'or')}, the lowest."
-    )
-    many = [measured.many for served in comparison.served for measured in served.measured if measured.many is not None]
-    limited = [run for run in many if run.client_busy > CLIENT_LIMITS]
-    if limited:
-        finding += (
-            f" In {len(limited)} of the {len(many)} runs with that many, Locust, which asks, computed for more than "
-            f"{100 * CLIENT_LIMITS:.0f} % of the time: there the rate is the most it could ask, and the server might give more."
+    def is_limited(model: StoredModel) -> bool:
+        """Whether the client was the limit of a rate: then it is not known which backend's is the highest."""
+        runs = [served.over(comparison.finest).many for served in comparison.of_model(model)]
+        return any(run is not None and run.client_busy > CLIENT_LIMITS for run in runs)
+
+    unranked = [model for model in comparison.tested if is_limited(model)]
+    rankings = _rankings(comparison, rate, [model for model in comparison.tested if model not in unranked])
+    findings = []
+    if rankings:
+        last, _, first = _places(rankings)  # the smallest comes first in a ranking
+        highest = _range((ranking[-1][1] for ranking in rankings), "{:,.0f}".format)
+        ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
+        every = "" if unranked else _every(rankings) if len(first) == 1 else ", depending on the model"
+        findings.append(
+            f"With {comparison.users} callers over {comparison.finest}, most requests are answered through "
+            f"{join(first, 'or')}{every}: {highest} per second, {ratio} the rate through {join(last, 'or')}, the lowest."
         )
-    return finding
+    if unranked:
+        findings.append(
+            f"Rates with {comparison.users} callers are not ranked for {join(model.recipe for model in unranked)}: Locust, "
+            f"which asks, computed for more than {100 * CLIENT_LIMITS:.0f} % of the time in a run, so that the server might "
+            "give more."
+        )
+    return " ".join(findings)
 
 
 def _door(comparison: Comparison) -> str:
@@ -154,10 +159,12 @@ def _answers(comparison: Comparison) -> str:
     return finding
 
 
-def _rankings(comparison: Comparison, measure: Callable[[Served], float | None]) -> list[Ranking]:
-    """One ranking, the smallest first, for each model with two backends or more to compare."""
+def _rankings(
+    comparison: Comparison, measure: Callable[[Served], float | None], models: Sequence[StoredModel]
+) -> list[Ranking]:
+    """One ranking, the smallest first, for each of `models` with two backends or more to compare."""
     rankings = []
-    for model in comparison.tested:
+    for model in models:
         values = {served.backend: measure(served) for served in comparison.of_model(model)}
         known: Ranking = [(backend, value) for backend, value in values.items() if value is not None]
         ranking = sorted(known, key=lambda entry: entry[1])

@@ -480,7 +480,7 @@ def sentence(recipe: str, frameworks: Sequence[Between], rows: Sequence[Decided]
     found = largest.found.difference.value
     margin = f"{100 * largest.found.margin:.2f} points"
     said = (
-        "Given the same starting weights, batches and dropout masks, the framework makes no difference of more than "
+        "Given the same starting weights and batches, the framework makes no difference of more than "
         f"{_no_less(_largest_bound(frameworks))} points ({recipe}, "
         f"{min(one.seeds for one in frameworks)} seeds); its defaults make up to {100 * abs(found):.2f}: {largest.name}, "
         f"{_owner(largest.first_is)} minus {_owner(largest.second_is)}, {100 * found:+.2f} (95 % interval "
