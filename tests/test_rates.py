@@ -82,6 +82,19 @@ def test_a_p99_that_falls_with_the_rate_is_taken_as_noise() -> None:
     assert 750 < found.rate < 1000
 
 
+def test_over_many_noisy_rounds_the_rate_is_near_where_the_true_p99_crosses_the_bound() -> None:
+    """The true p99 grows exponentially and is 10 ms at 850 requests a second; each that is measured is off by a third or so."""
+    generator = np.random.default_rng(0)
+    rates = (250, 500, 750, 1250)
+
+    def measured() -> dict[float, float | None]:
+        return {rate: 10 * math.exp((rate - 850) / 150 + generator.normal(0, 0.3)) for rate in rates}
+
+    found = [crossing(a_round(measured()), 10.0) for _ in range(400)]
+    assert {one.end for one in found} == {"between"}
+    assert stats.gmean([one.rate for one in found]) == pytest.approx(850, rel=0.01)
+
+
 def test_where_more_than_one_in_a_hundred_failed_the_bound_is_not_met() -> None:
     found = crossing(a_round({500: 2.0, 1000: None}), 100.0)
     assert found.end == "between"
