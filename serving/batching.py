@@ -138,23 +138,25 @@ class Batcher:
         Raises:
             RequestError: BUSY.
         """
-        waiting = len(self._waiting)
-        now = time.monotonic_ns()
-        are_small = self._images_waiting <= SMALL * waiting
-        most, patience_ns = self._max_waiting, SOON_NS
-        if now - self._refused_ns >= CALM_NS:
-            patience_ns = PATIENCE_NS if are_small else SOON_NS
-        elif self._crowd_left:
-            most = min(most, FEW_SMALL if are_small else FEW_WAITING)
-        if waiting >= most and self._expected_ns() > patience_ns:
+        if self._waiting and self._is_full():
             self._crowd_left = self._max_waiting
-            self._refused_ns = now
+            self._refused_ns = time.monotonic_ns()
             self.statistics.failure.add(0)
             raise RequestError(
                 Kind.BUSY, "Too many requests wait for this model (SAMEDIGIT_MAX_WAITING).", retry_after_seconds=1
             )
         if self._crowd_left:
             self._crowd_left -= 1
+
+    def _is_full(self) -> bool:
+        waiting = len(self._waiting)
+        are_small = self._images_waiting <= SMALL * waiting
+        most, patience_ns = self._max_waiting, SOON_NS
+        if time.monotonic_ns() - self._refused_ns >= CALM_NS:
+            patience_ns = PATIENCE_NS if are_small else SOON_NS
+        elif self._crowd_left:
+            most = min(most, FEW_SMALL if are_small else FEW_WAITING)
+        return waiting >= most and self._expected_ns() > patience_ns
 
     def submit(self, images: Images, done: Done, *, exchange: Exchange, timeout_us: int = 0) -> None:
         """Queues `images` `[N, 28, 28]`; `done` is called once, later, with their probabilities `[N, 10]` or an error.

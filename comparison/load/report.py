@@ -14,10 +14,10 @@ from comparison import figures, kinds, page
 from comparison.intervals import card_interval
 from comparison.load import plots
 from comparison.load.choice import choices
-from comparison.load.rates import Level, Rates, in_words, read_rates, summarise_rates
+from comparison.load.rates import CLIENT_LIMITS, Level, Rates, in_words, read_rates, summarise_rates
 from comparison.load.results import Comparison, Share, compare, read_results
 from comparison.load.serving_results import Benchmark, read_benchmark
-from comparison.load.summary import CLIENT_LIMITS, summarise
+from comparison.load.summary import summarise
 from comparison.reading import read_json
 from comparison.words import ECHO, join
 from digits.contract import BACKENDS

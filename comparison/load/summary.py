@@ -7,13 +7,13 @@ from itertools import combinations
 from typing import Final
 
 from comparison.intervals import card_interval, overlap
+from comparison.load.rates import CLIENT_LIMITS
 from comparison.load.results import Comparison, Served
 from comparison.words import format_ms, format_percent, join
 from digits.store import StoredModel
 
 Ranking = list[tuple[str, float]]  # of one model: its backends with what was measured of each, the smallest first
 MOST_PAIRS: Final = 3  # named in a sentence
-CLIENT_LIMITS: Final = 0.9  # a client that computes for a larger share of the time is what limits the rate
 
 
 def summarise(comparison: Comparison) -> list[str]:
@@ -61,7 +61,7 @@ def _throughput(comparison: Comparison) -> str:
     def is_limited(model: StoredModel) -> bool:
         """Whether the client was the limit of a rate: then it is not known which backend's is the highest."""
         runs = [served.over(comparison.finest).many for served in comparison.of_model(model)]
-        return any(run is not None and run.client_busy > CLIENT_LIMITS for run in runs)
+        return len(runs) > 1 and any(run is not None and run.client_busy > CLIENT_LIMITS for run in runs)
 
     unranked = [model for model in comparison.tested if is_limited(model)]
     rankings = _rankings(comparison, rate, [model for model in comparison.tested if model not in unranked])
@@ -70,7 +70,7 @@ def _throughput(comparison: Comparison) -> str:
         last, _, first = _places(rankings)  # the smallest comes first in a ranking
         highest = _range((ranking[-1][1] for ranking in rankings), "{:,.0f}".format)
         ratio = _times(ranking[-1][1] / ranking[0][1] for ranking in rankings)
-        every = "" if unranked else _every(rankings) if len(first) == 1 else ", depending on the model"
+        every = ", depending on the model" if len(first) > 1 else "" if unranked else _every(rankings)
         findings.append(
             f"With {comparison.users} callers over {comparison.finest}, most requests are answered through "
             f"{join(first, 'or')}{every}: {highest} per second, {ratio} the rate through {join(last, 'or')}, the lowest."
