@@ -170,6 +170,24 @@ def test_a_ratio_is_paired_by_round_and_as_wide_as_all_pairs_together_ask() -> N
     assert "shown to be more than numpy (2.00 times), not shown to be more than torch" in said
 
 
+def test_the_intervals_of_all_ratios_hold_at_once_as_often_as_they_say() -> None:
+    """Four backends that carry as much, five rounds: in 5 of 100 load tests at most one is shown to carry more than another."""
+    generator = np.random.default_rng(0)
+    backends: tuple[Backend, ...] = ("numpy", "torch", "tensorflow", "onnx")
+
+    def through(backend: Backend) -> Arrived:
+        each = 1000 * np.exp(generator.normal(0, 0.2, 5))
+        return arrived([{one / 2: 1.0, one * 1.5: 100.0} for one in each.tolist()], backend=backend)
+
+    tests = 500
+    wrong = 0
+    for _ in range(tests):
+        ratios = rates_of(*(through(backend) for backend in backends)).ratios("torch-relu:1", "grpc", 10.0)
+        assert len(ratios) == 3
+        wrong += any(ratio.is_shown for ratio in ratios)
+    assert 1 <= wrong <= stats.binom.ppf(0.999, tests, 0.05)
+
+
 def test_for_each_protocol_all_models_with_two_backends_are_in_one_sentence() -> None:
     """The first model has one backend, the second's client was too slow, the third's backends are as fast, the fourth's not."""
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas
 import pytest
 from scipy import stats
+from sklearn import metrics
 from statsmodels.formula.api import ols
 from statsmodels.stats import weightstats
 from statsmodels.stats.anova import anova_lm
@@ -625,6 +626,18 @@ def test_what_chance_gives_is_the_same_each_time() -> None:
     first = calibration.ece_by_chance(probabilities)
     assert first == calibration.ece_by_chance(probabilities, seed=1)
     assert first != calibration.ece_by_chance(probabilities, seed=2)
+
+
+def test_nll_and_brier_are_what_scikit_learn_makes_of_them() -> None:
+    generator = np.random.default_rng(0)
+    probabilities: Probabilities = generator.dirichlet(np.full(10, 0.3), 1000).astype(np.float32)
+    labels: Labels = generator.integers(0, 10, 1000).astype(np.uint8)
+    measured = calibration.measure(probabilities, labels)
+    exact = probabilities.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)  # float32 adds up to 1 but for its last bit
+    assert measured.nll == pytest.approx(metrics.log_loss(labels, exact, labels=range(10)), rel=1e-5)
+    each = [metrics.brier_score_loss(labels == digit, probabilities[:, digit]) for digit in range(10)]
+    assert measured.brier == pytest.approx(sum(each), rel=1e-5)
 
 
 def test_the_ece_of_a_calibrated_model_lies_within_what_chance_gives() -> None:
