@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import secrets
 import shutil
 import signal
 import ssl
@@ -736,16 +737,20 @@ def test_metrics_and_the_access_log_name_the_method_and_the_model(
         return sum(int(line.rpartition(" ")[2]) for line in found)
 
     before = counted(200, labels), counted(404, 'model="",version=""')
-    client.infer(MODEL, input_of(test_set.images[:1]))
-    refused(client.infer, "nothing", input_of(test_set.images[:1]))
+    trace = secrets.token_hex(16)  # the log holds other tests' requests too
+    headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+    client.infer(MODEL, input_of(test_set.images[:1]), headers=headers)
+    refused(client.infer, "nothing", input_of(test_set.images[:1]), headers=headers)
     after = counted(200, labels), counted(404, 'model="",version=""')
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
     lines: list[dict[str, Any]] = []
     ends = time.monotonic() + 10  # the log is written each second
-    while time.monotonic() < ends and [line["status"] for line in lines[-2:]] != [200, 404]:
+    while time.monotonic() < ends and len(lines) < 2:
         time.sleep(0.2)
-        lines = [one for one in map(orjson.loads, access_log.read_bytes().splitlines()) if one["path"] == INFER]
-    answered, unknown = lines[-2:]
+        whole = access_log.read_bytes().rpartition(b"\n")[0].splitlines()
+        lines = [one for one in map(orjson.loads, whole) if one.get("trace") == trace]
+    answered, unknown = lines
+    assert (answered["path"], unknown["path"]) == (INFER, INFER)
     assert (answered["status"], answered["model"], answered["images"]) == (200, MODEL, 1)
     assert (answered["version"], answered["method"]) == (version_of("torch-relu"), "POST")
     assert (unknown["status"], "model" in unknown) == (404, False)
