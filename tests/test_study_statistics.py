@@ -296,6 +296,10 @@ def test_a_difference_has_both_seeds_and_the_images_once() -> None:
     freedom = variance**2 / sum(part**2 / of for part, of in parts)
     t = compared.difference.value / math.sqrt(variance)
     assert compared.p_both == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    for margin in (MARGIN, 2 * abs(compared.difference.value), 0.5):
+        (at_margin,) = compare_pairs(answers, [("a", "b")], margin=margin)
+        one_sided = stats.t.sf((margin - abs(compared.difference.value)) / math.sqrt(variance), freedom)
+        assert at_margin.p_equivalent_both == pytest.approx(one_sided)
     # And of a table of three, each at a third of the level, so that all hold together.
     for interval, level in ((compared.difference.over_both, 0.05), (compared.together, 0.05 / 3)):
         reach = stats.t.ppf(1 - level / 2, freedom) * math.sqrt(variance)
@@ -722,20 +726,47 @@ def test_what_images_alone_leave_open_no_seed_decides() -> None:
     assert seeds_for(differences, margin=0.4, most=300) == 2
 
 
+def of_spread(generator: np.random.Generator, seeds: int, shift: float, *, spread: float = 0.002) -> dict[str, Answers]:
+    """Two recipes on 2,000 images each of which the first gets more right, by the shift; seeds spread so far."""
+    probability = {
+        name: 0.97 + of + generator.normal(0, spread, (seeds, 1)) for name, of in {"a": shift, "b": 0.0}.items()
+    }
+    return {name: answers_of(generator.random((seeds, 2000)) < of, name) for name, of in probability.items()}
+
+
 def test_seeds_that_a_pair_needs_are_those_that_decide_it() -> None:
     generator = np.random.default_rng(21)
-    shifts = {"a": 0.0, "b": 0.0}
-
-    def runs(seeds: int) -> dict[str, Answers]:
-        probability = {name: 0.97 + shift + generator.normal(0, 0.002, (seeds, 1)) for name, shift in shifts.items()}
-        return {name: answers_of(generator.random((seeds, 10_000)) < of, name) for name, of in probability.items()}
-
-    (few,) = compare_pairs(runs(4), [("a", "b")], margin=0.003)
+    (few,) = compare_pairs(of_spread(generator, 4, 0.0), [("a", "b")], margin=0.005)
     assert few.verdict == "undecided"
     assert few.seeds_needed is not None
-    assert 4 < few.seeds_needed < 60
-    (enough,) = compare_pairs(runs(2 * few.seeds_needed), [("a", "b")], margin=0.003)
+    assert 4 < few.seeds_needed < 100
+    (enough,) = compare_pairs(of_spread(generator, 2 * few.seeds_needed, 0.0), [("a", "b")], margin=0.005)
     assert enough.verdict == "equivalent"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "equivalent"), (0.007, "different")])
+def test_so_many_seeds_as_a_pair_needs_give_a_verdict_as_often_as_promised(shift: float, verdict: str) -> None:
+    """Of 400 seeds spread and difference are as good as known."""
+    generator = np.random.default_rng(27)
+    (known,) = compare_pairs(of_spread(generator, 400, shift), [("a", "b")], margin=0.005)
+    asked = known.seeds_needed
+    assert asked is not None
+
+    def share(seeds: int) -> float:
+        tables = (of_spread(generator, seeds, shift) for _ in range(300))
+        return float(np.mean([compare_pairs(one, [("a", "b")], margin=0.005)[0].verdict == verdict for one in tables]))
+
+    assert 0.88 <= share(asked) <= 0.97
+    assert share(asked // 2) < 0.75
+
+
+@pytest.mark.slow
+def test_recipes_that_are_the_margin_apart_are_called_equivalent_as_often_as_promised() -> None:
+    generator = np.random.default_rng(28)
+    trials = 1500
+    found = [compare_pairs(of_spread(generator, 6, 0.005), [("a", "b")], margin=0.005)[0] for _ in range(trials)]
+    assert 0.025 <= np.mean([row.verdict == "equivalent" for row in found]) <= 0.06
 
 
 @pytest.mark.slow
@@ -743,15 +774,20 @@ def test_groups_of_one_recipe_are_called_different_as_often_as_promised() -> Non
     """Runs that spread as runs do; the groups share the test images, as they do in a study."""
     generator = np.random.default_rng(16)
     base = generator.choice([0.5, 0.9, 1.0], 1000, p=[0.02, 0.05, 0.93])
-    rates = dict.fromkeys((3, 5), 0.0)
-    for _ in range(40):
-        probability = base + np.where(base < 1, generator.normal(0, 0.003, (12, 1)) / 0.07, 0)
-        answers = answers_of(generator.random((12, 1000)) < probability)
-        found = aa.split_at_random(answers, sizes=(3, 5, 7), splits=25, margin=0.01)
-        assert [(size.runs, size.splits) for size in found] == [(3, 25), (5, 25)]  # 7 and 7 are more than 12
+    rates = dict.fromkeys((3, 5, 10, 20), 0.0)
+    for _ in range(100):
+        probability = base + np.where(base < 1, generator.normal(0, 0.003, (40, 1)) / 0.07, 0)
+        answers = answers_of(generator.random((40, 1000)) < probability)
+        found = aa.split_at_random(answers, sizes=(3, 5, 10, 20, 21), splits=10, margin=0.01)
+        assert [(size.runs, size.splits) for size in found] == [
+            (3, 10),
+            (5, 10),
+            (10, 10),
+            (20, 10),
+        ]  # 21 and 21 are 42
         for size in found:
-            rates[size.runs] += size.rate / 40
-    assert all(rate <= 0.06 for rate in rates.values())
+            rates[size.runs] += size.rate / 100
+    assert all(0.02 <= rate <= 0.055 for rate in rates.values())
     with pytest.raises(ValueError, match="two runs or more"):
         aa.split_at_random(answers, sizes=(1,))
 

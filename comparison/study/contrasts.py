@@ -421,7 +421,7 @@ class Plan:
     """Printed before the long part begins.
 
     The pilot's seeds are no part of it: a number of seeds that was chosen by a difference would, tested together with what
-    it was chosen by, call one in twelve equal defaults different (simulated) where one in twenty is promised.
+    it was chosen by, call up to one in ten equal defaults different (simulated) where one in twenty is promised.
     """
 
     seeds: int  # of each default, beyond the pilot's

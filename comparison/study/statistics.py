@@ -526,12 +526,11 @@ def _enough(
     most: int,
 ) -> int | None:
     far = max(abs(value), margin - abs(value))
-    for seeds in range(2, most + 1):
-        spread = (of_one_seed / seeds + max(of_images, 0.0)) ** 0.5
-        quantiles = stats.t.ppf([1 - level / 2, power], freedom * (seeds - 1))
-        if float(np.sum(quantiles)) * spread <= far:
-            return seeds
-    return None
+    seeds = np.arange(2, most + 1)
+    spread = np.sqrt(of_one_seed / seeds + max(of_images, 0.0))
+    quantiles = np.sum(stats.t.ppf([[1 - level / 2], [power]], freedom * (seeds - 1)), axis=0)
+    enough = seeds[quantiles * spread <= far]
+    return int(enough[0]) if len(enough) else None
 
 
 @dataclass(frozen=True, kw_only=True)
