@@ -268,20 +268,24 @@ def load(
         LoadTestError: the client failed, or got no answer at all.
     """
     url = _url(port, tls=tls)
-    if shutil.which("wrk"):
-        threads = min(len(cores or [0]), connections)
-        command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(LUA), url, "--"]
-        command += [str(requests)]
-    else:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.serving_locust",
-            url,
-            str(requests),
-            str(connections),
-            str(seconds),
-        ]
+    if shutil.which("wrk") is None:
+        return load_by_locust(url, requests, connections=connections, seconds=seconds, cores=cores)
+    threads = min(len(cores or [0]), connections)
+    command = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", str(LUA), url, "--"]
+    return _closed_loop([*command, str(requests)], url, seconds, cores)
+
+
+def load_by_locust(url: str, requests: Path, *, connections: int, seconds: int, cores: list[int] | None) -> Load:
+    """As `load`, by Locust's FastHttpUser.
+
+    Raises:
+        LoadTestError: as `load`.
+    """
+    command = [sys.executable, "-m", "benchmarks.serving_locust", url, str(requests), str(connections), str(seconds)]
+    return _closed_loop(command, url, seconds, cores)
+
+
+def _closed_loop(command: list[str], url: str, seconds: int, cores: list[int] | None) -> Load:
     with on_cores(cores):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * seconds)

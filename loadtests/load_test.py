@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,8 @@ def run_load_test(
 ) -> list[Run]:
     """Measures each pair, and the door without a model, and writes `results/loadtest.json` with the latencies beside it.
 
+    In random order, since what else the machine does would fall on the same ones otherwise.
+
     Args:
         pairs: what to measure, at least one.
         protocols: over which, at least one.
@@ -114,15 +117,18 @@ def run_load_test(
         ) from error
     try:
         (staging / "latencies").mkdir()
-        runs = []
-        for i, (model, backend) in enumerate(pairs):
+        measured: dict[tuple[int, int], Run] = {}
+        turns = random.Random()
+        for i, (model, backend) in turns.sample(list(enumerate(pairs)), len(pairs)):
             settings = {"SAMEDIGIT_MODELS": model.tag, "SAMEDIGIT_BACKENDS": backend}
             on_step(f"{model.recipe} through {backend}: starting")
             with fresh_server(settings, core=server_core) as fresh:
                 targets: list[str] = [backend, "echo"] if i == 0 else [backend]
-                for target, protocol, load in product(targets, protocols, loads):
+                asked = list(enumerate(product(targets, protocols, loads)))
+                for j, (target, protocol, load) in turns.sample(asked, len(asked)):
                     on_step(f"{model.recipe} through {target}, {protocol}: {load} caller{'s' if load > 1 else ''}")
-                    runs.append(_measure(fresh, model, target, protocol, load, duration, client_core, staging))
+                    measured[i, j] = _measure(fresh, model, target, protocol, load, duration, client_core, staging)
+        runs = [measured[place] for place in sorted(measured)]
         document = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),

@@ -727,7 +727,7 @@ def show_numbers(rows: Sequence[dict[str, Any]]) -> None:
     ):
         table.add_column(column, justify="right")
     for row in rows:
-        paired, calibration = row["paired"], row["calibration"]
+        paired, calibration, (low_ece, high_ece) = row["paired"], row["calibration"], row["ece_by_chance"]
         against, agree = "", ""
         if paired is not None:
             low, high = (100 * bound for bound in paired["interval"])
@@ -740,12 +740,13 @@ def show_numbers(rows: Sequence[dict[str, Any]]) -> None:
             speeds.append(f"{microseconds:.1f}{ratio}")
         table.add_row(
             row["numbers"], f"{row['bytes'] / 1000:.0f}", f"{100 * row['correct'] / row['total']:.2f}", against, agree,
-            f"{100 * calibration['ece']:.2f}", *speeds,
+            f"{100 * calibration['ece']:.2f}\n{100 * low_ece:.2f} to {100 * high_ece:.2f}", *speeds,
         )  # fmt: skip
     console.print(table)
     console.print(
-        "against the original: points of accuracy on the same test images, 95 % interval (Bonett and Price), McNemar's p; "
-        "x: its time by the original's, 95 % interval over rounds; ECE: how far its probabilities are from what they say.",
+        "against the original: points of accuracy on the same test images, 95 % interval (Bonett and Price) and McNemar's p, "
+        "both corrected over the forms; x: its time by the original's, 95 % interval over rounds; ECE: how far its "
+        "probabilities are from what they say, and below it how far they would be by chance, did they mean it.",
         style="dim",
     )
     names = ",".join(row["model"].partition(":")[0] for row in rows[1:])

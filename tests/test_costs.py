@@ -28,8 +28,8 @@ PEAKS = [
 ]
 ORIGINAL = Smaller(
     model="torch-relu:1", numbers="float32", bytes=400_000, correct=9750, total=10_000,
-    calibration=Calibration(ece=0.01, nll=0.1, brier=0.05), paired=None, microseconds={1: 10.0, 64: 1.5},
-    ratios={1: 1.0, 64: 1.0}, intervals={1: None, 64: None},
+    calibration=Calibration(ece=0.01, nll=0.1, brier=0.05), ece_by_chance=(0.0032, 0.0061), paired=None,
+    microseconds={1: 10.0, 64: 1.5}, ratios={1: 1.0, 64: 1.0}, intervals={1: None, 64: None},
 )  # fmt: skip
 PAIRED = Paired(gained=3, lost=7, agree=0.998, difference=-0.0004, interval=(-0.0011, 0.0003), p=0.34)
 INT8 = replace(
@@ -97,9 +97,11 @@ def test_of_smaller_numbers_the_fastest_comes_first_and_a_loss_that_is_more_than
     page = write_costs(tmp_path, made_up_models(), tmp_path / "costs.html").read_text()
     assert (
         "for torch-relu int8-dynamic takes 0.50 of the time for one image at 0.25 of the size and int8-static takes 0.68 of "
-        "the time for one image at 0.25 of the size; accuracy moves, with the 95 % interval, int8-dynamic by -0.21 points "
-        "(-0.31 to -0.11)." in text_of(page)
+        "the time for one image at 0.25 of the size; accuracy moves, with 95 % intervals that hold at once, "
+        "int8-dynamic by -0.21 points (-0.31 to -0.11)." in text_of(page)
     )
+    (row,) = re.findall(r'<tr data-model="torch-relu:1">(.*?)</tr>', page)
+    assert "<td>1.00<small>0.32 to 0.61</small></td>" in row  # ECE, and what chance gives
 
 
 def test_what_was_not_measured_is_said_with_how_to(tmp_path: Path) -> None:

@@ -226,6 +226,22 @@ def test_locust_by_hand_asks_a_real_server_over_each_protocol(
 
 
 @pytest.mark.slow
+def test_locust_divides_its_callers_among_processes(server: FreshServer) -> None:
+    require("locust", "onnxruntime")
+    process = locust(
+        "-f", "loadtests/locustfile.py", "--host", server.data_url, "--protocol", "v2-binary", "--users", 4, "--spawn-rate", 4,
+        "--processes", 2, "--run-time", "3s", "OnnxUser", SAMEDIGIT_DURATION_SECONDS="inf",
+    )  # fmt: skip
+    print(process.stdout, process.stderr)
+    assert process.returncode == 0, process.stderr
+    summary = re.search(r"Aggregated +(\d+) +0\(0\.00%\)", process.stdout + process.stderr)
+    assert summary is not None, process.stderr
+    assert int(summary[1]) > 50
+    answered = re.findall(r"samedigit: \S+\.onnx/infer: [\d.]+ % of (\d+) answers right", process.stderr)
+    assert len(answered) == 2  # each process tells of its own
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_locust_by_hand_asks_the_door_alone_over_each_protocol(server: FreshServer, protocol: ProtocolName) -> None:
     require("locust")
@@ -262,8 +278,11 @@ def loaded(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
 @pytest.mark.slow
 def test_a_load_test_over_all_protocols_finds_the_models_part_of_each_latency(loaded: Loaded) -> None:
     assert len(loaded.said) == steps(1, len(PROTOCOLS), 4)
-    expected = product(("numpy", "echo"), PROTOCOLS, (1, 4))
-    assert [(run.backend, run.protocol, run.users) for run in loaded.runs] == list(expected)
+    expected = list(product(("numpy", "echo"), PROTOCOLS, (1, 4)))
+    assert [(run.backend, run.protocol, run.users) for run in loaded.runs] == expected
+    in_order = [f"numpy-sigmoid through {of}, {by}: {users} caller{'s' * (users > 1)}" for of, by, users in expected]
+    assert sorted(loaded.said[1:]) == sorted(in_order)
+    assert loaded.said[1:] != in_order  # but at random, as what else the machine does falls on some of them
     for run in loaded.runs:
         assert (run.failures, run.first_failure) == (0, None)
         assert 0 < run.client_busy < 1.1

@@ -13,6 +13,7 @@ from conftest import bentoml_home, require
 from scipy import stats
 from small_models import card_of
 
+from comparison.calibration import ece_by_chance
 from comparison.cost.numbers import BATCHES, compare_numbers, keep_numbers, paired, read_numbers
 from digits import store
 from digits.card import Card, Score
@@ -110,13 +111,19 @@ def test_a_smaller_model_has_a_card_of_its_own_and_is_served_only_by_name(
     assert [model.tag for model in served_models()] == [stored.tag]
 
 
-def test_each_format_is_compared_with_the_original(stored: StoredModel) -> None:
+def test_each_format_is_compared_with_the_original(stored: StoredModel, test_set: LabelledImages) -> None:
     float16 = store_smaller(stored, "float16")
-    first, second = compare_numbers(stored, [float16])
-    assert (first.numbers, second.numbers) == ("float32", "float16")
+    first, second, third = compare_numbers(stored, [float16, store_smaller(stored, "int8-static")])
+    assert (first.numbers, second.numbers, third.numbers) == ("float32", "float16", "int8-static")
     assert (first.paired, set(first.ratios.values())) == (None, {1.0})
     assert second.paired is not None
     assert 0.9 < second.paired.agree <= 1
+    exact, rounded = (
+        predict_all(open_runtime("onnx", one.path("onnx"), device=CPU), test_set.images) for one in (stored, float16)
+    )
+    assert first.ece_by_chance == ece_by_chance(exact)
+    assert second.ece_by_chance == ece_by_chance(rounded)
+    assert second.paired == paired(rounded, exact, test_set.labels, formats=2)
     assert (second.correct, second.total) == (float16.card.scores["onnx"].correct, 10_000)
     for number in BATCHES:
         interval = second.intervals[number]
@@ -156,8 +163,28 @@ def test_a_paired_difference_counts_what_only_one_gets_right() -> None:
     middle, spread = -5 / 102, 11 / 102  # by hand
     half = 1.959964 * np.sqrt((spread - middle**2) / 102)
     assert found.interval == pytest.approx((middle - half, middle + half))
+    of_three = paired(ours, theirs, labels, formats=3)
+    half = 2.393980 * np.sqrt((spread - middle**2) / 102)  # the normal's quantile at 1 - 0.05 / 6
+    assert of_three.interval == pytest.approx((middle - half, middle + half))
+    assert of_three.p == pytest.approx(3 * stats.binomtest(2, 9).pvalue)
+    assert paired(ours, theirs, labels, formats=9).p == 1
     same = paired(ours, ours, labels)
     assert (same.p, same.difference, same.agree) == (1.0, 0.0, 1.0)
+
+
+def test_the_intervals_of_all_formats_hold_at_once_as_often_as_they_say() -> None:
+    random = np.random.default_rng(3)
+    labels: Labels = np.zeros(500, np.uint8)
+    at_once = 0
+    for _ in range(1500):
+        known = random.random(500) > 0.05  # by the original
+        original, found = answering((~known).astype(int).tolist()), []
+        for gained in (0.2, 0.4, 0.6):  # of what it does not know; of what it knows each loses 1 in 100
+            right = np.where(known, random.random(500) > 0.01, random.random(500) < gained)
+            low, high = paired(answering((~right).astype(int).tolist()), original, labels, formats=3).interval
+            found.append(low <= 0.05 * gained - 0.95 * 0.01 <= high)
+        at_once += all(found)
+    assert 0.935 < at_once / 1500 < 0.98
 
 
 def test_the_interval_of_a_paired_difference_covers_it_as_often_as_it_says() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from comparison import page
-from comparison.calibration import Calibration, measure
-from comparison.intervals import Interval, log_interval
+from comparison.calibration import Calibration, ece_by_chance, measure
+from comparison.intervals import CONFIDENCE, Interval, log_interval
 from comparison.reading import of_this_version, read_json, row_of
 from digits import mnist
 from digits.contract import Images, Labels, Probabilities
@@ -27,7 +27,6 @@ from runtimes.device import CPU
 RESULTS_FILE: Final = "numbers.json"
 ROUNDS: Final = 9
 BATCHES: Final = {1: 200, 64: 30}  # images in a call -> calls in a round
-Z: Final = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,10 @@ class Paired:
     lost: int  # wrong here, right there
     agree: float  # share of images of which both say the same digit, in [0, 1]
     difference: float  # in accuracy, in [-1, 1]; positive: better than the original
-    interval: Interval  # 95 %, of the difference, over test images
-    p: float  # McNemar's exact test
+    interval: (
+        Interval  # of the difference, over test images; those of all the model's formats hold at once in 95 of 100
+    )
+    p: float  # McNemar's exact test, times the formats (Bonferroni)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,11 @@ class Smaller:
     correct: int
     total: int
     calibration: Calibration
+    ece_by_chance: Interval  # 95 %, of what these probabilities would show if they meant just what they say
     paired: Paired | None
     microseconds: dict[int, float]  # images in a call -> of an image, the median of rounds
     ratios: dict[int, float]  # its time by the original's
-    intervals: dict[int, Interval | None]  # 95 %, of the ratio, over rounds
+    intervals: dict[int, Interval | None]  # 95 %, of this ratio alone, over rounds
 
 
 def keep_numbers(rows: Sequence[Smaller], results: Path) -> None:
@@ -96,6 +98,7 @@ def _row(data: dict[str, Any]) -> Smaller:
     paired = data["paired"]
     changed = {
         "calibration": row_of(Calibration, data["calibration"]),
+        "ece_by_chance": interval(data["ece_by_chance"]),
         "paired": paired and row_of(Paired, {**paired, "interval": interval(paired["interval"])}),
         "microseconds": by_number("microseconds"),
         "ratios": by_number("ratios"),
@@ -123,9 +126,10 @@ def compare_numbers(original: StoredModel, others: Sequence[StoredModel]) -> lis
                 correct=model.card.scores["onnx"].correct,
                 total=model.card.scores["onnx"].total,
                 calibration=measure(answers[model.tag], test_images.labels),
+                ece_by_chance=ece_by_chance(answers[model.tag]),
                 paired=None
                 if model is original
-                else paired(answers[model.tag], answers[original.tag], test_images.labels),
+                else paired(answers[model.tag], answers[original.tag], test_images.labels, formats=len(others)),
                 microseconds={number: float(np.median(each)) / number for number, each in ours.items()},
                 ratios={number: math.exp(float(np.log(each).mean())) for number, each in ratios.items()},
                 intervals={
@@ -136,21 +140,25 @@ def compare_numbers(original: StoredModel, others: Sequence[StoredModel]) -> lis
     return found
 
 
-def paired(ours: Probabilities, theirs: Probabilities, labels: Labels) -> Paired:
-    """The interval is Bonett and Price's (2012) for paired proportions: an image is added to each way of differing."""
+def paired(ours: Probabilities, theirs: Probabilities, labels: Labels, *, formats: int = 1) -> Paired:
+    """The interval is Bonett and Price's (2012) for paired proportions: an image is added to each way of differing.
+
+    Args:
+        formats: that are compared with the same original, over which interval and p are corrected (Bonferroni).
+    """
     digits, others = ours.argmax(axis=1), theirs.argmax(axis=1)
     gained = int(((digits == labels) & (others != labels)).sum())
     lost = int(((digits != labels) & (others == labels)).sum())
     number = len(labels) + 2
     middle, spread = (gained - lost) / number, (gained + lost + 2) / number
-    half = Z * math.sqrt((spread - middle**2) / number)
+    half = float(norm.isf((1 - CONFIDENCE) / 2 / formats)) * math.sqrt((spread - middle**2) / number)
     return Paired(
         gained=gained,
         lost=lost,
         agree=float((digits == others).mean()),
         difference=(gained - lost) / len(labels),
         interval=(middle - half, middle + half),
-        p=float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
+        p=min(1.0, formats * float(binomtest(gained, gained + lost).pvalue)) if gained + lost else 1.0,
     )
 
 

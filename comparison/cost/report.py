@@ -140,7 +140,11 @@ def _of_numbers(numbers: Sequence[Sequence[Smaller]]) -> list[str]:
             low, high = (100 * bound for bound in one.paired.interval)
             if not low <= 0 <= high:
                 moved.append(f"{one.numbers} by {100 * one.paired.difference:+.2f} points ({low:+.2f} to {high:+.2f})")
-        told = f"accuracy moves, with the 95 % interval, {join(moved)}" if moved else "none is shown to move accuracy"
+        told = (
+            f"accuracy moves, with 95 % intervals that hold at once, {join(moved)}"
+            if moved
+            else "none is shown to move accuracy"
+        )
         found.append(f"Beside float32, for {original.model.partition(':')[0]} {saved}; {told}.")
     return found
 

@@ -49,6 +49,7 @@ ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
 NUDGES: Final[tuple[Literal[-1, 1], ...]] = (-1, 1)
 LAST: Final = 5  # epochs, over which the mean of accuracy is taken
+TESTED: Final = 7  # defaults, and pairs of frameworks: of all their verdicts one error in 20 studies is promised
 
 
 def given(recipe: Recipe, seed: int) -> Training:
@@ -228,7 +229,7 @@ class Between:
     second: Framework
     seeds: int
     difference: float  # of accuracy, first minus second
-    together: Interval  # the intervals of all pairs hold at once in 95 of 100 studies
+    together: Interval  # the intervals of all pairs and all defaults hold at once in 95 of 100 studies
     margin: float
 
     @property
@@ -254,17 +255,16 @@ def between(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], 
     answers = {
         name: np.stack([right(outcomes[one.key], labels) for one in trainings]) for name, trainings in of.items()
     }
-    pairs = list(combinations(answers, 2))
     return [
         Between(
             first=first,
             second=second,
             seeds=len(drawn),
             difference=float((answers[first] - answers[second]).mean()),
-            together=mean_interval(answers[first] - answers[second], level=LEVEL / len(pairs)),
+            together=mean_interval(answers[first] - answers[second], level=LEVEL / TESTED),
             margin=MARGIN,
         )
-        for first, second in pairs
+        for first, second in combinations(answers, 2)
     ]
 
 
@@ -280,8 +280,8 @@ class Decided:
     second_is: str
     seeds: int
     found: Paired
-    together: Interval  # all defaults' intervals hold at once in 95 of 100 studies
-    corrected: float
+    together: Interval  # as that of `Between`
+    corrected: float  # over both of its tests, all defaults and all pairs of frameworks
     corrected_equivalent: float
     seeds_needed: int | None  # for a verdict, by this spread; None: the difference lies at the margin
 
@@ -299,11 +299,13 @@ def decided(
 ) -> list[Decided]:
     """What came of each default.
 
+    Each pair of frameworks takes its part of the error that is promised, by Bonferroni, and the defaults the rest of it.
+
     Args:
         contrasts: by seed, `defaults` of each.
         outcomes: by the training's key.
     """
-    level = LEVEL / len(contrasts[0])
+    level, share = LEVEL / TESTED, len(contrasts[0]) / TESTED
     of_default = list(zip(*contrasts, strict=True))
     differences = [_differences(by_seed, outcomes, labels) for by_seed in of_default]
     tests = [paired(each, margin=margin) for each in differences]
@@ -316,8 +318,8 @@ def decided(
             seeds=len(by_seed),
             found=test,
             together=mean_interval(each, level=level),
-            corrected=different,
-            corrected_equivalent=equivalent,
+            corrected=min(1.0, different / share),
+            corrected_equivalent=min(1.0, equivalent / share),
             seeds_needed=seeds_for(each, margin=margin, level=level, power=POWER),
         )
         for by_seed, each, test, (different, equivalent) in zip(of_default, differences, tests, p_values, strict=True)

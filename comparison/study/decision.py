@@ -62,11 +62,12 @@ def markdown(decision: Decision) -> str:
 **{decision.sentence}**
 
 Accuracies are of MNIST's 10,000 test images; a *point* is a hundredth of all of them. *Different* (not 0, however small) and
-*equivalent* (closer than {margin} points, the margin) are shown: in 95 of 100 such tables not one of these verdicts is
-wrong. *Not decided* says neither. An interval after a difference covers other seeds (of random numbers) and other test images,
-and is so wide that all of its table (*together*) hold at once in 95 of 100 such studies. The first figure of the sentence
-above is the farthest that an interval of the next table reaches, rounded up; the second is of the defaults asked of here, not
-of all that there are. Single trainings lie farther apart than such means. Each has a process of its own, on one thread.
+*equivalent* (closer than {margin} points, the margin) are shown: in 95 of 100 such studies not one of these verdicts, on
+frameworks and on defaults, is wrong. *Not decided* says neither. An interval after a difference covers other seeds (of random
+numbers) and other test images, and is so wide that all of both tables (*together*) hold at once in 95 of 100 such studies. The
+first figure of the sentence above is the farthest that an interval of the next table reaches, rounded up; the second is of the
+defaults asked of here, not of all that there are. Single trainings lie farther apart than such means. Each has a process of its
+own, on one thread.
 
 ## The same mathematics
 
