@@ -373,6 +373,16 @@ def test_percentiles_are_of_all_rounds_and_told_where_ten_requests_were_slower(t
         unlike, points=tuple(replace(one, p99_ms=None if one.round == 1 else 4.0) for one in unlike.points)
     )
     assert unknown.levels[0].mean_p99_ms is None
+    busy = replace(
+        rates.arrived[0],
+        points=tuple(
+            replace(one, late_p99_ms=3.0 / one.round, client_busy=one.round / 4) for one in rates.arrived[0].points
+        ),
+    ).levels[0]
+    assert (busy.late_p99_ms, busy.client_busy) == (3.0, 0.5)  # the worst round of each
+    many = read_rates(written(tmp_path / "many", requests=5000))
+    assert many is not None
+    assert many.arrived[0].levels[0].p999_ms == 4995  # of 1, 1, ... 5000, 5000, of which ten were slower
     few = read_rates(written(tmp_path / "few", requests=400))
     assert few is not None
     assert few.arrived[0].levels[0].p99_ms is None  # 8 were slower

@@ -150,7 +150,7 @@ class Arrived:
             if len(latency_ms) != sum(point.requests for point in points):
                 raise ResultsMissing(f"{self.folder / self.peak.latencies} is not of this load test. {_AGAIN}")
             p50, p99, p999 = percentiles(latency_ms, failed, (50, 99, 99.9))
-            slower = [len(latency_ms) * (1 - percent / 100) for percent in (50, 99, 99.9)]
+            slower = [round(len(latency_ms) * (1 - percent / 100), 6) for percent in (50, 99, 99.9)]
             p99s = tuple(point.p99_ms for point in points)
             known = [p99_ms for p99_ms in p99s if p99_ms is not None]
             found.append(
