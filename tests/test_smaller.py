@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from scipy import stats
 from small_models import card_of
 
 from comparison.calibration import ece_by_chance
-from comparison.cost.numbers import BATCHES, compare_numbers, keep_numbers, paired, read_numbers
+from comparison.cost.numbers import BATCHES, compare_numbers, keep_numbers, paired, read_numbers, speed
 from digits import store
 from digits.card import Card, Score
-from digits.contract import CLASSES, Labels, Probabilities
+from digits.contract import CLASSES, Images, Labels, Probabilities
 from digits.errors import ExportError, ResultsMissing
 from digits.mnist import LabelledImages
 from digits.store import StoredModel, find_model, served_models
@@ -124,6 +125,10 @@ def test_each_format_is_compared_with_the_original(stored: StoredModel, test_set
     assert first.ece_by_chance == ece_by_chance(exact)
     assert second.ece_by_chance == ece_by_chance(rounded)
     assert second.paired == paired(rounded, exact, test_set.labels, formats=2)
+    assert [one.model for one in (first, second)] == [stored.tag, float16.tag]
+    assert [one.bytes for one in (first, second)] == [stored.card.bytes["onnx"], float16.card.bytes["onnx"]]
+    assert set(first.intervals.values()) == {None}
+    assert 0.1 < first.microseconds[64] < first.microseconds[1] < 100_000  # of an image
     assert (second.correct, second.total) == (float16.card.scores["onnx"].correct, 10_000)
     for number in BATCHES:
         interval = second.intervals[number]
@@ -142,9 +147,31 @@ def test_what_was_compared_is_kept_for_the_page_of_costs_and_replaced_when_it_is
     again = [rows[0], dataclasses.replace(rows[1], correct=1)]
     keep_numbers(again, tmp_path)
     assert read_numbers(tmp_path) == [again, other]
-    (tmp_path / "numbers.json").write_text('[[{"model": "a"}]]')
-    with pytest.raises(ResultsMissing, match="another version"):
-        read_numbers(tmp_path)
+    for broken in ('[[{"model": "a"}]]', "[["):
+        (tmp_path / "numbers.json").write_text(broken)
+        with pytest.raises(
+            ResultsMissing, match=r"numbers\.json .*Delete it, and run it again: samedigit quantize MODEL$"
+        ):
+            read_numbers(tmp_path)
+
+
+def test_calls_of_one_image_and_of_many_are_timed_in_microseconds() -> None:
+    """Of a runtime that takes two milliseconds whatever is asked."""
+    asked: list[Images] = []
+
+    class Slow:
+        def predict(self, images: Images) -> Probabilities:
+            asked.append(images)
+            time.sleep(0.002)
+            return np.full((len(images), CLASSES), 0.1, np.float32)
+
+    images = np.arange(200, dtype=np.uint8)[:, None, None] + np.zeros((1, 28, 28), np.uint8)
+    found = speed({"slow": Slow()}, images, rounds=2)["slow"]
+    assert [len(one) for one in asked] == ([1] * 220 + [64] * 33) * 2
+    np.testing.assert_array_equal(asked[119], images[19:20])  # a hundred beginnings, in turn
+    np.testing.assert_array_equal(asked[220 + 7], images[7:71])
+    assert {number: len(rounds) for number, rounds in found.items()} == {1: 2, 64: 2}
+    assert all(2000 < each < 20_000 for rounds in found.values() for each in rounds)
 
 
 def answering(digits: list[int]) -> Probabilities:
