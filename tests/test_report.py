@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from comparison.intervals import wilson
@@ -23,9 +25,11 @@ from comparison.kinds import Spread, rows, spreads
 from comparison.load.plots import _spread
 from comparison.load.report import write_report
 from comparison.load.results import summary_table
+from comparison.load.summary import _apart
 from digits.card import Card, Epoch, Score
 from digits.contract import BACKENDS, Framework
 from digits.errors import ReportError, ResultsMissing
+from digits.misread import Misread
 from digits.store import StoredModel
 from loadtests.load_test import Run
 from loadtests.protocols import PROTOCOLS
@@ -76,6 +80,14 @@ def made_up_model(recipe: str, framework: Framework, correct: int, *, epochs: in
         export_seconds=9.0,
     )  # fmt: skip
     return StoredModel(recipe=recipe, version=f"{recipe[:3]}4v7x2hfagu", folder=Path("nowhere"), card=card)
+
+
+def with_misread(model: StoredModel, folder: Path, places: Sequence[int] | npt.NDArray[np.int64]) -> StoredModel:
+    """Kept in `folder`, with the places of the test images that it misreads."""
+    folder.mkdir(exist_ok=True)
+    digits = np.zeros(len(places), np.uint8)
+    Misread(np.array(places), np.zeros((len(places), 28, 28), np.uint8), digits, digits).write(folder)
+    return replace(model, folder=folder)
 
 
 def made_up_models() -> list[StoredModel]:
@@ -372,7 +384,7 @@ def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], st
         assert f"{min(shares):.0f} % (onnx) to {max(shares):.0f} % (tensorflow) over {protocol}" in door
         assert f"{alone[protocol]:.3f} ms over {protocol}" in door
     assert "97.41 % (keras-sequential) and 97.86 % (torch-relu)" in accuracy
-    assert "overlap: by these, none is shown to be better" in accuracy
+    assert "Which of them differ by more than chance is not known: one was stored without" in accuracy
     assert "seed to seed is not measured" in accuracy
     assert f"of {26 * len(PROTOCOLS) * REQUESTS:,} requests none failed" in answers
     gaps = []
@@ -384,20 +396,56 @@ def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], st
     assert f"accuracy was within {100 * max(gaps):.2f} points of the stored one everywhere" in answers
 
 
+BY = "image by image (McNemar's test, corrected over all pairs by Holm's method)"
+
+
 @pytest.mark.parametrize(
-    ("corrects", "expected"),
+    ("wrong", "expected"),
     [
-        ((9600, 9700, 9800), "No two 95 % intervals overlap"),
-        ((9600, 9790, 9800), "do not overlap: made-0 and made-1; made-0 and made-2. The other pairs are not"),
-        ((9780, 9790, 9800), "intervals of any two of them overlap"),
+        ((range(200), range(15, 210), range(20, 212)), f"Compared {BY}, none is shown to be better than another."),
+        # 6 that one alone misreads, and none the other: p is 0.03, but 0.06 and more of two such pairs or three.
+        ((range(206), range(200), range(200)), f"Compared {BY}, none is shown to be better than another."),
+        (
+            (range(207), range(200), range(200)),
+            f"Compared {BY}, these are shown to differ: made-0 and made-1; made-0 and made-2. The other pairs are not.",
+        ),
+        (
+            (range(300), range(20, 225), range(25, 228)),
+            "these are shown to differ: made-0 and made-1; made-0 and made-2. The other pairs are not.",
+        ),
+        ((range(300), range(200), range(100)), f"Compared {BY}, any two are shown to differ."),
+        (
+            (range(500), range(400), range(300), range(200)[1:], range(200)),
+            "made-0 and made-1; made-0 and made-2; made-0 and made-4; and 6 more pairs. The other pairs are not.",
+        ),
+        ((range(200), range(200)), f"Compared {BY}, none is shown to be better than another."),
     ],
-)
-def test_the_summary_says_which_accuracies_differ(
-    tmp_path: Path, corrects: tuple[int, int, int], expected: str
-) -> None:
-    models = [made_up_model(f"made-{i}", "torch", correct) for i, correct in enumerate(corrects)]
+)  # fmt: skip
+def test_the_summary_says_which_accuracies_differ(tmp_path: Path, wrong: tuple[range, ...], expected: str) -> None:
+    models = [
+        with_misread(made_up_model(f"made-{i}", "torch", 10_000 - len(places)), tmp_path / str(i), places)
+        for i, places in enumerate(wrong)
+    ]
     write_made_up_results(tmp_path, models)
     assert expected in _summary(write_report(tmp_path, models, tmp_path / "r.html").read_text())[3]
+    without = [replace(models[0], folder=tmp_path), *models[1:]]
+    said = _summary(write_report(tmp_path, without, tmp_path / "r.html").read_text())[3]
+    assert "not known: one was stored without the images that it misreads" in said
+
+
+@pytest.mark.slow
+def test_of_models_that_read_as_well_one_is_rarely_called_better(tmp_path: Path) -> None:
+    """Three that each misread one in fifty of 10,000 images, half of these the same."""
+    generator = np.random.default_rng(29)
+    models = [made_up_model(f"made-{i}", "torch", 9800) for i in range(3)]
+    called = 0
+    for _ in range(200):
+        hard = generator.random(10_000) < 0.01
+        for i, model in enumerate(models):
+            wrong = hard | (generator.random(10_000) < 0.01)
+            models[i] = with_misread(model, tmp_path / str(i), np.flatnonzero(wrong))
+        called += bool(_apart(models))
+    assert 0.01 < called / 200 < 0.07
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
