@@ -396,7 +396,7 @@ def test_the_summary_is_computed(made_up: tuple[list[StoredModel], list[Run], st
     assert f"accuracy was within {100 * max(gaps):.2f} points of the stored one everywhere" in answers
 
 
-BY = "image by image (McNemar's test, corrected over all pairs by Holm's method)"
+BY = "image by image, with chance allowed for (McNemar's test; over all pairs Holm's method)"
 
 
 @pytest.mark.parametrize(

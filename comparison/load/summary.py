@@ -131,7 +131,7 @@ def _accuracy(models: Sequence[StoredModel]) -> str:
         f"{format_percent(best.card.accuracy)} % ({best.recipe}) of the test images right. "
     )
     apart = _apart(ranked)
-    by = "image by image (McNemar's test, corrected over all pairs by Holm's method)"
+    by = "image by image, with chance allowed for (McNemar's test; over all pairs Holm's method)"
     if apart is None:
         finding += "Which of them differ by more than chance is not known: one was stored without the images that it misreads. "
     elif not apart:
