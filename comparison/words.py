@@ -7,6 +7,10 @@ from typing import Final
 
 ECHO: Final = "echo"  # the backend of a run against the door without a model
 FRAMEWORK_NAMES: Final = {"numpy": "NumPy", "torch": "torch", "keras": "Keras"}
+NO_WRITERS: Final = (
+    "Whether this holds for other people's digits is not known: who wrote the test images stands in QMNIST's "
+    "qmnist-test-labels-idx2-int.gz, which was not beside MNIST's files."
+)
 
 
 def format_ms(milliseconds: float) -> str:
@@ -24,6 +28,11 @@ def format_ratio(ratio: float) -> str:
     """Two decimals, or as many as show on which side of 1 it lies."""
     decimals = next((places for places in range(2, 6) if round(ratio, places) != 1), 2)
     return f"{ratio:,.{decimals}f}"
+
+
+def format_range(ratios: tuple[float, float]) -> str:
+    """From the least to the most, one decimal."""
+    return " to ".join(dict.fromkeys(f"{ratio:.1f}" for ratio in ratios))
 
 
 def join(words: Iterable[str], last: str = "and") -> str:

@@ -1,7 +1,8 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits (LeCun, Cortes, Burges; CC BY-SA 3.0).
 
 The files come from `SAMEDIGIT_DATA_DIR` if it is set, else from a cache of the user, else from the public mirrors into
-that cache. What counts is the sha256 of the *contents*: mirrors compress the same bytes differently.
+that cache. What counts is the sha256 of the *contents*: mirrors compress the same bytes differently. Who wrote the test
+images stands in a file of QMNIST (Yadav, Bottou 2019; BSD), which may be missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from digits.contract import SIDE, Images, Labels
 from digits.errors import DataError
@@ -30,12 +32,18 @@ SHA256: Final = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
+WRITERS: Final = "qmnist-test-labels-idx2-int"
+WRITERS_SHA256: Final = "92d0ccb8c25f9c6534270fb4be7e1d24a1c6d315edfc8a638bfbd31c70f362dd"
+WRITERS_MIRRORS: Final = ("https://raw.githubusercontent.com/facebookresearch/qmnist/master/",)
+
 MIRRORS: Final = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://raw.githubusercontent.com/fgnt/mnist/master/",
 )
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20
+
+Writers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,32 @@ def test_images() -> LabelledImages:
     return _load("t10k")
 
 
+def test_writers() -> Writers | None:
+    """Who wrote each of the 10,000 test images, by NIST's number, int32 `[10_000]`; none of them wrote a training image.
+
+    Returns:
+        None where the file is not in `SAMEDIGIT_DATA_DIR`, or can be downloaded from nowhere.
+
+    Raises:
+        DataError: the file is there and cannot be read, or is not QMNIST's.
+    """
+    if folder := os.environ.get(DATA_DIR_VARIABLE):
+        found = next((file for file in _candidates(Path(folder), WRITERS) if file.is_file()), None)
+        if found is None:
+            return None
+        contents = _verified(found, WRITERS)
+    else:
+        cached = _cache() / f"{WRITERS}.gz"
+        try:
+            contents = _verified(cached, WRITERS) if cached.is_file() else _download(WRITERS, cached)
+        except DataError:
+            if cached.is_file():
+                raise
+            return None
+    of_60_000 = np.frombuffer(contents, ">i4", offset=12).reshape(-1, 8)  # the digit, the series, the writer, ...
+    return of_60_000[:10_000, 2].astype(np.int32)
+
+
 def _load(part: str) -> LabelledImages:
     images = np.frombuffer(_contents(f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
     labels = np.frombuffer(_contents(f"{part}-labels-idx1-ubyte"), np.uint8, offset=8)
@@ -80,8 +114,12 @@ def _contents(name: str) -> bytes:
     return _download(name, cached)
 
 
+def _candidates(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.gz", folder / name
+
+
 def _find(folder: Path, name: str) -> Path:
-    for candidate in (folder / f"{name}.gz", folder / name):
+    for candidate in _candidates(folder, name):
         if candidate.is_file():
             return candidate
     raise DataError(
@@ -115,10 +153,11 @@ def _verified(path: Path, name: str) -> bytes:
         raise DataError(f"{path} is not a whole gzip file ({error}). {advice}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    digest = hashlib.sha256(contents).hexdigest()
-    if digest != SHA256[name]:
+    digest, expected = hashlib.sha256(contents).hexdigest(), SHA256.get(name, WRITERS_SHA256)
+    if digest != expected:
+        whose = "MNIST's" if name in SHA256 else "QMNIST's"
         raise DataError(
-            f"{path} does not hold MNIST's {name}: expected contents with sha256 {SHA256[name]}, got {digest}. {advice}"
+            f"{path} does not hold {whose} {name}: expected contents with sha256 {expected}, got {digest}. {advice}"
         )
     return contents
 
@@ -129,7 +168,7 @@ def _download(name: str, target: Path) -> bytes:
 
     failures = []
     fetch = pooch.HTTPDownloader(progressbar=True, timeout=DOWNLOAD_TIMEOUT_SECONDS)
-    for mirror in MIRRORS:
+    for mirror in MIRRORS if name in SHA256 else WRITERS_MIRRORS:
         url = f"{mirror}{name}.gz"
         with tempfile.TemporaryDirectory(prefix="samedigit-") as folder:
             fetched = Path(folder) / f"{name}.gz"

@@ -21,6 +21,7 @@ from digits.mnist import LabelledImages
 
 IMAGES = "t10k-images-idx3-ubyte"
 LABELS = "t10k-labels-idx1-ubyte"
+WRITERS = "qmnist-test-labels-idx2-int"
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +144,44 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     assert refusal().startswith(f"SAMEDIGIT_DATA_DIR is {tmp_path / 'nowhere'}, which has neither")
 
 
+# Who wrote the test images
+
+
+@pytest.fixture(scope="session")
+def by_writers() -> bytes:
+    """A file as QMNIST's: big-endian, 60,000 rows of 8; the third is the writer, here the row's own number."""
+    rows = np.zeros((60_000, 8), ">i4")
+    rows[:, 2] = np.arange(60_000)
+    rows[:, [0, 1, 3]] = 7
+    return struct.pack(">III", 0x0C02, 60_000, 8) + rows.tobytes()
+
+
+@pytest.fixture
+def known(by_writers: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(mnist, "WRITERS_SHA256", hashlib.sha256(by_writers).hexdigest())
+    return by_writers
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_who_wrote_the_test_images_is_read_beside_them(folder: Path, known: bytes, *, packed: bool) -> None:
+    assert mnist.test_writers() is None
+    (folder / f"{WRITERS}{'.gz' * packed}").write_bytes(gzip.compress(known) if packed else known)
+    found = mnist.test_writers()
+    assert found is not None
+    assert found.dtype == np.int32
+    assert found.tolist() == [*range(10_000)]
+
+
+def test_a_file_of_other_writers_is_named_and_refused(folder: Path, by_writers: bytes) -> None:
+    file = folder / f"{WRITERS}.gz"
+    file.write_bytes(gzip.compress(by_writers))
+    with pytest.raises(DataError) as refused:
+        mnist.test_writers()
+    assert str(refused.value).startswith(
+        f"{file} does not hold QMNIST's {WRITERS}: expected contents with sha256 92d0ccb8"
+    )
+
+
 # Mirrors and the cache
 
 Answers = dict[str, Callable[[BaseHTTPRequestHandler], None]]
@@ -203,8 +242,8 @@ class Mirrors:
 
 
 @pytest.fixture(scope="module")
-def mirrors(contents: dict[str, bytes]) -> Iterator[Mirrors]:
-    found = Mirrors(contents)
+def mirrors(contents: dict[str, bytes], by_writers: bytes) -> Iterator[Mirrors]:
+    found = Mirrors({**contents, WRITERS: by_writers})
     yield found
     found.close()
 
@@ -353,3 +392,24 @@ except DataError as error:
         environment=without("pooch"),
     )
     assert said.startswith("SAMEDIGIT_DATA_DIR is not set, and pooch, which downloads MNIST, is not installed.")
+
+
+def test_who_wrote_the_test_images_is_downloaded_once_or_not_known(
+    cache: Path, mirrors: Mirrors, known: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(mirrors, monkeypatch, "other")  # MNIST's own do not have it
+    for gone in ("gone", "other", "half"):
+        monkeypatch.setattr(mnist, "WRITERS_MIRRORS", (mirrors.url(gone),))
+        assert mnist.test_writers() is None
+        assert files(cache) == []
+    monkeypatch.setattr(mnist, "WRITERS_MIRRORS", (mirrors.url("right"),))
+    mirrors.asked.clear()
+    for _ in range(2):
+        found = mnist.test_writers()
+        assert found is not None
+        assert found[-1] == 9999
+    assert mirrors.asked == [f"/right/{WRITERS}.gz"]
+    assert files(cache) == [f"{WRITERS}.gz"]
+    (cache / f"{WRITERS}.gz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"not a whole gzip file.*Delete it"):
+        mnist.test_writers()

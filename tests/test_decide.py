@@ -17,12 +17,15 @@ from comparison.study.contrasts import (
     OTHERS,
     PILOT,
     Between,
+    ByWriters,
     Default,
     Plan,
     Source,
     _component,
     _no_less,
+    _of_writers,
     between,
+    by_writers,
     components,
     decided,
     defaults,
@@ -35,9 +38,11 @@ from comparison.study.contrasts import (
 from comparison.study.decide import Decision, decide
 from comparison.study.decision import markdown, write_decision
 from comparison.study.statistics import MARGIN, corrected, mean_interval
+from comparison.words import NO_WRITERS
 from digits import mnist
 from digits.contract import Labels
 from digits.errors import ReportError
+from digits.mnist import Writers
 from samedigit.cli import app
 from training.given.draws import Training
 from training.given.runs import Outcome, read
@@ -332,6 +337,80 @@ def test_components_are_half_the_mean_square_of_a_difference(labels: Labels) -> 
     assert images.deviation == pytest.approx((0.0305 * 0.9695 / 1e4) ** 0.5, rel=0.02)
     assert images.interval[0] < images.deviation < images.interval[1]
     assert images.interval == pytest.approx((images.deviation * 0.945, images.deviation * 1.055), rel=0.01)
+
+
+def test_of_writers_the_sums_of_each_are_drawn(labels: Labels) -> None:
+    """The first 1,000 and 1,010 answers are wrong: 100 writers of 100 images each, of whom ten are never read right."""
+    drawn = [sources(RECIPE, seed)[:1] for seed in (1, 2)]
+    outcomes = {
+        training.key: outcome(training, number, labels)
+        for (one,), number in zip(drawn, (1000, 1010), strict=True)
+        for training in (one.first, one.second)
+    }
+    writers = np.repeat(np.arange(100), 100).astype(np.int32)
+    *others, found = components(drawn, outcomes, labels, writers=writers)
+    assert others == components(drawn, outcomes, labels)
+    assert (found.name, found.pairs) == ("writers of the test images", 100)
+    wrong = np.array([1] * 10 + [0.05] + [0] * 89)  # of each writer's, the mean of both
+    assert found.deviation == pytest.approx(wrong.std(ddof=1) / 10)
+    of_100 = stats.binom.ppf([0.025, 0.975], 100, 0.1) / 100
+    assert found.interval == pytest.approx(tuple(np.sqrt(of_100 * (1 - of_100)) / 10), rel=0.03)
+
+
+def test_the_interval_over_writers_holds_the_truth() -> None:
+    """200 writers of 5 to 40 images; each is read with a chance of their own."""
+    random = np.random.default_rng(4)
+    held = 0
+    images = random.integers(5, 41, 200)
+    truth = float(np.sqrt((images * 0.8 * 0.2 + images * (images - 1) * 0.1**2).sum())) / images.sum()
+    for _ in range(100):
+        writers = np.repeat(np.arange(200), images).astype(np.int32)
+        chance = random.choice([0.7, 0.9], 200)[writers]
+        found = _of_writers((random.random(len(writers)) < chance).astype(float), writers)
+        held += found.interval[0] <= truth <= found.interval[1]
+    assert held == pytest.approx(95, abs=5)
+
+
+def test_verdicts_that_are_others_by_writers_are_named(decision: tuple[Decision, list[Plan]]) -> None:
+    pairs, rows = decision[0].frameworks, decision[0].defaults
+    same = by_writers([(one, one) for one in pairs], [(one, one) for one in rows])
+    assert same == ByWriters(changed=(), wider=(1.0, 1.0))
+    far = replace(pairs[1], together=(-0.003, 0.003))
+    near = replace(pairs[1], together=(-0.001, 0.002))
+    small = replace(rows[2], corrected=0.01, corrected_equivalent=0.01, together=(0.0, 0.001))
+    twice = replace(
+        small, corrected_equivalent=0.2, together=(0.0, 0.002)
+    )  # as different, and no more within the margin
+    found = by_writers([(pairs[0], pairs[0]), (near, far)], [(rows[0], rows[0]), (small, twice)])
+    assert found.changed == ("numpy and keras", "shuffling")
+    assert found.wider == pytest.approx((1, 2))
+    text = markdown(replace(decision[0], by_writers=found))
+    assert "are 1.0 to 2.0 times as wide, and another verdict comes out on numpy and keras and shuffling." in text
+    text = markdown(replace(decision[0], by_writers=same))
+    assert "are 1.0 times as wide, and each verdict is the same." in text
+    assert NO_WRITERS not in text
+    assert NO_WRITERS in markdown(replace(decision[0], by_writers=None))
+
+
+def test_who_wrote_the_test_images_is_asked_where_it_is_known(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many writers as images change nothing; of some with many images the intervals are wider, beside the tables."""
+
+    def decided_by(writers: Writers | None) -> Decision:
+        monkeypatch.setattr(mnist, "test_writers", lambda: writers)
+        return decide(kept, recipe=RECIPE, mathematics=[], jobs=1, most_seconds=60 * (SEEDS - PILOT))
+
+    unknown, alone = decided_by(None), decided_by(np.arange(10_000, dtype=np.int32))
+    assert unknown.by_writers is None
+    assert alone.by_writers is not None
+    assert alone.by_writers.changed == ()
+    assert alone.by_writers.wider == pytest.approx((1, 1))
+    assert alone.components[:-1] == unknown.components
+    assert alone.components[-1].deviation == pytest.approx(alone.components[-2].deviation)
+    together = decided_by(np.repeat(np.arange(100), 100).astype(np.int32))
+    assert together.frameworks == unknown.frameworks  # the tables are over images
+    assert together.defaults == unknown.defaults
+    assert together.by_writers is not None
+    assert together.by_writers.wider[1] > 1.5
 
 
 def test_the_interval_of_a_component_holds_the_truth() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from comparison.intervals import Interval
-from comparison.study.findings import findings
+from comparison.study.findings import finding_of_writers, findings
 from comparison.study.statistics import Accuracy, Agreement, Comparison, Mean, Reproduction
 
 MEAN = Mean(value=0.97, over_seeds=(0.96, 0.98), over_images=(0.966, 0.974), over_both=(0.955, 0.985))
@@ -181,3 +181,47 @@ def test_images_that_every_run_gets_wrong_are_counted(wrong: tuple[int, ...], wo
         f"Of the test images, {words} answered wrongly by every one of the 2 runs."
     )
     assert "answered wrongly" not in said(accuracies=(accuracy("a", 0.97, seeds=1, deviation=None),), wrong=wrong)[-1]
+
+
+SAME_PEOPLE = "The test images are of 297 people, and these intervals are about other images of the same people."
+PEOPLE = f"{SAME_PEOPLE} For other people's, "
+
+
+def wider(mean: Mean, times: float) -> Mean:
+    assert mean.over_both is not None
+    return replace(mean, over_both=(mean.value - times * 0.01, mean.value + times * 0.01))
+
+
+def test_what_other_people_would_change_is_said_of_accuracies_and_of_differences() -> None:
+    one, other = accuracy("a", 0.97), accuracy("b", 0.98)
+    accuracies = [(each, replace(each, mean=wider(each.mean, times))) for each, times in ((one, 1.64), (other, 2.0))]
+    assert finding_of_writers(297, [], []) == ""
+    assert finding_of_writers(297, accuracies[:1], []) == (
+        f"{PEOPLE}the intervals of mean accuracies must be 1.6 times as wide."
+    )
+    said_of_both = f"{PEOPLE}the intervals of mean accuracies must be 1.6 to 2.0 times as wide"
+    assert finding_of_writers(297, accuracies, [(pair("a", "b", 0, corrected=None), PAIR)]) == f"{said_of_both}."
+    equal = pair("a", "b", 0, corrected=1.0, corrected_equivalent=0.01)
+    equal = replace(equal, difference=wider(equal.difference, 1))
+    as_wide = replace(equal, difference=wider(equal.difference, 1.2))
+    said_of_all = f"{said_of_both}, those of differences, whose two networks read the same images, 1.0 to 1.2 times; "
+    pairs = [(equal, equal), (equal, as_wide)]
+    assert finding_of_writers(297, accuracies, pairs) == f"{said_of_all}each verdict is the same."
+    open_one = replace(as_wide, corrected_equivalent=0.06)
+    pairs[1] = (equal, open_one)
+    assert finding_of_writers(297, accuracies, pairs) == f"{said_of_all}another verdict comes out for a and b."
+    small = replace(equal, corrected=0.01)
+    still = replace(small, corrected_equivalent=0.06, first="c")  # different, and no more within the margin
+    pairs += [(small, still)] * 3
+    pairs[2] = (replace(small, first="c"), still)
+    assert finding_of_writers(297, accuracies, pairs) == (
+        f"{said_of_all}another verdict comes out for a and b; c and b; a and b; and 1 pair more."
+    )
+
+
+def test_an_accuracy_of_one_seed_is_compared_over_people_by_its_images_alone() -> None:
+    one = accuracy("a", 0.97, deviation=None)
+    other = replace(one, mean=replace(one.mean, over_images=(0.958, 0.982)))
+    assert finding_of_writers(297, [(one, other)], []).endswith(" must be 3.0 times as wide.")
+    certain = replace(one, mean=replace(one.mean, over_images=(1.0, 1.0)))
+    assert finding_of_writers(297, [(certain, certain)], []) == ""

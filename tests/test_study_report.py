@@ -18,6 +18,7 @@ from scipy import stats
 from test_study_statistics import answers_of
 
 from comparison.study.report import MOST_IMAGES, SPLITS, aa_table, asked_pairs, study_tables, write_study_report
+from comparison.words import NO_WRITERS
 from digits import mnist
 from digits.card import Epoch
 from digits.contract import Labels, Probabilities
@@ -283,6 +284,25 @@ def test_what_other_commands_found_is_shown_where_it_was_measured(study: Path, t
     (folder / "decision.json").write_text("{")
     with pytest.raises(ResultsMissing, match=r"decision.json is not valid JSON"):
         write_study_report(folder, tmp_path / "report.html")
+
+
+def test_other_people_are_spoken_of_where_it_is_known_who_wrote_the_test_images(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "test_writers", lambda: None)
+    unknown = study_tables(study)
+    assert unknown["findings"][-1] == NO_WRITERS
+    labels = mnist.test_images().labels
+    monkeypatch.setattr(mnist, "test_writers", lambda: (labels % 2 + 7).astype(np.int32))
+    known = study_tables(study)
+    said = known["findings"][-1]
+    assert said.startswith("The test images are of 2 people, ")
+    found = re.search(r"must be (?:[\d.]+ to )?([\d.]+) times as wide, those of differences, .*?([\d.]+) times; ", said)
+    assert found is not None, said
+    assert min(map(float, found.groups())) > 1.2
+    assert known["findings"][:-1] == unknown["findings"][:-1]
+    assert known["comparisons"] == unknown["comparisons"]  # the tables are over images
+    assert known["accuracy"] == unknown["accuracy"]
 
 
 def test_recipes_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:

@@ -28,15 +28,19 @@ from comparison.study.statistics import (
     MARGIN,
     POWER,
     Paired,
+    Values,
     Verdict,
+    by_writer,
     corrected,
     mean_interval,
     paired,
     seeds_for,
+    variance_by_writer,
     verdict_of,
 )
 from comparison.words import FRAMEWORK_NAMES, join
 from digits.contract import FRAMEWORKS, Framework, Labels
+from digits.mnist import Writers
 from training.given.draws import Precision, Training
 from training.given.runs import Outcome
 from training.recipes import Recipe
@@ -49,6 +53,7 @@ ELSEWHERE: Final = 1000  # added to a seed: another draw of the same thing
 PRECISIONS: Final[tuple[Precision, ...]] = ("float64", "float32")
 NUDGES: Final[tuple[Literal[-1, 1], ...]] = (-1, 1)
 LAST: Final = 5  # epochs, over which the mean of accuracy is taken
+WRITERS: Final = "writers of the test images"
 TESTED: Final = 7  # defaults, and pairs of frameworks: of all their verdicts one error in 20 studies is promised
 
 
@@ -242,12 +247,19 @@ class Between:
         return max(abs(bound) for bound in self.together) < self.margin
 
 
-def between(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[Between]:
+def between(
+    drawn: Sequence[Sequence[Source]],
+    outcomes: Mapping[str, Outcome],
+    labels: Labels,
+    *,
+    writers: Writers | None = None,
+) -> list[Between]:
     """Every two frameworks, by the sources that are a framework.
 
     Args:
         drawn: by seed, `sources` of each.
         outcomes: by the training's key.
+        writers: what is said over images is then said over writers.
     """
     of: dict[Framework, list[Training]] = {"numpy": [of_seed[0].first for of_seed in drawn]}
     for other in OTHERS:
@@ -261,7 +273,7 @@ def between(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], 
             second=second,
             seeds=len(drawn),
             difference=float((answers[first] - answers[second]).mean()),
-            together=mean_interval(answers[first] - answers[second], level=LEVEL / TESTED),
+            together=mean_interval(answers[first] - answers[second], level=LEVEL / TESTED, writers=writers),
             margin=MARGIN,
         )
         for first, second in combinations(answers, 2)
@@ -295,7 +307,12 @@ class Decided:
 
 
 def decided(
-    contrasts: Sequence[Sequence[Default]], outcomes: Mapping[str, Outcome], labels: Labels, *, margin: float = MARGIN
+    contrasts: Sequence[Sequence[Default]],
+    outcomes: Mapping[str, Outcome],
+    labels: Labels,
+    *,
+    margin: float = MARGIN,
+    writers: Writers | None = None,
 ) -> list[Decided]:
     """What came of each default.
 
@@ -304,11 +321,12 @@ def decided(
     Args:
         contrasts: by seed, `defaults` of each.
         outcomes: by the training's key.
+        writers: what is said over images is then said over writers.
     """
     level, share = LEVEL / TESTED, len(contrasts[0]) / TESTED
     of_default = list(zip(*contrasts, strict=True))
     differences = [_differences(by_seed, outcomes, labels) for by_seed in of_default]
-    tests = [paired(each, margin=margin) for each in differences]
+    tests = [paired(each, margin=margin, writers=writers) for each in differences]
     p_values = corrected([(test.p, test.p_equivalent) for test in tests])
     return [
         Decided(
@@ -317,7 +335,7 @@ def decided(
             second_is=by_seed[0].second_is,
             seeds=len(by_seed),
             found=test,
-            together=mean_interval(each, level=level),
+            together=mean_interval(each, level=level, writers=writers),
             corrected=min(1.0, different / share),
             corrected_equivalent=min(1.0, equivalent / share),
             seeds_needed=seeds_for(each, margin=margin, level=level, power=POWER),
@@ -377,18 +395,25 @@ class Component:
     """How far accuracy is moved by one thing alone that is drawn anew: a standard deviation, in [0, 1]."""
 
     name: str
-    pairs: int  # of trainings, or of test images
+    pairs: int  # of trainings; or of test images, or writers, how many
     deviation: float
     interval: Interval  # 95 %, of the deviation
 
 
-def components(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome], labels: Labels) -> list[Component]:
+def components(
+    drawn: Sequence[Sequence[Source]],
+    outcomes: Mapping[str, Outcome],
+    labels: Labels,
+    *,
+    writers: Writers | None = None,
+) -> list[Component]:
     """Of the accuracy after the last epoch, which is what a single run reports.
 
     Of a source: half the mean square of the difference between two trainings that differ in it alone (Jansen 1999, the
     total effect, with what it does together with the others), with the interval of chi-squared. Of all of them: the
     variance of trainings that have nothing in common. Of test images: the variance of their mean, with the interval of
-    a bootstrap over images. What is drawn anew moves the whole path of a training, so the parts do not add up.
+    a bootstrap over images; and the same of writers, each with all of their images, if it is known who wrote what. What is
+    drawn anew moves the whole path of a training, so the parts do not add up.
     """
 
     def accuracy(training: Training) -> float:
@@ -407,12 +432,50 @@ def components(drawn: Sequence[Sequence[Source]], outcomes: Mapping[str, Outcome
     low, high = (float(bound) for bound in np.sqrt(np.quantile(resampled, (0.025, 0.975)) / len(by_image)))
     deviation = float((by_image.var(ddof=1) / len(by_image)) ** 0.5)
     found.append(Component(name="test images", pairs=len(by_image), deviation=deviation, interval=(low, high)))
+    if writers is not None:
+        found.append(_of_writers(by_image, writers))
     return found
+
+
+def _of_writers(by_image: Values, writers: Writers) -> Component:
+    sums, images = by_writer(by_image, writers)
+    random = np.random.default_rng(1)
+    draws = random.integers(0, len(sums), (1000, len(sums)))
+    resampled = [variance_by_writer(sums[draw], images[draw]) for draw in draws]
+    low, high = (float(bound) for bound in np.sqrt(np.quantile(resampled, (0.025, 0.975))))
+    deviation = variance_by_writer(sums, images) ** 0.5
+    return Component(name=WRITERS, pairs=len(sums), deviation=deviation, interval=(low, high))
 
 
 def _component(name: str, variance: float, freedom: int, pairs: int) -> Component:
     low, high = (variance * freedom / float(bound) for bound in np.atleast_1d(stats.chi2.ppf([0.975, 0.025], freedom)))
     return Component(name=name, pairs=pairs, deviation=variance**0.5, interval=(low**0.5, high**0.5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByWriters:
+    """What is another where writers are drawn in place of images."""
+
+    changed: tuple[str, ...]  # verdicts
+    wider: Interval  # the least and the most, by which an interval of a difference is as wide
+
+
+def by_writers(pairs: Sequence[tuple[Between, Between]], rows: Sequence[tuple[Decided, Decided]]) -> ByWriters:
+    """Of each two, the first is over images, the second the same over writers."""
+    named: list[tuple[str, Between | Decided, Between | Decided]] = [
+        *((f"{one.first} and {one.second}", one, other) for one, other in pairs),
+        *((one.name, one, other) for one, other in rows),
+    ]
+    widths = [(one.together[1] - one.together[0], other.together[1] - other.together[0]) for _, one, other in named]
+    ratios = [other / one for one, other in widths if one > 0]
+    return ByWriters(
+        changed=tuple(
+            name
+            for name, one, other in named
+            if (one.verdict, one.within_margin) != (other.verdict, other.within_margin)
+        ),
+        wider=(min(ratios, default=1.0), max(ratios, default=1.0)),
+    )
 
 
 # The plan, and the sentence

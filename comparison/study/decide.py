@@ -14,6 +14,7 @@ from comparison.study.contrasts import (
     PAIRS,
     PILOT,
     Between,
+    ByWriters,
     Component,
     Confirmed,
     Decided,
@@ -23,6 +24,7 @@ from comparison.study.contrasts import (
     Source,
     answer,
     between,
+    by_writers,
     components,
     confirmed,
     decided,
@@ -62,6 +64,7 @@ class Decision:
     components: tuple[Component, ...]
     plan: Plan
     pairs: int  # seeds of the components
+    by_writers: ByWriters | None  # None: it is not known who wrote the test images
     trainings: int
     seconds: float  # of them all, one after the other
     machines: tuple[str, ...]
@@ -104,10 +107,10 @@ def decide(
 
     Raises:
         NotInstalled: a framework is missing.
-        DataError: MNIST cannot be had.
+        DataError: MNIST cannot be had, or the file of who wrote it is not what it should be.
         StudyError: the folder cannot be read or written, or a training failed; what is finished is kept.
     """
-    labels = mnist.test_images().labels
+    labels, writers = mnist.test_images().labels, mnist.test_writers()
     found: dict[str, Outcome] = {}
 
     def run(trainings: Sequence[Training]) -> list[Outcome]:
@@ -137,15 +140,24 @@ def decide(
         for one, trainings in zip(mathematics, given_all, strict=True)
         for each in same(one.name, run(trainings), labels)
     ]
+    pairs = between(drawn, found, labels)
+    of_writers = None
+    if writers is not None:
+        pairs_of_writers = between(drawn, found, labels, writers=writers)
+        rows_of_writers = decided(contrasts, found, labels, writers=writers)
+        of_writers = by_writers(
+            list(zip(pairs, pairs_of_writers, strict=True)), list(zip(rows, rows_of_writers, strict=True))
+        )
     return Decision(
         recipe=recipe.name,
         same=tuple(exact),
         defaults=tuple(rows),
         confirmed=tuple(each for of in elsewhere for each in confirmed(of, found, labels, rows)),
-        frameworks=tuple(between(drawn, found, labels)),
-        components=tuple(components(drawn, found, labels)),
+        frameworks=tuple(pairs),
+        components=tuple(components(drawn, found, labels, writers=writers)),
         plan=planned,
         pairs=len(drawn),
+        by_writers=of_writers,
         trainings=len(found),
         seconds=sum(outcome.seconds for outcome in found.values()),
         machines=tuple(sorted({outcome.machine for outcome in found.values()})),

@@ -17,7 +17,7 @@ from comparison.study import plots
 from comparison.study.contrasts import PILOT, Apart, Between, Component, Confirmed, Decided, Same
 from comparison.study.decide import Decision
 from comparison.study.statistics import POWER
-from comparison.words import FRAMEWORK_NAMES
+from comparison.words import FRAMEWORK_NAMES, NO_WRITERS, format_range, join
 from digits.errors import ReportError
 
 DECISION: Final = "decision.json"
@@ -97,8 +97,8 @@ it has values in common with NumPy's, so it does not contradict it. What L2 mean
 
 Two trainings of {decision.recipe} that differ in one thing alone: how far apart the accuracies after their last epochs are, as
 a standard deviation: how far one training typically lies from the mean of many. *Test images*: what as many others would
-change. They do not add up: whatever differs, be it the last bit, the training takes another path, and ends
-somewhere else among what all of them together spread.
+change. The parts of training do not add up: whatever differs, be it the last bit, it takes another path, and ends
+somewhere else among what all of them together spread. {_writers(decision)}
 
 {_components(decision.components)}
 
@@ -238,8 +238,22 @@ def _more(row: Decided) -> str:
     return f"; takes about {row.seeds_needed} seeds" if row.seeds_needed else "; at the margin, which no seeds decide"
 
 
+def _writers(decision: Decision) -> str:
+    found = decision.by_writers
+    if found is None:
+        return NO_WRITERS
+    said = (
+        "*Writers*: what as many other people would change, each with all of their images; it holds what other images of "
+        "the same people would. With people drawn in place of images, the intervals of the tables above are "
+        f"{format_range(found.wider)} times as wide, and "
+    )
+    return said + (
+        f"another verdict comes out on {join(found.changed)}." if found.changed else "each verdict is the same."
+    )
+
+
 def _components(rows: Sequence[Component]) -> str:
-    header = ("drawn anew", "pairs", "standard deviation, points", "95 % interval")
+    header = ("drawn anew", "how many", "standard deviation, points", "95 % interval")
     return _table(
         header,
         [

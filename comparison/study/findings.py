@@ -7,9 +7,10 @@ from typing import Final
 
 from scipy import stats
 
+from comparison.intervals import Interval
 from comparison.study.aa import Size, fewest
-from comparison.study.statistics import LEVEL, MOST_SEEDS, Accuracy, Agreement, Comparison, Reproduction
-from comparison.words import format_percent, join
+from comparison.study.statistics import LEVEL, MOST_SEEDS, Accuracy, Agreement, Comparison, Mean, Reproduction
+from comparison.words import format_percent, format_range, join
 
 MOST_NAMED: Final = 3  # pairs named in a sentence
 
@@ -33,6 +34,44 @@ def findings(
         _always_wrong(always_wrong, sum(each.seeds for each in accuracies)),
     ]
     return [finding for finding in found if finding]
+
+
+def finding_of_writers(
+    writers: int, accuracies: Sequence[tuple[Accuracy, Accuracy]], comparisons: Sequence[tuple[Comparison, Comparison]]
+) -> str:
+    """What changes if people are drawn in place of images: each accuracy and comparison as it is, and by writers."""
+    wider = _wider([(one.mean, other.mean) for one, other in accuracies])
+    if wider is None:
+        return ""
+    said = (
+        f"The test images are of {writers} people, and these intervals are about other images of the same people. For other "
+        f"people's, the intervals of mean accuracies must be {format_range(wider)} times as wide"
+    )
+    tested = [(one, other) for one, other in comparisons if one.corrected is not None]
+    wider = _wider([(one.difference, other.difference) for one, other in tested])
+    if wider is None:
+        return f"{said}."
+    changed = [
+        f"{one.first} and {one.second}"
+        for one, other in tested
+        if (one.verdict, one.within_margin) != (other.verdict, other.within_margin)
+    ]
+    said += f", those of differences, whose two networks read the same images, {format_range(wider)} times; "
+    if not changed:
+        return f"{said}each verdict is the same."
+    more = f"; and {_pairs(len(changed) - MOST_NAMED)} more" if len(changed) > MOST_NAMED else ""
+    return f"{said}another verdict comes out for {'; '.join(changed[:MOST_NAMED])}{more}."
+
+
+def _wider(means: Sequence[tuple[Mean, Mean]]) -> Interval | None:
+    """The least and the most, by which an interval of the second is as wide as that of the first."""
+
+    def width(mean: Mean) -> float:
+        low, high = mean.over_both or mean.over_images
+        return high - low
+
+    ratios = [width(other) / width(one) for one, other in means if width(one) > 0]
+    return (min(ratios), max(ratios)) if ratios else None
 
 
 def finding_of_splits(recipe: str, runs: int, sizes: Sequence[Size]) -> str:

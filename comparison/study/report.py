@@ -18,7 +18,7 @@ from comparison.reading import read_json
 from comparison.study import aa, plots
 from comparison.study.advice import advise, prices
 from comparison.study.decision import DECISION, SHOWN_AS
-from comparison.study.findings import finding_of_splits, findings
+from comparison.study.findings import finding_of_splits, finding_of_writers, findings
 from comparison.study.more import More, more_seeds
 from comparison.study.statistics import (
     LEVEL,
@@ -35,10 +35,12 @@ from comparison.study.statistics import (
     reproduction,
 )
 from comparison.study.usability import usabilities
+from comparison.words import NO_WRITERS
 from digits import mnist
 from digits.confidence import at_temperature
 from digits.contract import CLASSES, FRAMEWORKS, Labels
 from digits.errors import StudyError
+from digits.mnist import Writers
 from digits.network import Dropout, network_of
 from training.recipes import NOT_MATHEMATICS, Recipe
 from training.study import Run, read_runs
@@ -89,7 +91,7 @@ def study_tables(study: Path) -> dict[str, Any]:
             f"There is no finished run in {study}: expected files like RECIPE/seed-0001.json with their .npz. "
             "Make some, or name another folder: samedigit study"
         )
-    labels = mnist.test_images().labels
+    labels, writers = mnist.test_images().labels, mnist.test_writers()
     by_recipe: dict[str, list[Run]] = {}
     for run in runs:
         by_recipe.setdefault(run.name, []).append(run)
@@ -108,7 +110,16 @@ def study_tables(study: Path) -> dict[str, Any]:
     decision = read_json(study / DECISION, _AGAIN)
     usability = [asdict(row) for row in usabilities()]
     return {
-        "findings": findings(accuracies, comparisons, reproductions, agreed, wrong),
+        "findings": [
+            *findings(accuracies, comparisons, reproductions, agreed, wrong),
+            NO_WRITERS
+            if writers is None
+            else finding_of_writers(
+                len(np.unique(writers)),
+                [(row, accuracy(answers[row.recipe], writers=writers)) for row in accuracies],
+                list(zip(comparisons, compare_asked(by_recipe, answers, writers=writers), strict=True)),
+            ),
+        ],
         "advice": advise(comparison_rows, costs),
         "prices": [asdict(row) for row in prices(costs, best_effort, time_to_accuracy, usability)],
         "accuracy": [
@@ -178,10 +189,12 @@ def plan_more(study: Path, *, most_seconds: float, jobs: int) -> More:
     return more_seeds(compare_asked(by_recipe, answers), answers, runs, most_seconds=most_seconds, jobs=jobs)
 
 
-def compare_asked(by_recipe: Mapping[str, Sequence[Run]], answers: Mapping[str, Answers]) -> list[Comparison]:
+def compare_asked(
+    by_recipe: Mapping[str, Sequence[Run]], answers: Mapping[str, Answers], *, writers: Writers | None = None
+) -> list[Comparison]:
     """The pairs that a reader asks for first; every two recipes where there are none of these."""
     asked = _with_shared_seeds(asked_pairs([of_recipe[0].recipe for of_recipe in by_recipe.values()]), answers)
-    return compare_pairs(answers, asked or _with_shared_seeds(all_pairs(answers), answers))
+    return compare_pairs(answers, asked or _with_shared_seeds(all_pairs(answers), answers), writers=writers)
 
 
 def asked_pairs(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

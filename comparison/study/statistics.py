@@ -22,6 +22,7 @@ from comparison.words import join
 from digits.card import Epoch
 from digits.contract import CLASSES, Labels
 from digits.errors import StudyError
+from digits.mnist import Writers
 from training.study import Run
 
 LEVEL: Final = 0.05  # of every test; intervals cover 1 - LEVEL
@@ -170,8 +171,27 @@ def _sum(*parts: _Part) -> _Part:
     return _Part(variance, variance**2 / below) if variance > 0 else _Part(0.0, np.inf)
 
 
-def _over_images(by_image: Values) -> _Part:
-    return _Part(variance=float(by_image.var(ddof=1)) / len(by_image), freedom=len(by_image) - 1)
+def _over_images(by_image: Values, writers: Writers | None = None) -> _Part:
+    """Of the mean of [images], drawn one by one; or, by `writers` [images], all of a writer's together."""
+    if writers is None:
+        return _Part(variance=float(by_image.var(ddof=1)) / len(by_image), freedom=len(by_image) - 1)
+    sums, images = by_writer(by_image, writers)
+    return _Part(variance=variance_by_writer(sums, images), freedom=len(sums) - 1)
+
+
+def by_writer(by_image: Values, writers: Writers) -> tuple[Values, npt.NDArray[np.int64]]:
+    """The sum over each writer's images, and how many they are, both [writers]."""
+    _, which = np.unique(writers, return_inverse=True)
+    return np.bincount(which, weights=by_image).astype(np.float64), np.bincount(which)
+
+
+def variance_by_writer(sums: Values, images: npt.NDArray[np.int64]) -> float:
+    """Of the mean over all images, if writers are what is drawn.
+
+    Each writer's sum of residuals is one draw (Liang and Zeger 1986, with the correction for few of them).
+    """
+    left = sums - images * sums.sum() / images.sum()
+    return float(np.square(left).sum()) * len(sums) / (len(sums) - 1) / int(images.sum()) ** 2
 
 
 def _interval(value: float, part: _Part, level: float = LEVEL) -> Interval:
@@ -199,7 +219,7 @@ def _varies(part: _Part) -> bool:
     return part.variance > ROUNDING**2
 
 
-def _mean(values: Values) -> Mean:
+def _mean(values: Values, writers: Writers | None = None) -> Mean:
     """The mean of `values`, [seeds, images].
 
     over_seeds: Student's t of the mean of each seed.
@@ -208,7 +228,7 @@ def _mean(values: Values) -> Mean:
         seeds, as it knows no t.
     """
     crossed, value = _Crossed.of(values), float(values.mean())
-    over_images = _over_images(crossed.by_image)
+    over_images = _over_images(crossed.by_image, writers)
     several = len(crossed.by_seed) > 1
     return Mean(
         value=value,
@@ -230,12 +250,13 @@ class Accuracy:
     highest: float
 
 
-def accuracy(answers: Answers) -> Accuracy:
+def accuracy(answers: Answers, *, writers: Writers | None = None) -> Accuracy:
+    """`writers` [N]: intervals over images are then over writers, each drawn with all of their images."""
     by_seed = answers.correct.mean(axis=1)
     return Accuracy(
         recipe=answers.recipe,
         seeds=len(by_seed),
-        mean=_mean(answers.correct.astype(np.float64)),
+        mean=_mean(answers.correct.astype(np.float64), writers),
         deviation=_deviation(by_seed),
         lowest=float(by_seed.min()),
         highest=float(by_seed.max()),
@@ -320,9 +341,15 @@ def all_pairs(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
 
 
 def compare_pairs(
-    answers: Mapping[str, Answers], pairs: Sequence[tuple[str, str]], *, margin: float = MARGIN
+    answers: Mapping[str, Answers],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    margin: float = MARGIN,
+    writers: Writers | None = None,
 ) -> list[Comparison]:
     """The table of the comparisons named by `pairs`; the correction is over exactly these.
+
+    `writers` [N]: what is said over images is then said over writers, each drawn with all of their images.
 
     Raises:
         ValueError: `margin` is not positive.
@@ -332,7 +359,7 @@ def compare_pairs(
         raise ValueError(f"expected a margin above 0, got {margin}")
     shared = [_of_shared_seeds(answers[first], answers[second]) for first, second in pairs]
     tested = sum(len(first.seeds) > 1 for first, _ in shared)
-    rows = [_tests(first, second, margin, level=LEVEL / max(tested, 1)) for first, second in shared]
+    rows = [_tests(first, second, margin, writers, level=LEVEL / max(tested, 1)) for first, second in shared]
     tests = [(row.p_both, row.p_equivalent_both) for row in rows]
     each = iter(corrected([(first, second) for first, second in tests if first is not None and second is not None]))
     found = []
@@ -365,12 +392,12 @@ def _with_seeds(answers: Answers, seeds: Sequence[int]) -> Answers:
     )
 
 
-def _tests(first: Answers, second: Answers, margin: float, *, level: float) -> Comparison:
+def _tests(first: Answers, second: Answers, margin: float, writers: Writers | None, *, level: float) -> Comparison:
     """The comparison before the correction, of two recipes with the same seeds; `level` is of the interval `together`."""
     of_first, of_second = _Crossed.of(first.correct.astype(np.float64)), _Crossed.of(second.correct.astype(np.float64))
     by_image = of_first.by_image - of_second.by_image
     value = float(by_image.mean())
-    over_images, over_seeds, over_both = _over_images(by_image), None, None
+    over_images, over_seeds, over_both = _over_images(by_image, writers), None, None
     if len(first.seeds) > 1:
         over_seeds = _sum(of_first.over_seeds, of_second.over_seeds)
         over_both = _sum(of_first.over_seeds, of_second.over_seeds, over_images, of_first.twice, of_second.twice)
@@ -469,32 +496,32 @@ class Paired:
     margin: float
 
 
-def paired(differences: Values, *, margin: float = MARGIN) -> Paired:
-    """Of the differences [seeds, images], two seeds or more.
+def paired(differences: Values, *, margin: float = MARGIN, writers: Writers | None = None) -> Paired:
+    """Of the differences [seeds, images], two seeds or more; `writers` as in `compare_pairs`.
 
     Raises:
         ValueError: fewer.
     """
     if len(differences) < 2:
         raise ValueError(f"expected the differences of two seeds or more, got {len(differences)}")
-    value, variance = float(differences.mean()), _variance(differences)
+    value, variance = float(differences.mean()), _variance(differences, writers)
     return Paired(
-        difference=_mean(differences),
+        difference=_mean(differences, writers),
         p=_different(value, variance),
         p_equivalent=_equivalent(value, variance, margin),
         margin=margin,
     )
 
 
-def mean_interval(values: Values, *, level: float) -> Interval:
+def mean_interval(values: Values, *, level: float, writers: Writers | None = None) -> Interval:
     """Of the mean of [seeds, images], two seeds or more, over both."""
-    return _interval(float(values.mean()), _variance(values), level)
+    return _interval(float(values.mean()), _variance(values, writers), level)
 
 
-def _variance(values: Values) -> _Part:
+def _variance(values: Values, writers: Writers | None) -> _Part:
     """Of the mean of [seeds, images], over both."""
     crossed = _Crossed.of(values)
-    return _sum(crossed.over_seeds, _over_images(crossed.by_image), crossed.twice)
+    return _sum(crossed.over_seeds, _over_images(crossed.by_image, writers), crossed.twice)
 
 
 def seeds_for(
