@@ -413,6 +413,21 @@ def test_who_wrote_the_test_images_is_asked_where_it_is_known(kept: Path, monkey
     assert together.by_writers.wider[1] > 1.5
 
 
+def test_defaults_share_the_error_that_is_promised_with_the_pairs_of_frameworks(
+    decision: tuple[Decision, list[Plan]],
+) -> None:
+    """4 of 7: p values corrected over the defaults are 7/4 times as large, of a difference and of equivalence."""
+    rows = decision[0].defaults
+    over_defaults = corrected([(row.found.p, row.found.p_equivalent) for row in rows])
+    expected = [tuple(min(1.0, 7 / 4 * p) for p in of_both) for of_both in over_defaults]
+    for row, (different, equivalent) in zip(rows, expected, strict=True):
+        assert row.corrected == pytest.approx(different, rel=1e-9, abs=0)
+        assert row.corrected_equivalent == pytest.approx(equivalent, rel=1e-9, abs=0)
+    for place in range(2):
+        assert any(1e-12 < of_both[place] < 0.5 for of_both in expected)
+        assert any(of_both[place] == 1 for of_both in expected)
+
+
 def test_the_interval_of_a_component_holds_the_truth() -> None:
     random = np.random.default_rng(3)
     held = 0

@@ -42,6 +42,7 @@ from comparison.study.statistics import (
     paired,
     read_answers,
     reproduction,
+    seeds_by_spread,
     seeds_for,
 )
 from digits.card import Epoch
@@ -575,6 +576,7 @@ def test_agreement_between_and_within_recipes() -> None:
     answers = {
         "a": answers_of([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 1]]),
         "b": answers_of([[1, 1, 1, 0]], "b"),
+        "c": answers_of([[1, 1, 1, 0], [0, 1, 0, 0]], "c"),
     }
     found = {(each.first, each.second): each for each in agreements(answers)}
     pairs = [
@@ -585,6 +587,8 @@ def test_agreement_between_and_within_recipes() -> None:
     assert found["a", "a"].single_runs == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
     assert found["a", "a"].majorities == 1
     assert found["b", "b"].single_runs is None
+    pairs = [(mine == other).mean() for mine in answers["a"].digits for other in answers["c"].digits]
+    assert found["a", "c"].single_runs == pytest.approx(np.mean(pairs))
 
 
 def test_the_report_says_below_how_many_runs_there_is_no_verdict() -> None:
@@ -810,6 +814,27 @@ def test_seeds_that_a_pair_needs_are_those_that_decide_it() -> None:
     assert 4 < few.seeds_needed < 100
     (enough,) = compare_pairs(of_spread(generator, 2 * few.seeds_needed, 0.0), [("a", "b")], margin=0.005)
     assert enough.verdict == "equivalent"
+
+
+def test_seeds_that_a_pair_needs_are_the_fewest_whose_t_quantiles_fit() -> None:
+    """Both recipes vary, so each seed of both gives two degrees of freedom; those that fit are tried one by one."""
+    generator = np.random.default_rng(33)
+    correct = [generator.random((4, 300)) < 0.8 + generator.normal(0, 0.03, (4, 1)) for _ in range(2)]
+    answers = {"a": answers_of(correct[0]), "b": answers_of(correct[1], "b")}
+    of_seed = sum(one.mean(axis=1).var(ddof=1) for one in correct)
+    of_images = (correct[0].mean(axis=0) - correct[1].mean(axis=0)).var(ddof=1) / 300
+    for one in correct:
+        left = one - one.mean(axis=1, keepdims=True) - one.mean(axis=0) + one.mean()
+        of_images -= (left**2).sum() / (3 * 299) / 1200
+
+    def fits(seeds: int, margin: float) -> bool:
+        freedom = 2 * (seeds - 1)
+        quantiles = stats.t.ppf(1 - 0.05 / 5 / 2, freedom) + stats.t.ppf(0.9, freedom)
+        return bool(quantiles * math.sqrt(of_seed / seeds + max(of_images, 0)) <= margin)
+
+    found = [seeds_by_spread(answers["a"], answers["b"], tested=5, margin=margin) for margin in (0.06, 0.08, 0.12, 0.4)]
+    assert found == [next(seeds for seeds in range(2, 500) if fits(seeds, margin)) for margin in (0.06, 0.08, 0.12, 0.4)]
+    assert len({*found}) >= 3
 
 
 @pytest.mark.slow
