@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+KERNELS = "OPENBLAS_CORETYPE"  # whose kernels OpenBLAS, and so NumPy, multiplies matrices with, if not this processor's
 
 
 def machine() -> str:
@@ -15,12 +16,16 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """This machine's, as `describe` says it; where the system does not tell, what Python knows of it."""
+    """This machine's, as `describe` says it; where the system does not tell, what Python knows of it.
+
+    And what NumPy is held to: with another processor's kernels its products may take twice as long.
+    """
     try:
         told = _CPUINFO.read_text()
     except OSError:
         told = ""
-    return describe(told) or platform.processor() or platform.machine() or "unknown processor"
+    found = describe(told) or platform.processor() or platform.machine() or "unknown processor"
+    return f"{found}, {KERNELS}={held}" if (held := os.environ.get(KERNELS)) else found
 
 
 def describe(cpuinfo: str) -> str:

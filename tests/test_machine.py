@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from digits.machine import describe, processor
+from digits.machine import describe, machine, processor
 
 
 def cpuinfo(**told: str) -> str:
@@ -36,5 +36,13 @@ def test_the_first_processor_stands_for_all() -> None:
     assert describe(f"{cpuinfo(model_name='A 1')}\n\n{slow}") == "A 1"
 
 
-def test_this_machine_has_a_name() -> None:
+def test_this_machine_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     assert processor()
+    assert "OPENBLAS" not in processor()
+
+
+def test_kernels_of_another_processor_are_told_with_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert processor().endswith(", OPENBLAS_CORETYPE=Haswell")
+    assert ", OPENBLAS_CORETYPE=Haswell, " in machine()

@@ -833,7 +833,9 @@ def test_seeds_that_a_pair_needs_are_the_fewest_whose_t_quantiles_fit() -> None:
         return bool(quantiles * math.sqrt(of_seed / seeds + max(of_images, 0)) <= margin)
 
     found = [seeds_by_spread(answers["a"], answers["b"], tested=5, margin=margin) for margin in (0.06, 0.08, 0.12, 0.4)]
-    assert found == [next(seeds for seeds in range(2, 500) if fits(seeds, margin)) for margin in (0.06, 0.08, 0.12, 0.4)]
+    assert found == [
+        next(seeds for seeds in range(2, 500) if fits(seeds, margin)) for margin in (0.06, 0.08, 0.12, 0.4)
+    ]
     assert len({*found}) >= 3
 
 
